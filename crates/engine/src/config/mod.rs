@@ -1,0 +1,41 @@
+//! A project folder as plain data: `insightera.toml` and `pipelines/NAME.toml`.
+//!
+//! Words: *settings* are what the project file says about where things are and
+//! how much a run may use; a *pipeline* is one configured flow.
+//!
+//! Flow: a file is read into a [`document`] (text with positions), parsed into
+//! a tree with spans, and taken apart by [`section`]s that know which keys are
+//! allowed. Nothing here opens a catalog, a table or a model.
+//!
+//! Guarantees:
+//! - Every unknown key, wrong type and wrong value is an error that names the
+//!   file, line and column, shows the line, and offers the nearest valid name.
+//! - `[output.columns]` keeps the order of the file.
+//! - Only this module reads the environment, and the order of settings
+//!   (built-in default < file < environment < flag) is one function,
+//!   [`Settings::resolve`].
+//! - A broken pipeline does not stop the others: a pipeline file is read when
+//!   it is asked for.
+
+mod document;
+mod partition;
+mod pipeline;
+mod project;
+mod section;
+mod settings;
+mod templates;
+mod time_zone;
+
+pub use partition::PartitionTransform;
+pub use pipeline::{
+    Duplicates, Features, ModelRef, OnModelChange, Output, Pipeline, PipelineKind, RESERVED_COLUMNS, Selector, Strategy,
+};
+pub use project::Project;
+pub use settings::{
+    CatalogKind, CatalogSettings, InputSettings, Overrides, RegistrySettings, RunSettings, Settings, SqlSettings,
+    StorageSettings, parse_bytes,
+};
+pub use templates::{render_default_project, render_example_pipeline};
+
+#[cfg(test)]
+mod tests;
