@@ -171,16 +171,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
 
 /// Columns that every prediction table has and the engine fills; a pipeline
 /// cannot define them.
-pub const RESERVED_COLUMNS: &[&str] = &[
-    "pipeline",
-    "model_name",
-    "run_id",
-    "score_reason",
-    "feature_hash",
-    "definition_hash",
-    "variant",
-    "propensity",
-];
+pub const RESERVED_COLUMNS: &[&str] =
+    &["pipeline", "model_name", "run_id", "score_reason", "feature_hash", "definition_hash", "variant", "propensity"];
 
 /// Columns that the engine may fill when the pipeline does not.
 const IMPLICIT_COLUMNS: &[&str] = &["prediction_timestamp", "prediction_date", "model_version", "inference_type"];
@@ -259,7 +251,7 @@ fn read_model(section: &Section<'_>) -> Result<ModelRef> {
             return Err(section.error(&version.span, message).hint("remove one of the two"));
         }
         (None, Some(version)) => Selector::Version(version.value),
-        (Some(alias), None) => Selector::Alias(checked_name(section, "alias", alias)?),
+        (Some(alias), None) => Selector::Alias(checked_name(section, "model alias", alias)?),
         (None, None) => Selector::Alias("production".to_owned()),
     };
     Ok(ModelRef { name, selector })
@@ -278,12 +270,7 @@ fn read_entity<'d>(section: &Section<'d>) -> Result<Vec<Located<&'d str>>> {
     Ok(key)
 }
 
-fn read_features(
-    section: &Section<'_>,
-    key: &[Located<&str>],
-    file: &Path,
-    document: &Document,
-) -> Result<Features> {
+fn read_features(section: &Section<'_>, key: &[Located<&str>], file: &Path, document: &Document) -> Result<Features> {
     section.allow(keys_of("features"), SECTIONS)?;
     let (sql, sql_file) = read_sql(section, file, document)?;
     let column = |name: &str| -> Result<Option<String>> {
@@ -317,9 +304,7 @@ fn read_features(
         known_time,
         unhashed: unhashed.into_iter().map(|column| column.value.to_owned()).collect(),
         strategy,
-        on_model_change: section
-            .choice("on_model_change", ON_MODEL_CHANGE, &[])?
-            .unwrap_or(OnModelChange::Rescore),
+        on_model_change: section.choice("on_model_change", ON_MODEL_CHANGE, &[])?.unwrap_or(OnModelChange::Rescore),
         duplicates,
         time_zone: time_zone(section)?.unwrap_or_else(|| "UTC".to_owned()),
     })
@@ -371,7 +356,8 @@ fn read_output(section: &Section<'_>, entity: &Section<'_>, key: &[Located<&str>
     for column in key {
         if !columns.iter().any(|(name, _)| name == column.value) {
             let message = format!("the key column `{}` is not in [output.columns]", column.value.escape_debug());
-            let hint = format!("add `{0} = \"{0}\"` there: the table must say what a prediction is about", column.value);
+            let hint =
+                format!("add `{0} = \"{0}\"` there: the table must say what a prediction is about", column.value);
             return Err(entity.error(&column.span, message).hint(hint));
         }
     }

@@ -9,7 +9,7 @@ use insightera_core::{ErrorKind, closest, validate_name};
 
 use super::document::Document;
 use super::pipeline::Pipeline;
-use super::settings::{FileSettings, Overrides, Settings, read_environment};
+use super::settings::{FileSettings, Overrides, Settings, check_flags, read_environment};
 use crate::error::{Error, Result};
 
 /// The name of the project file.
@@ -58,15 +58,17 @@ impl Project {
     ) -> Result<Self> {
         let path = dir.join(PROJECT_FILE);
         let document = Document::read(&path, shown(dir, PROJECT_FILE)).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Error::not_found(format!("`{}` is not a project: it has no `{PROJECT_FILE}`", dir.display()))
-                .hint(format!("run `insightera init {}` to make one", dir.display())),
+            ErrorKind::NotFound => {
+                Error::not_found(format!("`{}` is not a project: it has no `{PROJECT_FILE}`", dir.display()))
+                    .hint(format!("run `insightera init {}` to make one", dir.display()))
+            }
             _ => error,
         })?;
         let file = FileSettings::read(&document)?;
         let absolute = dir.canonicalize().map_err(|error| {
             Error::unavailable(format!("the project folder `{}` cannot be read", dir.display())).cause(error)
         })?;
-        let settings = Settings::resolve(&absolute, file, read_environment(environment)?, flags);
+        let settings = Settings::resolve(&absolute, file, read_environment(environment)?, check_flags(flags)?);
         let files = pipeline_files(dir, &absolute)?;
         Ok(Self { dir: absolute, settings, shown: dir.to_owned(), files })
     }

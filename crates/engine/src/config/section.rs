@@ -83,14 +83,12 @@ impl<'d> Section<'d> {
         let Some(entry) = self.entries.iter().find(|entry| !allowed.contains(&entry.key)) else {
             return Ok(());
         };
-        let error = self.error(
-            &entry.key_span,
-            format!("unknown key `{}` in {}", entry.key.escape_debug(), self.title()),
-        );
+        let error =
+            self.error(&entry.key_span, format!("unknown key `{}` in {}", entry.key.escape_debug(), self.title()));
         let elsewhere = sections.iter().find(|(path, keys)| *path != self.path && keys.contains(&entry.key));
         Err(match (closest(entry.key, allowed.iter().copied()), elsewhere) {
             (Some(near), _) => error.hint(format!("did you mean `{near}`?")),
-            (None, Some((path, _))) if path.is_empty() => {
+            (None, Some(("", _))) => {
                 error.hint(format!("`{}` belongs at the top of the file, before the first section", entry.key))
             }
             (None, Some((path, _))) => error.hint(format!("`{}` belongs in [{path}]", entry.key)),

@@ -19,9 +19,11 @@ const FORMAT: u64 = 1;
 /// Less memory than this cannot hold one batch of rows.
 const MIN_MEMORY: u64 = 1_000_000;
 
+/// More threads than this are a slip of the keyboard.
+const MAX_THREADS: usize = 1024;
+
 /// The settings of a project, after defaults, file, environment and flags.
-/// Paths are absolute, or relative to the current directory if the project's
-/// own path is.
+/// Paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Settings {
     /// Version of the project file.
@@ -210,7 +212,7 @@ impl FileSettings {
     }
 
     fn read_run(&mut self, section: &Section<'_>) -> Result<()> {
-        self.threads = section.integer("threads", 0..=1024)?.map(|threads| threads.value as usize);
+        self.threads = section.integer("threads", 0..=MAX_THREADS as u64)?.map(|threads| threads.value as usize);
         self.commit_attempts = section.integer("commit_attempts", 1..=100)?.map(|attempts| attempts.value as u32);
         let Some(entry) = section.find("memory") else { return Ok(()) };
         if entry.value.is_integer() {
@@ -218,9 +220,10 @@ impl FileSettings {
             return Ok(());
         }
         let text = section.text_of(entry)?;
-        self.memory_bytes = Some(memory(text.value).map_err(|message| {
-            section.error(&text.span, format!("`memory` {message}")).hint(BYTES_HINT)
-        })?);
+        self.memory_bytes = Some(
+            memory(text.value)
+                .map_err(|message| section.error(&text.span, format!("`memory` {message}")).hint(BYTES_HINT))?,
+        );
         Ok(())
     }
 
@@ -288,6 +291,22 @@ pub(super) fn split_table(text: &str) -> Result<(String, String), String> {
     Ok(((*namespace).to_owned(), (*table).to_owned()))
 }
 
+/// Checks settings from the command line and makes their paths absolute.
+pub(super) fn check_flags(flags: Overrides) -> Result<Overrides> {
+    if flags.threads.is_some_and(|threads| threads > MAX_THREADS) {
+        return Err(Error::invalid(format!("`--threads` must be from 0 to {MAX_THREADS}")));
+    }
+    if flags.memory_bytes.is_some_and(|bytes| bytes < MIN_MEMORY) {
+        return Err(Error::invalid("`--memory` must be 1 MB or more").hint(BYTES_HINT));
+    }
+    Ok(Overrides { warehouse: flags.warehouse.map(absolute).transpose()?, ..flags })
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf> {
+    std::path::absolute(&path)
+        .map_err(|error| Error::invalid(format!("the path `{}` cannot be made absolute", path.display())).cause(error))
+}
+
 /// Reads the environment variables through `lookup`. An empty one counts as
 /// absent.
 pub(super) fn read_environment(lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Overrides> {
@@ -300,9 +319,9 @@ pub(super) fn read_environment(lookup: &dyn Fn(&str) -> Option<OsString>) -> Res
         }
     };
     let threads = text("INSIGHTERA_THREADS")?.map(|value| match value.trim().parse::<usize>() {
-        Ok(threads) if threads <= 1024 => Ok(threads),
+        Ok(threads) if threads <= MAX_THREADS => Ok(threads),
         _ => Err(Error::invalid(format!(
-            "the environment variable `INSIGHTERA_THREADS` must be an integer from 0 to 1024, found `{}`",
+            "the environment variable `INSIGHTERA_THREADS` must be an integer from 0 to {MAX_THREADS}, found `{}`",
             value.escape_debug()
         ))),
     });
@@ -312,7 +331,7 @@ pub(super) fn read_environment(lookup: &dyn Fn(&str) -> Option<OsString>) -> Res
         })
     });
     Ok(Overrides {
-        warehouse: get("INSIGHTERA_WAREHOUSE").map(PathBuf::from),
+        warehouse: get("INSIGHTERA_WAREHOUSE").map(PathBuf::from).map(absolute).transpose()?,
         threads: threads.transpose()?,
         memory_bytes: memory_bytes.transpose()?,
     })
@@ -347,8 +366,7 @@ fn memory(text: &str) -> Result<u64, String> {
 /// # Errors
 /// `Invalid` when it is not a number with a known unit, or too large.
 pub fn parse_bytes(text: &str) -> Result<u64> {
-    bytes_of(text)
-        .ok_or_else(|| Error::invalid(format!("`{}` is not a size", text.escape_debug())).hint(BYTES_HINT))
+    bytes_of(text).ok_or_else(|| Error::invalid(format!("`{}` is not a size", text.escape_debug())).hint(BYTES_HINT))
 }
 
 fn bytes_of(text: &str) -> Option<u64> {
