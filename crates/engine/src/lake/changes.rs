@@ -1,0 +1,223 @@
+//! Which entity keys the commits between two snapshots of an input touched.
+//!
+//! A key is touched when it stands in an added file, in a removed file, or in
+//! a row that a delete file hits. The answer is a superset: the feature hash
+//! decides. Whatever cannot be answered from the files is *declined*, with the
+//! reason, and the run compares every entity instead.
+
+use std::collections::{HashMap, HashSet};
+
+use arrow::array::RecordBatch;
+use iceberg::spec::{DataContentType, ManifestContentType, ManifestStatus, Operation};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder, RowSelection};
+
+use super::deletes;
+use super::faults::{self, Bug};
+use super::files::{self, LiveFile};
+use super::storage::local_path;
+use super::table::Table;
+use crate::error::{Error, Result};
+use crate::key::{KeySet, Keys};
+
+/// The files that changed between two snapshots.
+#[derive(Debug, Default)]
+pub struct Changes {
+    whole: Vec<LiveFile>,
+    positions: Vec<LiveFile>,
+    equality: Vec<LiveFile>,
+}
+
+/// The answer for one input.
+#[derive(Debug)]
+pub enum Diff {
+    /// The changed files.
+    Changes(Changes),
+    /// Why it cannot be told.
+    Declined(String),
+}
+
+impl Changes {
+    /// An upper bound of the rows whose keys will be read.
+    pub fn rows(&self) -> u64 {
+        [&self.whole, &self.positions, &self.equality].into_iter().flatten().map(|f| f.data_file().record_count()).sum()
+    }
+
+    /// Bytes of the changed files.
+    pub fn bytes(&self) -> u64 {
+        [&self.whole, &self.positions, &self.equality]
+            .into_iter()
+            .flatten()
+            .map(|f| f.data_file().file_size_in_bytes())
+            .sum()
+    }
+
+    /// Number of changed files.
+    pub fn files(&self) -> usize {
+        self.whole.len() + self.positions.len() + self.equality.len()
+    }
+}
+
+/// Compares two snapshots of one table; `key` are the input's key columns.
+pub fn diff(table: &Table, from: i64, to: i64, key: &[String]) -> Result<Diff> {
+    let declined = |why: String| Ok(Diff::Declined(why));
+    let name = table.name();
+    let Some(path) = table.between(from, to) else {
+        return declined(format!(
+            "snapshot {from} of `{name}` is not in the ancestry of {to}: it was expired, or the table was rolled back"
+        ));
+    };
+    let metadata = table.metadata();
+    let start = metadata.snapshot_by_id(from);
+    let schema_of = |id: Option<&iceberg::spec::SnapshotRef>| id.and_then(|s| s.schema_id());
+    if path.iter().any(|s| s.schema_id() != schema_of(start)) || schema_of(start) != Some(metadata.current_schema_id()) {
+        return declined(format!("the schema of `{name}` changed since snapshot {from}"));
+    }
+    let known_specs: HashSet<i32> = match start {
+        Some(start) => files::manifest_list(table, start)?.iter().map(|m| m.partition_spec_id).collect(),
+        None => HashSet::new(),
+    };
+    let mut added: HashMap<String, LiveFile> = HashMap::new();
+    let mut removed: HashMap<String, LiveFile> = HashMap::new();
+    let mut deletes: Vec<LiveFile> = Vec::new();
+    for snapshot in path.iter().rev() {
+        if snapshot.summary().operation == Operation::Replace {
+            continue;
+        }
+        for manifest in files::manifest_list(table, snapshot)? {
+            if manifest.added_snapshot_id != snapshot.snapshot_id() {
+                continue;
+            }
+            for entry in files::manifest_entries(table, &manifest)?.iter() {
+                if entry.snapshot_id() != Some(snapshot.snapshot_id()) {
+                    continue;
+                }
+                let file = LiveFile { entry: entry.clone(), spec_id: manifest.partition_spec_id };
+                let path = entry.file_path().to_owned();
+                match (manifest.content, entry.status) {
+                    (ManifestContentType::Data, ManifestStatus::Added) => {
+                        if !known_specs.is_empty() && !known_specs.contains(&manifest.partition_spec_id) {
+                            return declined(format!("the partition spec of `{name}` changed since snapshot {from}"));
+                        }
+                        added.insert(path, file);
+                    }
+                    (ManifestContentType::Data, ManifestStatus::Deleted) => {
+                        // Added and removed in between: its rows were never
+                        // seen here, or stand in another added file.
+                        if added.remove(&path).is_none() {
+                            removed.insert(path, file);
+                        }
+                    }
+                    (ManifestContentType::Deletes, ManifestStatus::Added) => deletes.push(file),
+                    (ManifestContentType::Deletes, ManifestStatus::Deleted) => {
+                        return declined(format!("a commit took delete files out of `{name}`, rows may have come back"));
+                    }
+                    (_, ManifestStatus::Existing) => {}
+                }
+            }
+        }
+    }
+    let mut changes = Changes::default();
+    for file in deletes {
+        if faults::bug(Bug::IgnoreDeletes) {
+            continue;
+        }
+        match file.data_file().content_type() {
+            DataContentType::EqualityDeletes => {
+                let ids: HashSet<i32> = file.data_file().equality_ids().unwrap_or_default().into_iter().collect();
+                let wanted: HashSet<i32> = key.iter().filter_map(|k| metadata.current_schema().field_id_by_name(k)).collect();
+                if ids != wanted {
+                    return declined(format!("`{name}` has equality deletes on columns that are not the entity key"));
+                }
+                changes.equality.push(file);
+            }
+            _ => changes.positions.push(file),
+        }
+    }
+    changes.whole = added.into_values().chain(removed.into_values()).collect();
+    changes.whole.sort_by(|a, b| a.data_file().file_path().cmp(b.data_file().file_path()));
+    let gone = [&changes.whole, &changes.positions, &changes.equality]
+        .into_iter()
+        .flatten()
+        .find(|f| !local_path(f.data_file().file_path()).exists());
+    if let Some(gone) = gone {
+        return declined(format!("file `{}` of `{name}` was cleaned up already", gone.data_file().file_path()));
+    }
+    Ok(Diff::Changes(changes))
+}
+
+/// One piece of reading: a file, and which of its rows.
+struct Piece<'a> {
+    location: &'a str,
+    rows: Option<Vec<u64>>,
+}
+
+/// Reads the touched keys. `key` are the input's key columns in the order of
+/// the entity key.
+pub fn touched_keys(table: &Table, changes: &Changes, key: &[String], threads: usize) -> Result<KeySet> {
+    let mut pieces: Vec<Piece<'_>> = changes
+        .whole
+        .iter()
+        .chain(&changes.equality)
+        .map(|f| Piece { location: f.data_file().file_path(), rows: None })
+        .collect();
+    let positions = deletes::positions(&changes.positions)?;
+    pieces.extend(positions.iter().map(|(path, rows)| Piece { location: path, rows: Some(rows.clone()) }));
+    let ids: Vec<Option<i32>> = key.iter().map(|k| table.schema().field_id_by_name(k)).collect();
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let work = || -> Result<KeySet> {
+        let mut set = KeySet::default();
+        while let Some(piece) = pieces.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+            read_piece(piece, key, &ids, &mut set)?;
+        }
+        Ok(set)
+    };
+    let threads = threads.clamp(1, pieces.len().max(1));
+    let sets: Vec<Result<KeySet>> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        handles
+            .into_iter()
+            .map(|h| h.join().unwrap_or_else(|_| Err(Error::internal("a reading thread ended early"))))
+            .collect()
+    });
+    let mut all = KeySet::default();
+    for set in sets {
+        let set = set?;
+        if all.is_empty() { all = set } else { all.extend(set) }
+    }
+    Ok(all)
+}
+
+fn read_piece(piece: &Piece<'_>, key: &[String], ids: &[Option<i32>], set: &mut KeySet) -> Result<()> {
+    let (file, metadata) = deletes::open(piece.location)?;
+    let damaged =
+        |e: &dyn std::fmt::Display| Error::data(format!("`{}` cannot be read: {e}", local_path(piece.location).display()));
+    let leaves = key
+        .iter()
+        .zip(ids)
+        .map(|(name, id)| leaf(&metadata, name, *id).ok_or_else(|| damaged(&format!("it has no column `{name}`"))))
+        .collect::<Result<Vec<usize>>>()?;
+    let names: Vec<String> = leaves.iter().map(|i| metadata.metadata().file_metadata().schema_descr().column(*i).name().to_owned()).collect();
+    let total = metadata.metadata().file_metadata().num_rows().max(0) as u64;
+    let mask = ProjectionMask::leaves(metadata.metadata().file_metadata().schema_descr(), leaves);
+    let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata).with_projection(mask).with_batch_size(8192);
+    if let Some(rows) = &piece.rows {
+        let selection: RowSelection = deletes::selection(rows, 0, total, true);
+        builder = builder.with_row_selection(selection);
+    }
+    for batch in builder.build().map_err(|e| damaged(&e))? {
+        let batch: RecordBatch = batch.map_err(|e| damaged(&e))?;
+        set.extend(Keys::new(&batch, &names)?.hashes());
+    }
+    Ok(())
+}
+
+/// The leaf of a column: by field id, else by name.
+fn leaf(metadata: &ArrowReaderMetadata, name: &str, id: Option<i32>) -> Option<usize> {
+    let schema = metadata.metadata().file_metadata().schema_descr();
+    let with_id = |i: &usize| {
+        let info = schema.column(*i).self_type().get_basic_info().clone();
+        info.has_id() && Some(info.id()) == id
+    };
+    (0..schema.num_columns()).find(with_id).or_else(|| (0..schema.num_columns()).find(|i| schema.column(*i).name() == name))
+}

@@ -1,0 +1,284 @@
+//! The commit layer: the only code that moves a table's pointer.
+//!
+//! A commit loads the base, **decides on that very base** ([`decide`]), writes
+//! manifests and metadata durably, compares and swaps the pointer, and
+//! classifies the outcome:
+//!
+//! - *done*: the pointer moved.
+//! - *conflict*: the pointer was elsewhere: load the new base, decide again.
+//! - *unknown*: the pointer is read again until it is known. If the intent is
+//!   in the ancestry the commit is done; if the pointer still stands at the
+//!   base, the same metadata file is swapped in again, so that a late first
+//!   attempt and the second are the same commit.
+//!
+//! It never deletes a file: what a lost commit wrote is for maintenance.
+
+mod decide;
+mod snapshot;
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use iceberg::TableUpdate;
+use iceberg::spec::{DataFile, Operation, TableMetadata};
+use uuid::Uuid;
+
+pub use decide::{AncestorFacts, BaseFacts, Decision, Fence, Intent, decide};
+
+use super::catalog::Swap;
+use super::faults::{self, Bug};
+use super::table::{Table, TableName};
+use super::{Lake, keys};
+use crate::error::{Error, Result};
+
+/// Tries against other writers before a commit gives up.
+const ATTEMPTS: usize = 100;
+
+/// A change of a table's rows.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The table.
+    pub table: TableName,
+    /// The uuid of the table that the files were written for.
+    pub uuid: Uuid,
+    /// The idempotency key.
+    pub intent_id: String,
+    /// The snapshot's operation.
+    pub operation: Operation,
+    /// New data files.
+    pub added: Vec<DataFile>,
+    /// New delete files.
+    pub deletes: Vec<DataFile>,
+    /// Paths of data files to remove.
+    pub removed: Vec<String>,
+    /// The pipeline's fence.
+    pub fence: Option<Fence>,
+    /// Further keys of the snapshot's summary.
+    pub summary: BTreeMap<String, String>,
+}
+
+impl Change {
+    /// An append to `table` with a fresh intent.
+    pub fn append(table: &Table, added: Vec<DataFile>) -> Self {
+        Self {
+            table: table.name().clone(),
+            uuid: table.metadata().uuid(),
+            intent_id: Uuid::new_v4().to_string(),
+            operation: Operation::Append,
+            added,
+            deletes: Vec::new(),
+            removed: Vec::new(),
+            fence: None,
+            summary: BTreeMap::new(),
+        }
+    }
+}
+
+/// How a commit ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is in the table as this snapshot.
+    Committed {
+        /// The table with the commit in it.
+        table: Box<Table>,
+        /// The commit's snapshot.
+        snapshot_id: i64,
+    },
+    /// Another run of the same pipeline was first: plan again.
+    Stale {
+        /// Its snapshot.
+        newest: i64,
+    },
+}
+
+/// Commits a change of rows.
+///
+/// # Errors
+/// `Conflict` when the table was replaced or other writers kept winning;
+/// `Unavailable` when the catalog cannot be reached, the outcome then unknown
+/// and said so.
+pub fn commit(lake: &Lake, change: &Change) -> Result<Outcome> {
+    let mut first_base: Option<Table> = None;
+    for _ in 0..ATTEMPTS {
+        let base = lake.table(&change.table)?;
+        base.check_writable()?;
+        let decided_on = match &first_base {
+            Some(old) if faults::bug(Bug::FenceOnOldBase) => old,
+            _ => &base,
+        };
+        match decide(&base_facts(decided_on, change.fence.as_ref()), &change_intent(change)) {
+            Decision::AlreadyDone(snapshot_id) => {
+                return Ok(Outcome::Committed { table: Box::new(base), snapshot_id });
+            }
+            Decision::TableReplaced => {
+                return Err(Error::conflict(format!("table `{}` was dropped and made again during the run", change.table))
+                    .hint("run again: the new table has no predictions yet"));
+            }
+            Decision::Stale(newest) => return Ok(Outcome::Stale { newest }),
+            Decision::Proceed => {}
+        }
+        let manifests_of = first_base.as_ref().filter(|_| faults::bug(Bug::LostManifests)).unwrap_or(&base);
+        let (snapshot_id, updates) = snapshot::build(lake, &base, manifests_of, change)?;
+        match apply(lake, &base, updates)? {
+            Applied::Done(table) => return Ok(Outcome::Committed { table: Box::new(table), snapshot_id }),
+            Applied::Conflict => {}
+        }
+        first_base.get_or_insert(base);
+    }
+    Err(Error::conflict(format!("table `{}` was changed by others {ATTEMPTS} times in a row", change.table))
+        .hint("run again when there are fewer writers"))
+}
+
+/// Changes a table's schema, partition spec or properties. `decide` sees the
+/// base that the swap compares with and may find nothing to do.
+pub fn alter(lake: &Lake, name: &TableName, decide: impl Fn(&Table) -> Result<Vec<TableUpdate>>) -> Result<Table> {
+    for _ in 0..ATTEMPTS {
+        let base = lake.table(name)?;
+        base.check_writable()?;
+        let updates = decide(&base)?;
+        if updates.is_empty() {
+            return Ok(base);
+        }
+        if let Applied::Done(table) = apply(lake, &base, updates)? {
+            return Ok(table);
+        }
+    }
+    Err(Error::conflict(format!("table `{name}` was changed by others {ATTEMPTS} times in a row")))
+}
+
+/// Registers a new table; an existing one of that name is returned as it is.
+pub fn create(lake: &Lake, name: &TableName, metadata: TableMetadata) -> Result<Table> {
+    lake.catalog().ensure_namespace(&name.namespace)?;
+    let location = metadata_location(metadata.location(), None, &metadata);
+    write_metadata(&location, &metadata)?;
+    faults::before_swap();
+    match lake.catalog().insert(name, &location) {
+        Swap::Done => Ok(Table::new(name.clone(), metadata.into(), location)),
+        Swap::Conflict => lake.table(name),
+        Swap::Unknown(error) => {
+            settle(lake, name)?;
+            match lake.find(name)? {
+                Some(table) => Ok(table),
+                None => Err(error),
+            }
+        }
+    }
+}
+
+enum Applied {
+    Done(Table),
+    Conflict,
+}
+
+fn apply(lake: &Lake, base: &Table, updates: Vec<TableUpdate>) -> Result<Applied> {
+    let mut builder = base.metadata().clone().into_builder(Some(base.metadata_location().to_owned()));
+    for update in updates {
+        builder = update.apply(builder).map_err(|e| refused(base, e))?;
+    }
+    let metadata = builder.build().map_err(|e| refused(base, e))?.metadata;
+    let location = metadata_location(base.metadata().location(), Some(base.metadata_location()), &metadata);
+    write_metadata(&location, &metadata)?;
+    faults::before_swap();
+    let done = || Applied::Done(Table::new(base.name().clone(), metadata.clone().into(), location.clone()));
+    let mut unknown: Option<Error> = None;
+    // The same two locations every time: attempts cannot pile up.
+    for _ in 0..3 {
+        match lake.catalog().swap(base.name(), base.metadata_location(), &location) {
+            Swap::Done => return Ok(done()),
+            Swap::Conflict if unknown.is_none() => return Ok(Applied::Conflict),
+            Swap::Conflict => {
+                // The unknown attempt, or another writer's? The pointer's own
+                // history tells: our file is the current one or in its log.
+                let now = settle(lake, base.name())?;
+                let ours = now.metadata_location() == location
+                    || now.metadata().metadata_log().iter().any(|entry| entry.metadata_file == location);
+                return Ok(if ours { done() } else { Applied::Conflict });
+            }
+            Swap::Unknown(error) if faults::bug(Bug::UnknownIsFailure) => {
+                drop(error);
+                return Ok(Applied::Conflict);
+            }
+            Swap::Unknown(error) => {
+                if settle(lake, base.name())?.metadata_location() == location {
+                    return Ok(done());
+                }
+                unknown = Some(error);
+            }
+        }
+    }
+    Err(unknown.unwrap_or_else(|| Error::internal("a swap without an outcome")))
+}
+
+/// Reads the table until the catalog answers.
+fn settle(lake: &Lake, name: &TableName) -> Result<Table> {
+    let mut wait = Duration::from_millis(50);
+    loop {
+        match lake.table(name) {
+            Err(error) if error.retryable() && wait < Duration::from_secs(4) => {
+                std::thread::sleep(wait);
+                wait *= 2;
+            }
+            other => return other,
+        }
+    }
+}
+
+fn refused(base: &Table, error: iceberg::Error) -> Error {
+    Error::internal(format!("the new metadata of table `{}` is not valid: {error}", base.name())).cause(error)
+}
+
+fn change_intent(change: &Change) -> Intent {
+    Intent { id: change.intent_id.clone(), uuid: change.uuid.to_string(), fence: change.fence.clone() }
+}
+
+/// Reads the facts of a base.
+fn base_facts(base: &Table, fence: Option<&Fence>) -> BaseFacts {
+    let mut expired = false;
+    let mut ancestry = Vec::new();
+    for snapshot in base.ancestry() {
+        let summary = &snapshot.summary().additional_properties;
+        expired = snapshot.parent_snapshot_id().is_some_and(|id| base.metadata().snapshot_by_id(id).is_none());
+        ancestry.push(AncestorFacts {
+            snapshot_id: snapshot.snapshot_id(),
+            intent_id: summary.get(keys::INTENT_ID).cloned(),
+            pipeline: summary.get(keys::PIPELINE).cloned(),
+        });
+    }
+    let mirrored = fence.filter(|_| expired).and_then(|fence| {
+        let text = base.metadata().properties().get(&keys::progress(&fence.pipeline))?;
+        serde_json::from_str::<serde_json::Value>(text).ok()?.get("snapshot-id")?.as_i64()
+    });
+    BaseFacts { uuid: base.metadata().uuid().to_string(), ancestry, mirrored }
+}
+
+/// `<location>/metadata/<version>-<uuid>[.gz].metadata.json`, the version one
+/// above the current file's.
+fn metadata_location(table: &str, current: Option<&str>, metadata: &TableMetadata) -> String {
+    let version = current
+        .and_then(|location| location.rsplit('/').next())
+        .and_then(|name| name.trim_start_matches('v').split(['-', '.']).next())
+        .and_then(|digits| digits.parse::<u64>().ok())
+        .map_or(0, |version| version + 1);
+    let suffix = if gzip(metadata.properties()) { ".gz" } else { "" };
+    let folder = metadata.properties().get("write.metadata.path").cloned().unwrap_or_else(|| format!("{table}/metadata"));
+    format!("{folder}/{version:05}-{}{suffix}.metadata.json", Uuid::new_v4())
+}
+
+fn gzip(properties: &HashMap<String, String>) -> bool {
+    properties.get("write.metadata.compression-codec").is_some_and(|codec| codec.eq_ignore_ascii_case("gzip"))
+}
+
+fn write_metadata(location: &str, metadata: &TableMetadata) -> Result<()> {
+    use std::io::Write;
+    let json = serde_json::to_vec(metadata).map_err(|e| Error::internal(format!("metadata has no JSON form: {e}")))?;
+    let bytes = if gzip(metadata.properties()) {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder
+            .write_all(&json)
+            .and_then(|()| encoder.finish())
+            .map_err(|e| Error::internal(format!("cannot compress metadata: {e}")))?
+    } else {
+        json
+    };
+    super::durable::write_new(&super::storage::local_path(location), &bytes)
+}

@@ -1,0 +1,150 @@
+//! Durable local files: a file that a catalog pointer will name is written,
+//! fsynced, and its directory fsynced, before the pointer moves.
+//!
+//! Every durable operation passes [`faults::step`], which numbers it. In a
+//! product build that is an empty function; with the feature `faults` a test
+//! can end the process before or after any one of them.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use insightera_core::ErrorKind;
+
+use super::faults::{self, Stage};
+use crate::error::{Error, Result};
+
+/// Turns an I/O error into ours: which file, what was tried, and what to do.
+pub fn io_error(action: &str, path: &Path, error: io::Error) -> Error {
+    let (kind, hint) = match error.kind() {
+        io::ErrorKind::NotFound => (ErrorKind::NotFound, None),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            (ErrorKind::Invalid, Some("give this user write access to the folder, or use another"))
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            (ErrorKind::Unavailable, Some("free disk space and run again; nothing was committed"))
+        }
+        _ => (ErrorKind::Unavailable, None),
+    };
+    let new = Error::new(kind, format!("cannot {action} `{}`: {error}", path.display())).cause(error);
+    match hint {
+        Some(hint) => new.hint(hint),
+        None => new,
+    }
+}
+
+/// Creates `path` and its missing parents, fsyncing each directory that got a
+/// new entry.
+pub fn create_dirs(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        create_dirs(parent)?;
+    }
+    match fs::create_dir(path) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(io_error("create folder", path, e)),
+    }
+    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        sync_dir(parent)?;
+    }
+    Ok(())
+}
+
+/// Fsyncs a directory, so that the names in it survive a power loss.
+pub fn sync_dir(path: &Path) -> Result<()> {
+    let result = faults::step(Stage::of(path), "fsync directory", path, || File::open(path)?.sync_all());
+    result.map_err(|e| io_error("sync folder", path, e))?;
+    faults::directory_synced(path);
+    Ok(())
+}
+
+/// Writes a new file whose name nobody else uses, and makes file and name
+/// durable. Fails if it exists.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = NewFile::create(path)?;
+    file.write_all(bytes).map_err(|e| io_error("write", path, e))?;
+    file.finish()?;
+    sync_parent(path)
+}
+
+/// Replaces a file atomically: a reader sees the old content or the new.
+/// Durable only where `durable` is set; caches do not need it.
+pub fn replace(path: &Path, bytes: &[u8], durable: bool) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(|e| io_error("create folder", parent, e))?;
+    }
+    let temporary = path.with_extension(format!("tmp-{}", uuid::Uuid::new_v4().simple()));
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        if durable {
+            file.sync_all()?;
+        }
+        fs::rename(&temporary, path)
+    };
+    write().map_err(|e| {
+        // The temporary file is ours alone; leaving it would only waste space.
+        let _ = fs::remove_file(&temporary);
+        io_error("write", path, e)
+    })?;
+    if durable { sync_parent(path) } else { Ok(()) }
+}
+
+/// Fsyncs the directory that holds `path`.
+pub fn sync_parent(path: &Path) -> Result<()> {
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// A new file being written. Dropped without [`NewFile::finish`] it stays on
+/// disk, unreferenced: only maintenance deletes files.
+#[derive(Debug)]
+pub struct NewFile {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl NewFile {
+    /// Creates `path`, which must not exist, and its parents.
+    pub fn create(path: &Path) -> Result<Self> {
+        if let Some(parent) = path.parent() {
+            create_dirs(parent)?;
+        }
+        let file = faults::step(Stage::of(path), "create", path, || {
+            OpenOptions::new().write(true).create_new(true).open(path)
+        })
+        .map_err(|e| io_error("create", path, e))?;
+        faults::file_created(path);
+        Ok(Self { path: path.to_owned(), file: BufWriter::with_capacity(256 * 1024, file) })
+    }
+
+    /// Flushes and fsyncs the content. The name becomes durable with
+    /// [`sync_parent`]; several files of one directory share that.
+    pub fn finish(mut self) -> Result<()> {
+        self.file.flush().map_err(|e| io_error("write", &self.path, e))?;
+        let file = self.file.get_ref();
+        faults::step(Stage::of(&self.path), "fsync", &self.path, || file.sync_all())
+            .map_err(|e| io_error("sync", &self.path, e))?;
+        faults::file_synced(&self.path);
+        Ok(())
+    }
+}
+
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Fsyncs every directory that holds one of `paths`, once.
+pub fn sync_parents<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    let parents: BTreeSet<&Path> = paths.into_iter().filter_map(Path::parent).collect();
+    parents.into_iter().try_for_each(sync_dir)
+}

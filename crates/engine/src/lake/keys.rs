@@ -1,0 +1,29 @@
+//! Snapshot summary keys and table properties: a public format.
+
+/// The format of the keys below.
+pub const FORMAT: &str = "insightera.format";
+/// Which pipeline committed.
+pub const PIPELINE: &str = "insightera.pipeline";
+/// The run that committed.
+pub const RUN_ID: &str = "insightera.run-id";
+/// The idempotency key of the commit.
+pub const INTENT_ID: &str = "insightera.intent-id";
+/// The pipeline's last commit that the run planned on.
+pub const PREVIOUS: &str = "insightera.previous";
+/// JSON: input name to what was consumed of it.
+pub const INPUTS: &str = "insightera.inputs";
+/// The model's name.
+pub const MODEL: &str = "insightera.model";
+/// The model's version.
+pub const MODEL_VERSION: &str = "insightera.model-version";
+/// The model artifact's sha256.
+pub const MODEL_SHA256: &str = "insightera.model-sha256";
+/// The definition that scored: model, SQL and output expressions.
+pub const DEFINITION_HASH: &str = "insightera.definition-hash";
+/// Live entities after the run.
+pub const ENTITIES: &str = "insightera.entities";
+
+/// The table property that mirrors a pipeline's newest progress.
+pub fn progress(pipeline: &str) -> String {
+    format!("insightera.progress.{pipeline}")
+}

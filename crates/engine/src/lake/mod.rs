@@ -1,0 +1,204 @@
+//! The lake: a catalog of Iceberg tables on durable storage.
+//!
+//! Words: a *table* is what one metadata file describes; its *snapshot* is
+//! Iceberg's; the *pointer* is the catalog's record of the current metadata
+//! file. Flow of a write: data files ([`writer`]) → [`commit`] → pointer swap
+//! ([`catalog`]). Flow of a read: pointer → metadata → live files ([`files`])
+//! → DataFusion scan ([`scan`]).
+//!
+//! Promises: a pointer only ever names durable files; a reader sees a commit
+//! whole or not at all; no code outside [`commit`] moves a pointer; nothing
+//! here deletes a file.
+
+pub mod catalog;
+pub mod changes;
+pub mod commit;
+pub mod deletes;
+pub mod durable;
+pub mod faults;
+pub mod files;
+pub mod folder;
+pub mod keys;
+pub mod scan;
+pub mod schema;
+pub mod storage;
+mod table;
+pub mod upsert;
+pub mod writer;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use iceberg::io::FileIO;
+use iceberg::spec::{
+    FormatVersion, SortOrder, TableMetadataBuilder, Transform, UnboundPartitionField, UnboundPartitionSpec,
+};
+use iceberg::{TableCreation, spec::Schema};
+use insightera_core::{Clock, closest};
+
+use self::catalog::Catalog;
+use crate::error::{Error, Result};
+pub use table::{Ancestry, Table, TableName};
+
+/// Drives a future of our own storage, which never waits for anything.
+pub(crate) fn run_now<T>(future: impl Future<Output = T>) -> T {
+    futures::executor::block_on(future)
+}
+
+/// The catalog, the storage and the clock that all tables share.
+#[derive(Debug, Clone)]
+pub struct Lake {
+    catalog: Catalog,
+    warehouse: PathBuf,
+    file_io: FileIO,
+    clock: Arc<dyn Clock>,
+}
+
+/// A table to be made.
+#[derive(Debug, Clone)]
+pub struct NewTable {
+    /// Its name.
+    pub name: TableName,
+    /// Its columns.
+    pub columns: Vec<schema::Column>,
+    /// Partition fields: source column and transform.
+    pub partition_by: Vec<(String, Transform)>,
+    /// Table properties.
+    pub properties: HashMap<String, String>,
+}
+
+/// The properties every table here starts with.
+pub fn default_properties() -> HashMap<String, String> {
+    HashMap::from([
+        ("write.format.default".into(), "parquet".into()),
+        ("write.parquet.compression-codec".into(), "snappy".into()),
+        ("write.metadata.compression-codec".into(), "gzip".into()),
+    ])
+}
+
+impl Lake {
+    /// A lake over an existing catalog. `warehouse` is where new tables go.
+    ///
+    /// # Errors
+    /// When there is no catalog, it cannot be read, or a newer Insightera
+    /// wrote it.
+    pub fn open(catalog: &Path, warehouse: &Path, busy_timeout: Duration, clock: Arc<dyn Clock>) -> Result<Self> {
+        let catalog = Catalog::open(catalog, busy_timeout)?;
+        catalog.check_format()?;
+        Self::with_catalog(catalog, warehouse, clock)
+    }
+
+    /// A lake whose catalog is created when missing.
+    pub fn create(catalog: &Path, warehouse: &Path, busy_timeout: Duration, clock: Arc<dyn Clock>) -> Result<Self> {
+        durable::create_dirs(warehouse)?;
+        let catalog = Catalog::create(catalog, busy_timeout)?;
+        catalog.check_format()?;
+        Self::with_catalog(catalog, warehouse, clock)
+    }
+
+    fn with_catalog(catalog: Catalog, warehouse: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
+        let warehouse = std::path::absolute(warehouse).map_err(|e| durable::io_error("find", warehouse, e))?;
+        Ok(Self { catalog, warehouse, file_io: storage::file_io(), clock })
+    }
+
+    /// The catalog.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The folder of new tables.
+    pub fn warehouse(&self) -> &Path {
+        &self.warehouse
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    pub(crate) fn file_io(&self) -> &FileIO {
+        &self.file_io
+    }
+
+    /// The table, or `None` when the catalog has none of that name.
+    pub fn find(&self, name: &TableName) -> Result<Option<Table>> {
+        self.catalog.pointer(name)?.map(|location| Table::load(name.clone(), location)).transpose()
+    }
+
+    /// The table.
+    ///
+    /// # Errors
+    /// `NotFound`, with the nearest name, when the catalog has none.
+    pub fn table(&self, name: &TableName) -> Result<Table> {
+        if let Some(table) = self.find(name)? {
+            return Ok(table);
+        }
+        let names: Vec<String> = self.catalog.tables()?.iter().map(ToString::to_string).collect();
+        let error = Error::not_found(format!("there is no table `{name}`"));
+        Err(match closest(&name.to_string(), names.iter().map(String::as_str)) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error.hint("`insightera table list` shows what there is"),
+        })
+    }
+
+    /// Creates a table, or returns the one that exists.
+    pub fn create_table(&self, new: &NewTable) -> Result<Table> {
+        if let Some(table) = self.find(&new.name)? {
+            return Ok(table);
+        }
+        let schema = schema::new_schema(&new.columns)?;
+        let spec = partition_spec(&new.name, &schema, &new.partition_by)?;
+        let mut properties = default_properties();
+        properties.extend(new.properties.clone());
+        properties.insert("format-version".into(), "2".into());
+        let format = properties.remove("format-version");
+        debug_assert_eq!(format.as_deref(), Some("2"));
+        let folder = self.warehouse.join(&new.name.namespace).join(&new.name.name);
+        let creation = TableCreation::builder()
+            .name(new.name.name.clone())
+            .location(format!("file://{}", folder.display()))
+            .schema(schema)
+            .partition_spec(spec)
+            .sort_order(SortOrder::unsorted_order())
+            .properties(properties)
+            .format_version(FormatVersion::V2)
+            .build();
+        let metadata = TableMetadataBuilder::from_table_creation(creation)
+            .and_then(|builder| builder.build())
+            .map_err(|e| Error::invalid(format!("table `{}` cannot be made: {e}", new.name)).cause(e))?
+            .metadata;
+        commit::create(self, &new.name, metadata)
+    }
+}
+
+fn partition_spec(name: &TableName, schema: &Schema, fields: &[(String, Transform)]) -> Result<UnboundPartitionSpec> {
+    let mut builder = UnboundPartitionSpec::builder().with_spec_id(0);
+    for (column, transform) in fields {
+        let source = schema.field_by_name(column).ok_or_else(|| {
+            let names: Vec<&str> = schema.as_struct().fields().iter().map(|f| f.name.as_str()).collect();
+            let near = closest(column, names.iter().copied()).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
+            Error::invalid(format!("table `{name}` cannot be partitioned by `{column}`: it has no such column{near}"))
+        })?;
+        let suffix = match transform {
+            Transform::Identity => String::new(),
+            Transform::Day => "_day".into(),
+            Transform::Month => "_month".into(),
+            Transform::Year => "_year".into(),
+            Transform::Hour => "_hour".into(),
+            Transform::Bucket(_) => "_bucket".into(),
+            Transform::Truncate(_) => "_trunc".into(),
+            other => return Err(Error::invalid(format!("table `{name}`: partition transform `{other}` is not supported"))),
+        };
+        builder = builder
+            .add_partition_fields([UnboundPartitionField {
+                source_id: source.id,
+                field_id: None,
+                name: format!("{column}{suffix}"),
+                transform: *transform,
+            }])
+            .map_err(|e| Error::invalid(format!("table `{name}` cannot be partitioned by `{column}`: {e}")).cause(e))?;
+    }
+    Ok(builder.build())
+}

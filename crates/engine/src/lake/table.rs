@@ -1,0 +1,162 @@
+//! Tables of the lake: names, loaded metadata, ancestry.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::io::Read;
+use std::sync::Arc;
+
+use iceberg::spec::{FormatVersion, SchemaRef, SnapshotRef, TableMetadata, TableMetadataRef};
+
+use super::storage;
+use crate::error::{Error, Result};
+
+/// `namespace.name`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableName {
+    /// The namespace, one level.
+    pub namespace: String,
+    /// The name in it.
+    pub name: String,
+}
+
+impl TableName {
+    /// Parses `namespace.name`.
+    pub fn parse(text: &str) -> Result<Self> {
+        let (namespace, name) = text.split_once('.').ok_or_else(|| {
+            Error::invalid(format!("`{text}` is not a table name")).hint("write it as `namespace.table`")
+        })?;
+        insightera_core::validate_name("namespace", namespace)?;
+        insightera_core::validate_name("table", name)?;
+        if name.contains('.') {
+            return Err(Error::invalid(format!("`{text}` has more than one namespace level"))
+                .hint("write it as `namespace.table`"));
+        }
+        Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.namespace, self.name)
+    }
+}
+
+/// A table as one metadata file describes it.
+#[derive(Debug, Clone)]
+pub struct Table {
+    name: TableName,
+    metadata: TableMetadataRef,
+    metadata_location: String,
+}
+
+impl Table {
+    /// Reads and parses the metadata file at `location`.
+    pub fn load(name: TableName, location: String) -> Result<Self> {
+        let bytes = storage::read(&location)?;
+        let metadata = parse_metadata(&bytes).map_err(|cause| {
+            Error::data(format!("the metadata file `{location}` of table `{name}` cannot be read"))
+                .hint("restore the file; the catalog keeps the one before it in `previous_metadata_location`")
+                .cause(cause)
+        })?;
+        Ok(Self { name, metadata: Arc::new(metadata), metadata_location: location })
+    }
+
+    pub(crate) fn new(name: TableName, metadata: TableMetadataRef, metadata_location: String) -> Self {
+        Self { name, metadata, metadata_location }
+    }
+
+    /// `namespace.name`.
+    pub fn name(&self) -> &TableName {
+        &self.name
+    }
+
+    /// The parsed metadata.
+    pub fn metadata(&self) -> &TableMetadata {
+        &self.metadata
+    }
+
+    /// The parsed metadata, shared.
+    pub fn metadata_ref(&self) -> TableMetadataRef {
+        self.metadata.clone()
+    }
+
+    /// The metadata file.
+    pub fn metadata_location(&self) -> &str {
+        &self.metadata_location
+    }
+
+    /// The current schema.
+    pub fn schema(&self) -> &SchemaRef {
+        self.metadata.current_schema()
+    }
+
+    /// The id of the current snapshot of the main branch.
+    pub fn current_snapshot_id(&self) -> Option<i64> {
+        self.metadata.current_snapshot_id()
+    }
+
+    /// Refuses what this build must not write.
+    pub fn check_writable(&self) -> Result<()> {
+        if self.metadata.format_version() == FormatVersion::V3 {
+            return Err(Error::invalid(format!("table `{}` has Iceberg format version 3, which is read only here", self.name))
+                .hint("write to a table of format version 2"));
+        }
+        Ok(())
+    }
+
+    /// The snapshots from the current one back to the first, or to where the
+    /// next parent has been expired.
+    pub fn ancestry(&self) -> Ancestry<'_> {
+        Ancestry { metadata: &self.metadata, next: self.metadata.current_snapshot().cloned(), seen: HashSet::new() }
+    }
+
+    /// The snapshots from `from` (exclusive) to `to` (inclusive), newest
+    /// first; `None` when `from` is not an ancestor of `to` or a link between
+    /// them has been expired.
+    pub fn between(&self, from: i64, to: i64) -> Option<Vec<SnapshotRef>> {
+        let mut found = Vec::new();
+        let mut next = self.metadata.snapshot_by_id(to).cloned();
+        while let Some(snapshot) = next {
+            if snapshot.snapshot_id() == from {
+                return Some(found);
+            }
+            if found.len() > self.metadata.snapshots().len() {
+                return None;
+            }
+            next = snapshot.parent_snapshot_id().and_then(|id| self.metadata.snapshot_by_id(id)).cloned();
+            found.push(snapshot);
+        }
+        None
+    }
+}
+
+/// Walks from a snapshot to its parents.
+#[derive(Debug)]
+pub struct Ancestry<'a> {
+    metadata: &'a TableMetadata,
+    next: Option<SnapshotRef>,
+    seen: HashSet<i64>,
+}
+
+impl Iterator for Ancestry<'_> {
+    type Item = SnapshotRef;
+
+    fn next(&mut self) -> Option<SnapshotRef> {
+        let snapshot = self.next.take()?;
+        if !self.seen.insert(snapshot.snapshot_id()) {
+            return None;
+        }
+        self.next = snapshot.parent_snapshot_id().and_then(|id| self.metadata.snapshot_by_id(id)).cloned();
+        Some(snapshot)
+    }
+}
+
+fn parse_metadata(bytes: &[u8]) -> Result<TableMetadata, Box<dyn std::error::Error + Send + Sync>> {
+    if bytes.starts_with(&[0x1f, 0x8b]) {
+        let mut text = Vec::with_capacity(bytes.len() * 8);
+        flate2::read::GzDecoder::new(bytes).read_to_end(&mut text)?;
+        Ok(serde_json::from_slice(&text)?)
+    } else {
+        Ok(serde_json::from_slice(bytes)?)
+    }
+}
