@@ -111,7 +111,8 @@ pub(super) fn features(unit: &Unit, month: i64) -> Features {
     Features {
         key: unit.key.clone(),
         // The books close in the first two hours of the next month.
-        feature_timestamp: calendar::end_of_month(month) + own.below("closed", (2 * HOUR / SECOND) as u64) as i64 * SECOND,
+        feature_timestamp: calendar::end_of_month(month)
+            + own.below("closed", (2 * HOUR / SECOND) as u64) as i64 * SECOND,
         jenis_unit: UNIT_KINDS[unit.kind].0,
         jenis_unit_kode: unit.kind as i32,
         pagu: budget,
@@ -157,7 +158,8 @@ fn money(name: &str) -> Field {
 }
 
 pub(super) fn feature_batch(university: &University, units: Range<u64>) -> RecordBatch {
-    let rows: Vec<Features> = units.map(|number| features(&Unit::new(university, number), LAST_MONTH)).collect();
+    let rows: Vec<Features> =
+        units.map(|number| features(&Unit::new(university, number), LAST_MONTH)).collect();
     let columns = vec![
         column::strings(&rows, |row| &row.key),
         column::times(&rows, |row| row.feature_timestamp),

@@ -18,8 +18,18 @@ const SEMESTERS: [(&str, i64, i64); 4] =
     [("20241", 2025, 2), ("20242", 2025, 8), ("20251", 2026, 2), ("20252", 2026, 8)];
 
 const TOPICS: &[&str] = &[
-    "Pengantar", "Metode Penelitian", "Statistika Terapan", "Seminar", "Praktikum", "Teori Dasar", "Etika Profesi",
-    "Analisis Kasus", "Perancangan", "Kewirausahaan", "Komunikasi Ilmiah", "Kapita Selekta",
+    "Pengantar",
+    "Metode Penelitian",
+    "Statistika Terapan",
+    "Seminar",
+    "Praktikum",
+    "Teori Dasar",
+    "Etika Profesi",
+    "Analisis Kasus",
+    "Perancangan",
+    "Kewirausahaan",
+    "Komunikasi Ilmiah",
+    "Kapita Selekta",
 ];
 
 struct Row {
@@ -64,8 +74,14 @@ fn row(university: &University, index: u64) -> Row {
         history_stddev: (!is_new).then(|| {
             if is_constant { 0.0 } else { round(width * (1.0 + 0.1 * draw.normal("width error")), 4) }
         }),
-        history_semesters: if is_new { term as i32 } else { 8 + draw.below("history", 12) as i32 + term as i32 },
-        feature_timestamp: calendar::midnight(year, month, 15) + 9 * HOUR + own.below("final", 36_000) as i64 * SECOND,
+        history_semesters: if is_new {
+            term as i32
+        } else {
+            8 + draw.below("history", 12) as i32 + term as i32
+        },
+        feature_timestamp: calendar::midnight(year, month, 15)
+            + 9 * HOUR
+            + own.below("final", 36_000) as i64 * SECOND,
     }
 }
 

@@ -3,17 +3,49 @@
 use super::draw::Draw;
 
 const GIVEN: &[&str] = &[
-    "Budi", "Siti", "Agus", "Dewi", "Rina", "Joko", "Putri", "Ahmad", "Nur", "Eka", "Wahyu", "Fitri", "Andi", "Sri",
-    "Hendra", "Maya", "Rizki", "Bayu", "Indah", "Dimas", "Ayu", "Fajar", "Ratna", "Yusuf", "Lina", "Arif", "Mega",
-    "Teguh", "Wulan", "Galih", "Nadia", "Ilham", "Citra", "Reza", "Tari", "Made", "Ketut", "Gita", "Doni", "Anisa",
-    "Rahmat", "Yuni", "Surya", "Intan", "Fauzi", "Mira", "Bagus", "Laras",
+    "Budi", "Siti", "Agus", "Dewi", "Rina", "Joko", "Putri", "Ahmad", "Nur", "Eka", "Wahyu", "Fitri", "Andi",
+    "Sri", "Hendra", "Maya", "Rizki", "Bayu", "Indah", "Dimas", "Ayu", "Fajar", "Ratna", "Yusuf", "Lina",
+    "Arif", "Mega", "Teguh", "Wulan", "Galih", "Nadia", "Ilham", "Citra", "Reza", "Tari", "Made", "Ketut",
+    "Gita", "Doni", "Anisa", "Rahmat", "Yuni", "Surya", "Intan", "Fauzi", "Mira", "Bagus", "Laras",
 ];
 
 const FAMILY: &[&str] = &[
-    "Santoso", "Wijaya", "Pratama", "Saputra", "Hidayat", "Nugroho", "Lestari", "Kusuma", "Siregar", "Simanjuntak",
-    "Hutapea", "Rahman", "Putra", "Utami", "Wibowo", "Setiawan", "Halim", "Nasution", "Harahap", "Permana", "Gunawan",
-    "Susanto", "Maulana", "Ramadhan", "Anggraini", "Purnama", "Suryadi", "Tanjung", "Lubis", "Sinaga", "Mahendra",
-    "Prasetyo", "Firmansyah", "Hasanah", "Wardani", "Kurniawan",
+    "Santoso",
+    "Wijaya",
+    "Pratama",
+    "Saputra",
+    "Hidayat",
+    "Nugroho",
+    "Lestari",
+    "Kusuma",
+    "Siregar",
+    "Simanjuntak",
+    "Hutapea",
+    "Rahman",
+    "Putra",
+    "Utami",
+    "Wibowo",
+    "Setiawan",
+    "Halim",
+    "Nasution",
+    "Harahap",
+    "Permana",
+    "Gunawan",
+    "Susanto",
+    "Maulana",
+    "Ramadhan",
+    "Anggraini",
+    "Purnama",
+    "Suryadi",
+    "Tanjung",
+    "Lubis",
+    "Sinaga",
+    "Mahendra",
+    "Prasetyo",
+    "Firmansyah",
+    "Hasanah",
+    "Wardani",
+    "Kurniawan",
 ];
 
 /// Study programmes with their share of the students; the two-digit code in a
@@ -48,13 +80,33 @@ pub(super) const PROGRAMMES: &[(&str, f64)] = &[
 ];
 
 /// Kinds of units with their share; the first is code 0 in the budget models.
-pub(super) const UNIT_KINDS: [(&str, f64); 4] = [("fakultas", 0.38), ("lembaga", 0.17), ("biro", 0.18), ("upt", 0.27)];
+pub(super) const UNIT_KINDS: [(&str, f64); 4] =
+    [("fakultas", 0.38), ("lembaga", 0.17), ("biro", 0.18), ("upt", 0.27)];
 
 const UNIT_SUBJECTS: [&[&str]; 4] = [
-    &["Teknik", "Ekonomi dan Bisnis", "Hukum", "Kedokteran", "MIPA", "Pertanian", "Ilmu Sosial", "Ilmu Budaya", "Farmasi", "Kehutanan"],
+    &[
+        "Teknik",
+        "Ekonomi dan Bisnis",
+        "Hukum",
+        "Kedokteran",
+        "MIPA",
+        "Pertanian",
+        "Ilmu Sosial",
+        "Ilmu Budaya",
+        "Farmasi",
+        "Kehutanan",
+    ],
     &["Penelitian", "Pengabdian Masyarakat", "Penjaminan Mutu", "Pengembangan Pembelajaran"],
     &["Keuangan", "Akademik", "Umum", "Kepegawaian", "Perencanaan"],
-    &["Perpustakaan", "Bahasa", "Laboratorium Terpadu", "Teknologi Informasi", "Kesehatan", "Asrama", "Kearsipan"],
+    &[
+        "Perpustakaan",
+        "Bahasa",
+        "Laboratorium Terpadu",
+        "Teknologi Informasi",
+        "Kesehatan",
+        "Asrama",
+        "Kearsipan",
+    ],
 ];
 
 /// A person's name.

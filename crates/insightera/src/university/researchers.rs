@@ -58,7 +58,8 @@ impl Researcher {
         if !self.known_in(year) {
             return 0;
         }
-        let mood: f64 = (0..4).map(|back| 0.65f64.powi(back) * self.year(year - i64::from(back)).normal("mood")).sum();
+        let mood: f64 =
+            (0..4).map(|back| 0.65f64.powi(back) * self.year(year - i64::from(back)).normal("mood")).sum();
         let funded = 1.0 + 0.18 * f64::from(self.grants(year - 1));
         let growth = 1.03f64.powf((year - LAST_YEAR) as f64);
         self.year(year).poisson("publications", self.rate * (0.22 * mood).exp() * funded * growth)
@@ -141,7 +142,8 @@ pub(super) fn feature_schema() -> SchemaRef {
 }
 
 pub(super) fn feature_batch(university: &University, rows: Range<u64>) -> RecordBatch {
-    let rows: Vec<Features> = rows.map(|row| features(&Researcher::new(university, row), LAST_YEAR)).collect();
+    let rows: Vec<Features> =
+        rows.map(|row| features(&Researcher::new(university, row), LAST_YEAR)).collect();
     let columns = vec![
         column::strings(&rows, |row| &row.key),
         column::times(&rows, |row| row.feature_timestamp),
