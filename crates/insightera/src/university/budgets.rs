@@ -61,9 +61,8 @@ impl Unit {
     /// What was spent in a counted month.
     pub(super) fn spent(&self, month: i64) -> f64 {
         let season = SEASON[(calendar::month_of_year(month) - 1) as usize].powf(self.swing);
-        let lasting: f64 = (0..MEMORY)
-            .map(|back| FADE.powi(back as i32) * self.month(month - back).normal("surprise"))
-            .sum();
+        let lasting: f64 =
+            (0..MEMORY).map(|back| FADE.powi(back as i32) * self.month(month - back).normal("surprise")).sum();
         let own = self.month(month);
         let project = if own.chance("project", 0.02) { own.between("project size", 1.5, 2.4) } else { 1.0 };
         let noise = (0.11 * lasting + 0.07 * own.normal("noise")).exp();
@@ -158,8 +157,7 @@ fn money(name: &str) -> Field {
 }
 
 pub(super) fn feature_batch(university: &University, units: Range<u64>) -> RecordBatch {
-    let rows: Vec<Features> =
-        units.map(|number| features(&Unit::new(university, number), LAST_MONTH)).collect();
+    let rows: Vec<Features> = units.map(|number| features(&Unit::new(university, number), LAST_MONTH)).collect();
     let columns = vec![
         column::strings(&rows, |row| &row.key),
         column::times(&rows, |row| row.feature_timestamp),
@@ -190,8 +188,5 @@ pub(super) fn unit_batch(university: &University, units: Range<u64>) -> RecordBa
         .map(|number| Unit::new(university, number))
         .map(|unit| (unit.key.clone(), names::unit(unit.draw, unit.kind, unit.number + 1)))
         .collect();
-    column::batch(
-        unit_schema(),
-        vec![column::strings(&rows, |row| &row.0), column::strings(&rows, |row| &row.1)],
-    )
+    column::batch(unit_schema(), vec![column::strings(&rows, |row| &row.0), column::strings(&rows, |row| &row.1)])
 }

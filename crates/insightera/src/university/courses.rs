@@ -71,17 +71,10 @@ fn row(university: &University, index: u64) -> Row {
         class_size: 8 + own.poisson("class", draw.between("class", 10.0, 45.0)),
         mean_grade: own.missing("grade missing", 0.01, round((usual + width * shift).clamp(0.0, 4.0), 3)),
         history_mean: (!is_new).then(|| round(usual + 0.2 * width * draw.normal("mean error"), 3)),
-        history_stddev: (!is_new).then(|| {
-            if is_constant { 0.0 } else { round(width * (1.0 + 0.1 * draw.normal("width error")), 4) }
-        }),
-        history_semesters: if is_new {
-            term as i32
-        } else {
-            8 + draw.below("history", 12) as i32 + term as i32
-        },
-        feature_timestamp: calendar::midnight(year, month, 15)
-            + 9 * HOUR
-            + own.below("final", 36_000) as i64 * SECOND,
+        history_stddev: (!is_new)
+            .then(|| if is_constant { 0.0 } else { round(width * (1.0 + 0.1 * draw.normal("width error")), 4) }),
+        history_semesters: if is_new { term as i32 } else { 8 + draw.below("history", 12) as i32 + term as i32 },
+        feature_timestamp: calendar::midnight(year, month, 15) + 9 * HOUR + own.below("final", 36_000) as i64 * SECOND,
     }
 }
 

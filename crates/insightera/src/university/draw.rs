@@ -136,6 +136,5 @@ fn mix(mut z: u64) -> u64 {
 /// FNV-1a of a name; `mix` spreads it afterwards.
 #[inline]
 fn label(name: &str) -> u64 {
-    name.bytes()
-        .fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
+    name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
 }

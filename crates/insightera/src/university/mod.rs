@@ -116,11 +116,7 @@ const fn iceberg(name: &'static str, key: &'static [&'static str]) -> GoldTable 
     GoldTable { name, storage: Storage::Iceberg, key, partition_column: None }
 }
 
-const fn folder(
-    name: &'static str,
-    key: &'static [&'static str],
-    partition_column: Option<&'static str>,
-) -> GoldTable {
+const fn folder(name: &'static str, key: &'static [&'static str], partition_column: Option<&'static str>) -> GoldTable {
     GoldTable { name, storage: Storage::ParquetFolder, key, partition_column }
 }
 

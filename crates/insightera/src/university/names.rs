@@ -3,10 +3,10 @@
 use super::draw::Draw;
 
 const GIVEN: &[&str] = &[
-    "Budi", "Siti", "Agus", "Dewi", "Rina", "Joko", "Putri", "Ahmad", "Nur", "Eka", "Wahyu", "Fitri", "Andi",
-    "Sri", "Hendra", "Maya", "Rizki", "Bayu", "Indah", "Dimas", "Ayu", "Fajar", "Ratna", "Yusuf", "Lina",
-    "Arif", "Mega", "Teguh", "Wulan", "Galih", "Nadia", "Ilham", "Citra", "Reza", "Tari", "Made", "Ketut",
-    "Gita", "Doni", "Anisa", "Rahmat", "Yuni", "Surya", "Intan", "Fauzi", "Mira", "Bagus", "Laras",
+    "Budi", "Siti", "Agus", "Dewi", "Rina", "Joko", "Putri", "Ahmad", "Nur", "Eka", "Wahyu", "Fitri", "Andi", "Sri",
+    "Hendra", "Maya", "Rizki", "Bayu", "Indah", "Dimas", "Ayu", "Fajar", "Ratna", "Yusuf", "Lina", "Arif", "Mega",
+    "Teguh", "Wulan", "Galih", "Nadia", "Ilham", "Citra", "Reza", "Tari", "Made", "Ketut", "Gita", "Doni", "Anisa",
+    "Rahmat", "Yuni", "Surya", "Intan", "Fauzi", "Mira", "Bagus", "Laras",
 ];
 
 const FAMILY: &[&str] = &[
@@ -80,8 +80,7 @@ pub(super) const PROGRAMMES: &[(&str, f64)] = &[
 ];
 
 /// Kinds of units with their share; the first is code 0 in the budget models.
-pub(super) const UNIT_KINDS: [(&str, f64); 4] =
-    [("fakultas", 0.38), ("lembaga", 0.17), ("biro", 0.18), ("upt", 0.27)];
+pub(super) const UNIT_KINDS: [(&str, f64); 4] = [("fakultas", 0.38), ("lembaga", 0.17), ("biro", 0.18), ("upt", 0.27)];
 
 const UNIT_SUBJECTS: [&[&str]; 4] = [
     &[
@@ -98,15 +97,7 @@ const UNIT_SUBJECTS: [&[&str]; 4] = [
     ],
     &["Penelitian", "Pengabdian Masyarakat", "Penjaminan Mutu", "Pengembangan Pembelajaran"],
     &["Keuangan", "Akademik", "Umum", "Kepegawaian", "Perencanaan"],
-    &[
-        "Perpustakaan",
-        "Bahasa",
-        "Laboratorium Terpadu",
-        "Teknologi Informasi",
-        "Kesehatan",
-        "Asrama",
-        "Kearsipan",
-    ],
+    &["Perpustakaan", "Bahasa", "Laboratorium Terpadu", "Teknologi Informasi", "Kesehatan", "Asrama", "Kearsipan"],
 ];
 
 /// A person's name.

@@ -61,8 +61,7 @@ pub(super) fn next_day(university: &University) -> NextDay {
     for row in &changed {
         let student = Student::of_row(university, &enrolment, *row);
         let draw = Draw::new(university.seed, "next day", *row);
-        let change =
-            [Change::Grades, Change::Attendance, Change::Both][draw.pick("change", &[0.3, 0.5, 0.2])];
+        let change = [Change::Grades, Change::Attendance, Change::Both][draw.pick("change", &[0.3, 0.5, 0.2])];
         if change != Change::Attendance {
             let new = students::academic(&student, REVISION);
             let time = observed(draw.at(0), new.feature_timestamp);

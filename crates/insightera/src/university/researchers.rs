@@ -58,8 +58,7 @@ impl Researcher {
         if !self.known_in(year) {
             return 0;
         }
-        let mood: f64 =
-            (0..4).map(|back| 0.65f64.powi(back) * self.year(year - i64::from(back)).normal("mood")).sum();
+        let mood: f64 = (0..4).map(|back| 0.65f64.powi(back) * self.year(year - i64::from(back)).normal("mood")).sum();
         let funded = 1.0 + 0.18 * f64::from(self.grants(year - 1));
         let growth = 1.03f64.powf((year - LAST_YEAR) as f64);
         self.year(year).poisson("publications", self.rate * (0.22 * mood).exp() * funded * growth)
@@ -142,8 +141,7 @@ pub(super) fn feature_schema() -> SchemaRef {
 }
 
 pub(super) fn feature_batch(university: &University, rows: Range<u64>) -> RecordBatch {
-    let rows: Vec<Features> =
-        rows.map(|row| features(&Researcher::new(university, row), LAST_YEAR)).collect();
+    let rows: Vec<Features> = rows.map(|row| features(&Researcher::new(university, row), LAST_YEAR)).collect();
     let columns = vec![
         column::strings(&rows, |row| &row.key),
         column::times(&rows, |row| row.feature_timestamp),
@@ -173,8 +171,5 @@ pub(super) fn identity_batch(university: &University, rows: Range<u64>) -> Recor
             (researcher.key.clone(), format!("{title}{}", names::person(researcher.draw)))
         })
         .collect();
-    column::batch(
-        identity_schema(),
-        vec![column::strings(&rows, |row| &row.0), column::strings(&rows, |row| &row.1)],
-    )
+    column::batch(identity_schema(), vec![column::strings(&rows, |row| &row.0), column::strings(&rows, |row| &row.1)])
 }

@@ -17,14 +17,12 @@ use super::names::{self, PROGRAMMES};
 
 /// Entry years (two digits) with their share; sorted, because student numbers
 /// start with them.
-const COHORTS: &[(u64, f64)] =
-    &[(19, 0.02), (20, 0.06), (21, 0.12), (22, 0.19), (23, 0.20), (24, 0.20), (25, 0.21)];
+const COHORTS: &[(u64, f64)] = &[(19, 0.02), (20, 0.06), (21, 0.12), (22, 0.19), (23, 0.20), (24, 0.20), (25, 0.21)];
 
 /// Six digits of a student number count within a year and a programme.
 const SERIALS: u64 = 1_000_000;
 
-const STATUSES: [(&str, f64); 4] =
-    [("active", 0.90), ("on_leave", 0.04), ("graduated", 0.04), ("inactive", 0.02)];
+const STATUSES: [(&str, f64); 4] = [("active", 0.90), ("on_leave", 0.04), ("graduated", 0.04), ("inactive", 0.02)];
 
 /// How many students each entry year and programme has, as cumulated bounds.
 #[derive(Debug)]
@@ -225,9 +223,8 @@ pub(super) fn academic(student: &Student, revision: u64) -> Academic {
     let ips_last = now.missing("ips missing", 0.05, round(last, 2));
     let pace = (0.86 + 0.07 * aptitude + 0.05 * engagement + 0.06 * now.normal("pace")).clamp(0.1, 1.05);
     let sks_lulus = (f64::from(semester) * 20.0 * pace).min(150.0) as i32;
-    let failed = draw
-        .poisson("failed", (-0.9 - 0.65 * aptitude - 0.35 * engagement + 0.06 * f64::from(semester)).exp())
-        .min(12);
+    let failed =
+        draw.poisson("failed", (-0.9 - 0.65 * aptitude - 0.35 * engagement + 0.06 * f64::from(semester)).exp()).min(12);
     let repeated = draw.poisson("repeated", (-0.8 - 0.5 * aptitude).exp()).min(failed);
     Academic {
         nim: student.nim.clone(),
@@ -288,11 +285,7 @@ pub(super) fn attendance(student: &Student, revision: u64) -> Attendance {
         attendance_rate: draw.missing("rate missing", 0.01, round(rate, 4)),
         attendance_rate_30d: now.missing("month missing", 0.06, round(month, 4)),
         late_count: now.poisson("late", (0.5 - 0.3 * engagement).exp()),
-        absent_count: draw.missing(
-            "absent missing",
-            0.03,
-            now.poisson("absent", (0.7 - 0.6 * engagement).exp()),
-        ),
+        absent_count: draw.missing("absent missing", 0.03, now.poisson("absent", (0.7 - 0.6 * engagement).exp())),
         lms_hours_week: draw.missing(
             "lms missing",
             0.08,
@@ -338,8 +331,7 @@ pub(super) fn drops_out(student: &Student) -> bool {
     let grades = academic(student, 0);
     let failed = f64::from(grades.failed_courses.unwrap_or(0).min(8));
     let arrears = grades.arrears_idr.unwrap_or(0.0);
-    let behind =
-        (0.80 - f64::from(grades.sks_lulus.unwrap_or(0)) / (20.0 * f64::from(semester))).clamp(-0.2, 0.5);
+    let behind = (0.80 - f64::from(grades.sks_lulus.unwrap_or(0)) / (20.0 * f64::from(semester))).clamp(-0.2, 0.5);
     let late_stage = f64::from((semester - 8).max(0));
     let logit = -3.00 - 0.56 * aptitude - 1.02 * engagement - 0.34 * means
         + 0.27 * failed
@@ -355,17 +347,12 @@ pub(super) fn drops_out(student: &Student) -> bool {
 /// When a row was observed: mostly within the last day, some arrive late.
 fn observed(draw: Draw, name: &str) -> i64 {
     let draw = draw.at(draw.bits(name));
-    let age =
-        if draw.chance("late arrival", 0.05) { draw.between("age", 1.0, 14.0) } else { draw.unit("age") };
+    let age = if draw.chance("late arrival", 0.05) { draw.between("age", 1.0, 14.0) } else { draw.unit("age") };
     CUTOFF - (age * DAY as f64) as i64
 }
 
 /// Rows of day one, by any of the functions above.
-pub(super) fn day_one<T>(
-    university: &University,
-    rows: Range<u64>,
-    observe: fn(&Student, u64) -> T,
-) -> Vec<T> {
+pub(super) fn day_one<T>(university: &University, rows: Range<u64>, observe: fn(&Student, u64) -> T) -> Vec<T> {
     let enrolment = Enrolment::new(university.students);
     rows.map(|row| observe(&Student::of_row(university, &enrolment, row), 0)).collect()
 }

@@ -8,8 +8,7 @@ use arrow::datatypes::{Int32Type, TimestampMicrosecondType};
 
 use super::*;
 
-const SMALL: University =
-    University { students: 6_000, units: 80, researchers: 700, transactions: 4_000, seed: 7 };
+const SMALL: University = University { students: 6_000, units: 80, researchers: 700, transactions: 4_000, seed: 7 };
 
 fn whole(university: &University, table: &str) -> RecordBatch {
     university.batch(table, 0, university.rows(table) as usize)
@@ -127,14 +126,12 @@ fn the_next_day_has_exact_numbers_in_disjoint_sets() {
             keys(&before, &["nim"]).into_iter().zip(keys(&before, &["status_mahasiswa"])).collect();
         let active = known.values().filter(|status| *status == "active").count() as f64;
         let day = university.next_day();
-        let expected =
-            NextDaySummary { changed: (active / 10.0).round() as u64, added: moved, withdrawn: moved };
+        let expected = NextDaySummary { changed: (active / 10.0).round() as u64, added: moved, withdrawn: moved };
         assert_eq!(day.summary, expected);
 
         let dimension = upserts(&day, STUDENT);
         let (mut withdrawn, mut added) = (HashSet::new(), HashSet::new());
-        for (nim, status) in keys(dimension, &["nim"]).into_iter().zip(keys(dimension, &["status_mahasiswa"]))
-        {
+        for (nim, status) in keys(dimension, &["nim"]).into_iter().zip(keys(dimension, &["status_mahasiswa"])) {
             match known.get(&nim) {
                 Some(before) => {
                     assert_eq!((before.as_str(), status.as_str()), ("active", "withdrawn"));

@@ -38,8 +38,7 @@ fn dropout(university: &University) -> RecordBatch {
         .map(|row| students::drops_out(&Student::of_row(university, &enrolment, row)))
         .collect();
 
-    let mut fields: Vec<Field> =
-        grades.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+    let mut fields: Vec<Field> = grades.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
     let mut columns: Vec<ArrayRef> = grades.columns().to_vec();
     // The key and the time are there already.
     fields.extend(students::attendance_features());
