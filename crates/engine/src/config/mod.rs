@@ -39,3 +39,9 @@ pub use templates::{render_default_project, render_example_pipeline};
 
 #[cfg(test)]
 mod tests;
+
+/// `INSIGHTERA_BUSY_TIMEOUT_SECONDS`: how long another process may hold the
+/// catalog or the registry. Ignored when it is not a positive number.
+pub fn busy_timeout_seconds() -> Option<f64> {
+    std::env::var("INSIGHTERA_BUSY_TIMEOUT_SECONDS").ok()?.parse().ok().filter(|s: &f64| *s >= 0.0 && *s < 86_400.0)
+}

@@ -209,7 +209,7 @@ impl TableWriter {
         let mut sorting = Vec::new();
         for name in &self.options.sorted_by {
             if let Ok(index) = self.schema.index_of(name) {
-                sorting.push(SortingColumn::new(index as i32, false, true));
+                sorting.push(SortingColumn { column_idx: index as i32, descending: false, nulls_first: true });
             }
         }
         if !sorting.is_empty() {

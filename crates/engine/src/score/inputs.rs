@@ -1,0 +1,161 @@
+//! The inputs of a pipeline: pinned once, consumed whole.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::lake::folder::Folder;
+use crate::lake::scan::{KeyFilter, Scan};
+use crate::lake::{Table, TableName};
+use crate::workspace::Workspace;
+
+/// What a run consumed of one input; stored in the snapshot summary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Consumed {
+    /// An Iceberg table at a snapshot; none is an empty table.
+    Iceberg {
+        /// The table's uuid.
+        uuid: String,
+        /// The snapshot.
+        snapshot_id: Option<i64>,
+    },
+    /// A Parquet folder.
+    Parquet {
+        /// Changes when any file does.
+        fingerprint: String,
+        /// The largest feature time consumed, microseconds since the epoch.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        max_feature_time: Option<i64>,
+    },
+}
+
+/// One pinned input.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A table of the catalog.
+    Table {
+        /// The table as loaded.
+        table: Table,
+        /// The pinned snapshot.
+        snapshot_id: Option<i64>,
+    },
+    /// A Parquet folder.
+    Folder {
+        /// The folder.
+        root: PathBuf,
+        /// Its fingerprint when it was pinned.
+        fingerprint: String,
+    },
+}
+
+/// All inputs of a pipeline, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    inputs: BTreeMap<String, Input>,
+}
+
+impl Inputs {
+    /// Pins the current state of the named inputs. Opens no data file.
+    pub fn pin(workspace: &Workspace, names: &[TableName]) -> Result<Self> {
+        let mut inputs = BTreeMap::new();
+        for name in names {
+            let text = name.to_string();
+            let input = match workspace.project().settings.inputs.get(&text) {
+                Some(folder) => {
+                    if !folder.parquet.is_dir() {
+                        return Err(Error::not_found(format!("input `{text}` has no folder `{}`", folder.parquet.display()))
+                            .hint(format!("correct `[inputs.\"{text}\"] parquet` in insightera.toml")));
+                    }
+                    Input::Folder { root: folder.parquet.clone(), fingerprint: Folder::fingerprint_of(&folder.parquet)? }
+                }
+                None => {
+                    let table = match workspace.lake().find(name)? {
+                        Some(table) => table,
+                        None => return Err(missing(workspace, name)?),
+                    };
+                    let snapshot_id = table.current_snapshot_id();
+                    Input::Table { table, snapshot_id }
+                }
+            };
+            inputs.insert(text, input);
+        }
+        Ok(Self { inputs })
+    }
+
+    /// The inputs, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &Input)> {
+        self.inputs.iter()
+    }
+
+    /// One input.
+    pub fn get(&self, name: &str) -> Option<&Input> {
+        self.inputs.get(name)
+    }
+
+    /// A provider for every input; with `keys`, filtered to a set of keys.
+    pub fn scans(&self, keys: &BTreeMap<String, KeyFilter>) -> Result<BTreeMap<String, Scan>> {
+        self.inputs
+            .iter()
+            .map(|(name, input)| {
+                let scan = match input {
+                    Input::Table { table, snapshot_id } => Scan::table(table.clone(), *snapshot_id)?,
+                    Input::Folder { root, .. } => Scan::folder(Arc::new(Folder::open(name, root)?)),
+                };
+                let scan = match keys.get(name) {
+                    Some(filter) => scan.with_keys(filter.clone()),
+                    None => scan,
+                };
+                Ok((name.clone(), scan))
+            })
+            .collect()
+    }
+
+    /// What a run on these inputs consumes.
+    pub fn consumed(&self, max_feature_times: &BTreeMap<String, i64>) -> BTreeMap<String, Consumed> {
+        self.inputs
+            .iter()
+            .map(|(name, input)| {
+                let consumed = match input {
+                    Input::Table { table, snapshot_id } => {
+                        Consumed::Iceberg { uuid: table.metadata().uuid().to_string(), snapshot_id: *snapshot_id }
+                    }
+                    Input::Folder { fingerprint, .. } => Consumed::Parquet {
+                        fingerprint: fingerprint.clone(),
+                        max_feature_time: max_feature_times.get(name).copied(),
+                    },
+                };
+                (name.clone(), consumed)
+            })
+            .collect()
+    }
+
+    /// Whether these are exactly the inputs that were consumed before.
+    pub fn same_as(&self, before: &BTreeMap<String, Consumed>) -> bool {
+        self.inputs.len() == before.len()
+            && self.inputs.iter().all(|(name, input)| match (input, before.get(name)) {
+                (Input::Table { table, snapshot_id }, Some(Consumed::Iceberg { uuid, snapshot_id: then })) => {
+                    table.metadata().uuid().to_string() == *uuid && snapshot_id == then
+                }
+                (Input::Folder { fingerprint, .. }, Some(Consumed::Parquet { fingerprint: then, .. })) => {
+                    fingerprint == then
+                }
+                _ => false,
+            })
+    }
+}
+
+fn missing(workspace: &Workspace, name: &TableName) -> Result<Error> {
+    let mut names: Vec<String> = workspace.lake().catalog().tables()?.iter().map(ToString::to_string).collect();
+    names.extend(workspace.project().settings.inputs.keys().cloned());
+    let error = Error::not_found(format!("there is no table or input `{name}`"));
+    Ok(match insightera_core::closest(&name.to_string(), names.iter().map(String::as_str)) {
+        Some(near) => error.hint(format!("did you mean `{near}`?")),
+        None => error.hint(format!(
+            "create the Iceberg table, or declare the Parquet folder as `[inputs.\"{name}\"] parquet = \"…\"` in insightera.toml"
+        )),
+    })
+}

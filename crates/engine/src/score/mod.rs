@@ -1,0 +1,39 @@
+//! Batch runs: plan → run → verify.
+//!
+//! Words: a *definition* is what decides a prediction besides the features:
+//! model, feature SQL, output expressions. An *input* is a table or a Parquet
+//! folder, pinned when the plan is made. A *plan* says which entities may have
+//! changed and why; the *feature hash* decides which are scored.
+//!
+//! Flow: [`prepare`](definition::prepare) resolves and checks the pipeline →
+//! [`plan`] pins the inputs and finds the candidates → [`run`] executes one
+//! DataFusion plan (scan → features → score → write) and makes one commit →
+//! [`verify`] compares the table with the features as they are.
+//!
+//! Promises: one commit per run, or none; the commit carries the consumed
+//! inputs, the model and the run id; a strategy never scores less than a
+//! comparison of all hashes would, or it declines.
+
+mod definition;
+mod exec;
+mod features;
+mod hash;
+mod index;
+mod inputs;
+mod locality;
+pub mod metrics;
+mod output;
+mod plan;
+mod progress;
+mod run;
+mod state;
+mod timestamps;
+mod verify;
+
+pub use definition::{Prepared, check};
+pub use inputs::{Consumed, Inputs};
+pub use output::TableShape;
+pub use plan::{Plan, Reasons, plan};
+pub use progress::{Progress, progress};
+pub use run::{Reporter, RunOptions, RunReport, RunStatus, run};
+pub use verify::{VerifyReport, verify};

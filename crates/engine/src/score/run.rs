@@ -1,0 +1,494 @@
+//! Runs: evaluate a plan, write, commit once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use arrow::array::AsArray;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
+use iceberg::TableUpdate;
+use iceberg::spec::{DataFile, Operation};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::exec::{Counters, Reason, Resources, ScoreExec, ScoreSpec, WriteExec, removed_rows, write_rows};
+use super::features::{self, FeatureQuery};
+use super::index::{Entries, State};
+use super::inputs::{Consumed, Input};
+use super::plan::{Draft, ModelName, Reasons, Work};
+use super::{metrics, state, timestamps};
+use crate::error::{Error, Result};
+use crate::lake::commit::{self, Change, Fence, Outcome};
+use crate::lake::{Table, keys, schema};
+use crate::sql::plan_error;
+use crate::workspace::Workspace;
+
+/// Plans again after another run of the same pipeline was first: this often.
+const REPLANS: usize = 3;
+/// The summary key of a run's prediction time.
+const TIMESTAMP: &str = "insightera.prediction-timestamp";
+
+/// What the caller wants.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// Score every entity.
+    pub full: bool,
+}
+
+/// Where a run says how far it is.
+#[derive(Clone)]
+pub struct Reporter {
+    /// A stage begins: its name and, where known, how many rows it will see.
+    pub stage: Arc<dyn Fn(&str, Option<u64>) + Send + Sync>,
+    /// Rows were evaluated.
+    pub rows: Arc<dyn Fn(u64) + Send + Sync>,
+}
+
+impl Reporter {
+    /// Says nothing.
+    pub fn silent() -> Self {
+        Self { stage: Arc::new(|_, _| {}), rows: Arc::new(|_| {}) }
+    }
+}
+
+impl fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reporter")
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunStatus {
+    /// Rows were committed.
+    Committed,
+    /// No row differed.
+    Unchanged,
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Serialize)]
+pub struct RunReport {
+    /// The pipeline.
+    pub pipeline: String,
+    /// The run.
+    pub run_id: String,
+    /// How it ended.
+    pub status: RunStatus,
+    /// The commit; none when inputs and definition were the same as before.
+    pub snapshot_id: Option<i64>,
+    /// Live entities.
+    pub entities: u64,
+    /// Entities scored.
+    pub scored: u64,
+    /// Entities left as they were.
+    pub skipped: u64,
+    /// Entities that left the feature set.
+    pub removed: u64,
+    /// Why.
+    pub reasons: Reasons,
+    /// Entities of the first input that have no partner in another, counted
+    /// when every entity is evaluated; else null.
+    pub dropped_by_joins: Option<u64>,
+    /// Feature rows whose entity key is null.
+    pub null_keys: u64,
+    /// The model.
+    pub model: Option<ModelName>,
+    /// The strategy.
+    pub strategy: &'static str,
+    /// Why it was not `snapshot`.
+    pub why_not_snapshot: Option<String>,
+    /// Columns added to the table.
+    pub added_columns: Vec<String>,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+    /// Seconds by stage; `decide`, `score`, `output` and `write` are summed
+    /// over threads.
+    pub stages: BTreeMap<&'static str, f64>,
+    /// Bytes written.
+    pub bytes_written: u64,
+}
+
+/// What evaluating a plan found.
+#[derive(Debug)]
+pub struct Evaluation {
+    /// Live entities afterwards.
+    pub entities: u64,
+    /// Scored, by reason.
+    pub reasons: [u64; 6],
+    /// Index slots of entities that left.
+    pub removed: Vec<usize>,
+    /// Rows with a null key.
+    pub null_keys: u64,
+    /// New states.
+    pub entries: Entries,
+    /// Files written.
+    pub files: Vec<DataFile>,
+    /// Keys that came twice, and one of them.
+    pub duplicates: (u64, Option<String>),
+    /// Seconds by stage.
+    pub stages: BTreeMap<&'static str, f64>,
+    /// The first few entities to score, when nothing is written.
+    pub named: Vec<(Reason, String)>,
+}
+
+impl Evaluation {
+    /// Duplicate keys are an error, unless the pipeline says which row wins.
+    pub fn refuse_duplicates(&self, draft: &Draft) -> Result<()> {
+        let (count, example) = &self.duplicates;
+        if *count == 0 {
+            return Ok(());
+        }
+        let pipeline = &draft.definition.pipeline;
+        Err(Error::data(format!(
+            "{}: the feature SQL yields {count} duplicate rows for the entity key ({}), for example `{}`",
+            pipeline.file.display(),
+            pipeline.entity_key.join(", "),
+            example.as_deref().unwrap_or("?")
+        ))
+        .hint("make the SQL yield one row per entity, or set [features] duplicates = \"latest\" with a feature_time"))
+    }
+}
+
+/// Evaluates the features of a plan; with a table, scores and writes files.
+pub async fn evaluate(
+    workspace: &Workspace,
+    draft: &Draft,
+    work: &Work,
+    spec: ScoreSpec,
+    table: Option<&Table>,
+    reporter: &Reporter,
+) -> Result<Evaluation> {
+    let pipeline = &draft.definition.pipeline;
+    let what = features::source(pipeline);
+    let failed = |e| plan_error(&what, &pipeline.features.sql, e);
+    let query = FeatureQuery::new(workspace, pipeline, &draft.inputs, &work.filters).await?;
+    let logical = query.run_plan(pipeline)?;
+    let state = query.context.state();
+    let mut physical = state.create_physical_plan(&logical).await.map_err(failed)?;
+    let spec = Arc::new(spec);
+    let schema = work.prepared.output.row_schema();
+    physical = Arc::new(ScoreExec::new(physical, spec.clone(), schema));
+    if !spec.dry {
+        physical = Arc::new(WriteExec::new(physical, spec.key.clone()));
+    }
+    let slots = work.index.slots();
+    let resources = Arc::new(Resources {
+        model: work.prepared.model.clone(),
+        output: work.prepared.output.clone(),
+        index: work.index.clone(),
+        seen: (0..slots.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+        collected: Mutex::default(),
+        counters: Counters::default(),
+        duplicate: Mutex::default(),
+        duplicates: AtomicU64::new(0),
+        table: table.cloned(),
+        clock: workspace.clock().clone(),
+        reporter: reporter.clone(),
+        named: spec.dry.then(Mutex::default),
+    });
+    let context = TaskContext::from(&state);
+    let config = context.session_config().clone().with_extension(resources.clone());
+    let context = Arc::new(context.with_session_config(config));
+    (reporter.stage)("score", Some(work.rows));
+    let start = workspace.clock().monotonic_seconds();
+    let batches = datafusion::physical_plan::collect(physical.clone(), context).await.map_err(failed)?;
+    let mut stages = BTreeMap::from([("evaluate", workspace.clock().monotonic_seconds() - start)]);
+    drop::<Arc<dyn ExecutionPlan>>(physical);
+    let mut files = Vec::new();
+    if let Some(table) = table {
+        let metadata = table.metadata();
+        for json in batches.iter().flat_map(|b| b.column(0).as_string::<i32>().iter().flatten()) {
+            let file = iceberg::spec::deserialize_data_file_from_json(
+                json,
+                metadata.default_partition_spec_id(),
+                metadata.default_partition_type(),
+                metadata.current_schema(),
+            );
+            files.push(file.map_err(|e| Error::internal(format!("a data file description: {e}")).cause(e))?);
+        }
+    }
+    let counters = &resources.counters;
+    let nanos = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64 / 1e9;
+    for (name, counter) in [
+        ("decide", &counters.decide_ns),
+        ("score", &counters.score_ns),
+        ("output", &counters.output_ns),
+        ("write", &counters.write_ns),
+    ] {
+        stages.insert(name, nanos(counter));
+    }
+    let removed: Vec<usize> = match &work.candidates {
+        None => work.index.live_unseen(|slot| resources.was_seen(slot)).into_iter().map(|(slot, _)| slot).collect(),
+        Some(keys) => keys
+            .iter()
+            .filter_map(|hash| work.index.get(*hash))
+            .filter(|(slot, state)| state.live && !resources.was_seen(*slot))
+            .map(|(slot, _)| slot)
+            .collect(),
+    };
+    let reasons: [u64; 6] = std::array::from_fn(|i| counters.reasons[i].load(Ordering::Relaxed));
+    let entries = std::mem::take(&mut *resources.collected.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    let mut duplicates = resources.duplicates.load(Ordering::Relaxed);
+    let mut example = resources.duplicate.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    count_new_duplicates(&entries, &work.index, &mut duplicates, &mut example);
+    let rows = counters.rows.load(Ordering::Relaxed);
+    let entities = match work.candidates {
+        None => rows,
+        Some(_) => (work.index.live() + reasons[0] + reasons[1]).saturating_sub(removed.len() as u64),
+    };
+    Ok(Evaluation {
+        entities,
+        reasons,
+        removed,
+        null_keys: counters.null_keys.load(Ordering::Relaxed),
+        entries,
+        files,
+        duplicates: (duplicates, example),
+        stages,
+        named: resources
+            .named
+            .as_ref()
+            .map(|named| std::mem::take(&mut *named.lock().unwrap_or_else(std::sync::PoisonError::into_inner)))
+            .unwrap_or_default(),
+    })
+}
+
+/// Keys that the index does not know can come twice as well.
+fn count_new_duplicates(entries: &Entries, index: &super::index::StateIndex, count: &mut u64, example: &mut Option<String>) {
+    let mut hashes: Vec<(u128, u32)> = entries.hashes().iter().enumerate().map(|(at, h)| (*h, at as u32)).collect();
+    hashes.sort_unstable();
+    for pair in hashes.windows(2) {
+        if pair[0].0 == pair[1].0 && index.get(pair[0].0).is_none() {
+            *count += 1;
+            example.get_or_insert_with(|| state::show_key(entries.key(pair[0].1 as usize)));
+        }
+    }
+}
+
+/// Runs a pipeline once.
+///
+/// # Errors
+/// The user's to fix: wrong configuration, SQL, model or data. `Conflict` when
+/// other runs of the same pipeline kept being first.
+pub async fn run(workspace: &Workspace, name: &str, options: &RunOptions, reporter: &Reporter) -> Result<RunReport> {
+    let start = workspace.clock().monotonic_seconds();
+    let mut winner = 0;
+    for _ in 0..=REPLANS {
+        match attempt(workspace, name, options, reporter, start).await? {
+            Attempt::Done(report) => {
+                metrics::append(workspace, &report)?;
+                return Ok(*report);
+            }
+            Attempt::Stale(newest) => winner = newest,
+        }
+    }
+    Err(Error::conflict(format!(
+        "other runs of pipeline `{name}` were first {} times in a row, the last as snapshot {winner}",
+        REPLANS + 1
+    ))
+    .hint("one run at a time is enough: the others find nothing to do"))
+}
+
+enum Attempt {
+    Done(Box<RunReport>),
+    Stale(i64),
+}
+
+async fn attempt(
+    workspace: &Workspace,
+    name: &str,
+    options: &RunOptions,
+    reporter: &Reporter,
+    start: f64,
+) -> Result<Attempt> {
+    let clock = workspace.clock();
+    (reporter.stage)("plan", None);
+    let draft = Draft::new(workspace, name, options).await?;
+    let run_id = workspace.new_run_id().to_string();
+    let mut report = RunReport {
+        pipeline: name.to_owned(),
+        run_id: run_id.clone(),
+        status: RunStatus::Unchanged,
+        snapshot_id: None,
+        entities: draft.progress.as_ref().and_then(|p| p.entities).unwrap_or(0),
+        scored: 0,
+        skipped: 0,
+        removed: 0,
+        reasons: Reasons::default(),
+        dropped_by_joins: None,
+        null_keys: 0,
+        model: ModelName::of(&draft.definition),
+        strategy: "snapshot",
+        why_not_snapshot: None,
+        added_columns: Vec::new(),
+        seconds: 0.0,
+        stages: BTreeMap::from([("plan", clock.monotonic_seconds() - start)]),
+        bytes_written: 0,
+    };
+    let Some(work) = &draft.work else {
+        report.skipped = report.entities;
+        report.seconds = clock.monotonic_seconds() - start;
+        return Ok(Attempt::Done(Box::new(report)));
+    };
+    let (table, added_columns) = ready_table(workspace, &draft, work)?;
+    let timestamp = prediction_time(workspace, &table);
+    let spec = draft.spec(work, &run_id, timestamp, options, false);
+    let evaluation = evaluate(workspace, &draft, work, spec.clone(), Some(&table), reporter).await?;
+    evaluation.refuse_duplicates(&draft)?;
+    let Evaluation { entities, reasons, removed, null_keys, mut entries, mut files, stages, .. } = evaluation;
+
+    (reporter.stage)("commit", None);
+    let commit_start = clock.monotonic_seconds();
+    files.extend(removal_files(work, &spec, &table, &removed)?);
+    for slot in &removed {
+        if let Some(key) = work.index.key_of(*slot) {
+            let gone = State { feature_hash: 0, definition_hash: spec.definition_hash, live: false };
+            entries.push(xxhash_rust::xxh3::xxh3_128(key), gone, |out| out.extend_from_slice(key));
+        }
+    }
+    report.stages.extend(stages);
+    report.entities = entities;
+    report.scored = reasons.iter().sum();
+    report.removed = removed.len() as u64;
+    report.reasons = Reasons::new(&reasons, report.removed);
+    report.skipped = entities.saturating_sub(report.scored);
+    report.null_keys = null_keys;
+    report.strategy = work.strategy.as_str();
+    report.why_not_snapshot.clone_from(&work.why_not_snapshot);
+    report.added_columns = added_columns;
+    report.bytes_written = files.iter().map(DataFile::file_size_in_bytes).sum();
+    report.status = if files.is_empty() { RunStatus::Unchanged } else { RunStatus::Committed };
+
+    let change = describe(&draft, work, &table, &spec, files, entities)?;
+    let (committed, snapshot_id) = match commit::commit(workspace.lake(), &change)? {
+        Outcome::Stale { newest } => return Ok(Attempt::Stale(newest)),
+        Outcome::Committed { table, snapshot_id } => (table, snapshot_id),
+    };
+    report.snapshot_id = Some(snapshot_id);
+    report.stages.insert("commit", clock.monotonic_seconds() - commit_start);
+    save_index(workspace, name, draft, &committed, snapshot_id, entries);
+    report.seconds = clock.monotonic_seconds() - start;
+    Ok(Attempt::Done(Box::new(report)))
+}
+
+/// The table, created or evolved for what the pipeline writes.
+fn ready_table(workspace: &Workspace, draft: &Draft, work: &Work) -> Result<(Table, Vec<String>)> {
+    let lake = workspace.lake();
+    let Some(_) = &draft.table else {
+        let new = work.prepared.output.new_table(&draft.definition.pipeline);
+        return Ok((lake.create_table(&new)?, Vec::new()));
+    };
+    let columns = work.prepared.output.table_columns();
+    let shape = work.prepared.output.shape.properties();
+    let name = draft.definition.table();
+    let table = commit::alter(lake, &name, |base| {
+        let evolution = schema::evolution(&name.to_string(), base.schema(), &columns)?;
+        let mut updates = Vec::new();
+        if !evolution.is_empty() {
+            let evolved = schema::evolve(base.schema(), base.metadata().last_column_id(), &evolution)?;
+            updates.push(TableUpdate::AddSchema { schema: evolved });
+            updates.push(TableUpdate::SetCurrentSchema { schema_id: -1 });
+        }
+        // A table made by someone else's DDL becomes a prediction table.
+        if super::TableShape::read(base.metadata().properties()).is_none() {
+            updates.push(TableUpdate::SetProperties { updates: shape.clone() });
+        }
+        Ok(updates)
+    })?;
+    Ok((table, work.prepared.evolution.added.iter().map(|c| c.name.clone()).collect()))
+}
+
+/// Now, but always after the table's newest run: a pipeline's prediction times
+/// never go backwards.
+fn prediction_time(workspace: &Workspace, table: &Table) -> i64 {
+    let newest = table
+        .ancestry()
+        .take(64)
+        .filter_map(|s| s.summary().additional_properties.get(TIMESTAMP)?.parse::<i64>().ok())
+        .max();
+    workspace.clock().now_micros().max(newest.map_or(i64::MIN, |t| t + 1))
+}
+
+fn removal_files(work: &Work, spec: &ScoreSpec, table: &Table, removed: &[usize]) -> Result<Vec<DataFile>> {
+    if removed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<&[u8]> = removed.iter().filter_map(|slot| work.index.key_of(*slot)).collect();
+    let output = &work.prepared.output;
+    let rows = removed_rows(spec, output, &output.row_schema(), &keys)?;
+    write_rows(table, &[rows], &spec.key)
+}
+
+fn describe(
+    draft: &Draft,
+    work: &Work,
+    table: &Table,
+    spec: &ScoreSpec,
+    files: Vec<DataFile>,
+    entities: u64,
+) -> Result<Change> {
+    let mut newest = BTreeMap::new();
+    for (name, input) in draft.inputs.iter() {
+        if let (Input::Folder { root, .. }, Some(column)) = (input, work.prepared.time_sources.get(name)) {
+            let before = draft.progress.as_ref().and_then(|p| match p.inputs.get(name) {
+                Some(Consumed::Parquet { max_feature_time, fingerprint }) => {
+                    Some((*max_feature_time, matches!(input, Input::Folder { fingerprint: now, .. } if now == fingerprint)))
+                }
+                _ => None,
+            });
+            let time = match before {
+                Some((Some(time), true)) => Some(time),
+                _ => timestamps::newest(name, root, column)?,
+            };
+            if let Some(time) = time {
+                newest.insert(name.clone(), time);
+            }
+        }
+    }
+    let inputs = serde_json::to_string(&draft.inputs.consumed(&newest))
+        .map_err(|e| Error::internal(format!("inputs have no JSON form: {e}")))?;
+    let previous = draft.progress.as_ref().map(|p| p.snapshot_id);
+    let mut summary = BTreeMap::from([
+        (keys::PIPELINE.to_owned(), spec.pipeline.clone()),
+        (keys::RUN_ID.to_owned(), spec.run_id.clone()),
+        (keys::INPUTS.to_owned(), inputs),
+        (keys::MODEL_VERSION.to_owned(), spec.model_version.clone()),
+        (keys::DEFINITION_HASH.to_owned(), format!("{:016x}", spec.definition_hash)),
+        (keys::ENTITIES.to_owned(), entities.to_string()),
+        (TIMESTAMP.to_owned(), spec.timestamp.to_string()),
+    ]);
+    let optional = [
+        (keys::PREVIOUS, previous.map(|p| p.to_string())),
+        (keys::MODEL, spec.model_name.clone()),
+        (keys::MODEL_SHA256, spec.model_sha256.clone()),
+    ];
+    summary.extend(optional.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?))));
+    Ok(Change {
+        table: table.name().clone(),
+        uuid: table.metadata().uuid(),
+        intent_id: Uuid::new_v4().to_string(),
+        operation: Operation::Append,
+        added: files,
+        deletes: Vec::new(),
+        removed: Vec::new(),
+        fence: Some(Fence { pipeline: spec.pipeline.clone(), previous }),
+        summary,
+    })
+}
+
+/// Brings the cache up to the commit. Whatever goes wrong, the next run reads
+/// the table instead.
+fn save_index(workspace: &Workspace, name: &str, draft: Draft, table: &Table, snapshot_id: i64, entries: Entries) {
+    let folder = state::folder(workspace, name);
+    let anchor = state::anchor(table, name, snapshot_id);
+    let Some(index) = draft.work.map(|w| w.index) else { return };
+    let Ok(index) = Arc::try_unwrap(index) else { return };
+    if index.advance(&folder, anchor, entries).is_err() {
+        // Without a newer segment the old ones are stale and are not used.
+        let _ = std::fs::remove_dir_all(&folder);
+    }
+}

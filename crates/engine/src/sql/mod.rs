@@ -1,0 +1,12 @@
+//! SQL over the lake: sessions, tables at a point in time, current views.
+
+mod error;
+mod query;
+mod session;
+mod travel;
+
+pub(crate) use error::plan_error;
+pub(crate) use query::put;
+pub(crate) use travel::parse;
+pub use query::{QueryResult, query};
+pub use session::session;

@@ -1,0 +1,183 @@
+//! Runs one SQL statement over all tables, folders and current views.
+
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Int64Type, SchemaRef};
+use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::SessionContext;
+
+use super::session::CATALOG;
+use super::travel::{self, Pinned, Version};
+use super::{plan_error, session};
+use crate::error::{Error, Result};
+use crate::lake::folder::Folder;
+use crate::lake::scan::Scan;
+use crate::lake::{Table, TableName};
+use crate::workspace::Workspace;
+
+/// The rows of a statement.
+#[derive(Debug)]
+pub struct QueryResult {
+    /// Their columns.
+    pub schema: SchemaRef,
+    /// The rows.
+    pub batches: Vec<RecordBatch>,
+}
+
+/// Plans and runs one read-only statement.
+///
+/// # Errors
+/// A syntax error with its line and a caret; unknown tables and columns with
+/// the nearest names; statements that write.
+pub async fn query(workspace: &Workspace, sql: &str) -> Result<QueryResult> {
+    let zone = workspace.project().settings.sql.time_zone.clone();
+    let context = session(workspace, &zone)?;
+    let (statement, pinned) = travel::parse("sql", sql)?;
+    let references =
+        context.state().resolve_table_references(&statement).map_err(|e| plan_error("sql", sql, e))?;
+    for reference in references {
+        let (Some(namespace), name) = (reference.schema(), reference.table()) else { continue };
+        if namespace == "information_schema" {
+            register_all(workspace, &context)?;
+            continue;
+        }
+        register(workspace, &context, &TableName { namespace: namespace.to_owned(), name: name.to_owned() }).await?;
+    }
+    for pin in &pinned {
+        pin_table(workspace, &context, pin).await?;
+    }
+    let plan = context.state().statement_to_plan(statement).await.map_err(|e| plan_error("sql", sql, e))?;
+    if matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_)) {
+        return Err(Error::invalid(format!("sql: this statement writes ({}), and `insightera sql` only reads", plan.display()))
+            .hint("predictions are written by `insightera run`; to change inputs use the engine that owns them"));
+    }
+    let frame = context.execute_logical_plan(plan).await.map_err(|e| plan_error("sql", sql, e))?;
+    let schema: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
+    let batches = frame.collect().await.map_err(|e| plan_error("sql", sql, e))?;
+    Ok(QueryResult { schema, batches })
+}
+
+/// The schema provider of a namespace, created when missing.
+pub(crate) fn namespace(context: &SessionContext, namespace: &str) -> Result<Arc<dyn SchemaProvider>> {
+    let catalog = context.catalog(CATALOG).ok_or_else(|| Error::internal("the session has no catalog"))?;
+    if let Some(schema) = catalog.schema(namespace) {
+        return Ok(schema);
+    }
+    let schema = Arc::new(MemorySchemaProvider::new());
+    catalog
+        .register_schema(namespace, schema.clone())
+        .map_err(|e| Error::internal(format!("namespace `{namespace}`: {e}")).cause(e))?;
+    Ok(schema)
+}
+
+pub(crate) fn put(
+    context: &SessionContext,
+    name: &TableName,
+    provider: Arc<dyn datafusion::catalog::TableProvider>,
+) -> Result<()> {
+    namespace(context, &name.namespace)?
+        .register_table(name.name.clone(), provider)
+        .map(|_| ())
+        .map_err(|e| Error::internal(format!("table `{name}`: {e}")).cause(e))
+}
+
+fn register_all(workspace: &Workspace, context: &SessionContext) -> Result<()> {
+    for name in workspace.lake().catalog().tables()? {
+        let table = workspace.lake().table(&name)?;
+        let snapshot = table.current_snapshot_id();
+        put(context, &name, Arc::new(Scan::table(table, snapshot)?))?;
+    }
+    Ok(())
+}
+
+/// Registers a table, a Parquet folder, or a `<table>_current` view.
+async fn register(workspace: &Workspace, context: &SessionContext, name: &TableName) -> Result<()> {
+    if let Some(folder) = workspace.project().settings.inputs.get(&name.to_string()) {
+        let folder = Folder::open(&name.to_string(), &folder.parquet)?;
+        return put(context, name, Arc::new(Scan::folder(Arc::new(folder))));
+    }
+    if let Some(table) = workspace.lake().find(name)? {
+        let snapshot = table.current_snapshot_id();
+        return put(context, name, Arc::new(Scan::table(table, snapshot)?));
+    }
+    if let Some(base) = name.name.strip_suffix("_current") {
+        let base = TableName { namespace: name.namespace.clone(), name: base.to_owned() };
+        if let Some(table) = workspace.lake().find(&base)? {
+            let sql = current_view(&table)?;
+            let snapshot = table.current_snapshot_id();
+            put(context, &base, Arc::new(Scan::table(table, snapshot)?))?;
+            let frame = context.sql(&sql).await.map_err(|e| plan_error(&format!("view `{name}`"), &sql, e))?;
+            return put(context, name, frame.into_view());
+        }
+    }
+    // The planner would say less: name the nearest table here.
+    let folders: Vec<String> = workspace.project().settings.inputs.keys().cloned().collect();
+    match workspace.lake().table(name) {
+        Ok(_) => Ok(()),
+        Err(error) => match insightera_core::closest(&name.to_string(), folders.iter().map(String::as_str)) {
+            Some(near) => Err(Error::not_found(error.to_string()).hint(format!("did you mean `{near}`?"))),
+            None => Err(error),
+        },
+    }
+}
+
+async fn pin_table(workspace: &Workspace, context: &SessionContext, pin: &Pinned) -> Result<()> {
+    let name = TableName::parse(&pin.table)?;
+    if workspace.project().settings.inputs.contains_key(&pin.table) {
+        return Err(Error::invalid(format!("`{name}` is a Parquet folder and has no versions"))
+            .hint("only Iceberg tables can be read AS OF a version or a time"));
+    }
+    let table = workspace.lake().table(&name)?;
+    let snapshot = match &pin.version {
+        Version::Snapshot(text) => travel::snapshot_of_version(&table, text)?,
+        Version::Time(text) => travel::snapshot_at(&table, evaluate_time(context, text).await?, text)?,
+    };
+    context
+        .register_table(pin.name.as_str(), Arc::new(Scan::table(table, Some(snapshot))?))
+        .map_err(|e| Error::internal(format!("table `{name}`: {e}")).cause(e))?;
+    Ok(())
+}
+
+/// A time expression in milliseconds since the epoch; without a zone it is in
+/// the session's.
+async fn evaluate_time(context: &SessionContext, text: &str) -> Result<i64> {
+    let zone = context.state().config_options().execution.time_zone.clone().unwrap_or_else(|| "UTC".into());
+    let sql = format!(
+        "SELECT CAST(arrow_cast({text}, 'Timestamp(Millisecond, Some(\"{zone}\"))') AS BIGINT)"
+    );
+    let wrong = |e| {
+        let error = plan_error("sql", &sql, e);
+        Error::invalid(format!("`{text}` is not a time: {}", error.to_string().lines().next().unwrap_or_default()))
+            .hint("write it as '2026-01-31 10:00:00' or as an expression of a timestamp")
+    };
+    let batches = context.sql(&sql).await.map_err(wrong)?.collect().await.map_err(wrong)?;
+    let column = batches.first().map(|b| b.column(0).clone());
+    let value = column.filter(|c| c.len() == 1 && !c.is_null(0)).map(|c| c.as_primitive::<Int64Type>().value(0));
+    value.ok_or_else(|| Error::invalid(format!("`{text}` is no time")))
+}
+
+/// One row per pipeline and entity: the newest that is a real prediction.
+fn current_view(table: &Table) -> Result<String> {
+    let properties = table.metadata().properties();
+    let shape = crate::score::TableShape::read(properties).ok_or_else(|| {
+        Error::invalid(format!("table `{}` is not a prediction table, it has no current view", table.name()))
+            .hint("only tables that a pipeline writes have one")
+    })?;
+    let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let columns: Vec<String> = table.schema().as_struct().fields().iter().map(|f| quote(&f.name)).collect();
+    let keys: Vec<String> = shape.key.iter().map(|k| quote(k)).collect();
+    let time = quote(&shape.timestamp);
+    let kind = quote(&shape.inference_type);
+    let select = columns.join(", ");
+    Ok(format!(
+        "SELECT {select} FROM (SELECT {select}, row_number() OVER (PARTITION BY pipeline, {keys} \
+         ORDER BY {time} DESC, run_id DESC) AS __newest FROM {namespace}.{name} \
+         WHERE {kind} IS NULL OR {kind} NOT IN ('as_of', 'shadow')) \
+         WHERE __newest = 1 AND (score_reason IS NULL OR score_reason <> 'removed')",
+        keys = keys.join(", "),
+        namespace = quote(&table.name().namespace),
+        name = quote(&table.name().name),
+    ))
+}

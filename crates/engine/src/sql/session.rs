@@ -1,0 +1,34 @@
+//! DataFusion sessions with the project's settings.
+
+use std::sync::Arc;
+
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use crate::error::{Error, Result};
+use crate::workspace::Workspace;
+
+/// The catalog name inside SQL.
+pub const CATALOG: &str = "insightera";
+
+/// A session with as many partitions as threads and the run's memory limit.
+pub fn session(workspace: &Workspace, time_zone: &str) -> Result<SessionContext> {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(workspace.threads())
+        .with_default_catalog_and_schema(CATALOG, "default")
+        .with_create_default_catalog_and_schema(true)
+        .with_information_schema(true);
+    let options = config.options_mut();
+    options.execution.time_zone = Some(time_zone.to_owned());
+    options.execution.parquet.enable_page_index = true;
+    options.execution.collect_statistics = false;
+    // A statement error says where: line and column of the text.
+    options.sql_parser.collect_spans = true;
+    let memory = workspace.project().settings.run.memory_bytes;
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(usize::try_from(memory).unwrap_or(usize::MAX))))
+        .build()
+        .map_err(|e| Error::internal(format!("the query engine cannot start: {e}")).cause(e))?;
+    Ok(SessionContext::new_with_config_rt(config, Arc::new(runtime)))
+}
