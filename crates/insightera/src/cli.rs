@@ -1,0 +1,309 @@
+//! The arguments as clap reads them: no decision is taken here. `resolve`
+//! turns them into an [`Invocation`](crate::resolve::Invocation).
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const ABOUT: &str = "Scores a lakehouse: features by SQL, models from a registry, predictions in Apache Iceberg";
+
+const FIRST_STEPS: &str = "\
+First steps:
+  insightera demo                        a whole project with data and models, in a minute
+  insightera init my-project             an empty one
+  insightera check                       are the pipelines right?
+  insightera plan PIPELINE               what would a run score, and why?
+  insightera run PIPELINE                score what changed, commit once
+  insightera verify PIPELINE             does the table say what the features say?
+  insightera sql \"SELECT ...\"            read any table, also AS OF an earlier version
+
+Standard output is data (--format table, json or csv), standard error is progress and
+messages. Exit status: 0 done, 1 something for you to correct, 2 a defect of insightera.
+Environment: INSIGHTERA_WAREHOUSE, INSIGHTERA_THREADS, INSIGHTERA_MEMORY, NO_COLOR.";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "insightera", version, about = ABOUT, after_help = FIRST_STEPS)]
+#[command(disable_help_subcommand = true, arg_required_else_help = true, max_term_width = 100)]
+pub struct Arguments {
+    /// What applies to every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What applies to every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The project folder
+    #[arg(long, global = true, value_name = "DIR", default_value = ".", help_heading = "Project")]
+    pub project: PathBuf,
+    /// Folder of new tables, instead of the project's
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Project")]
+    pub warehouse: Option<PathBuf>,
+    /// Worker threads of a run; 0 is all cores
+    #[arg(long, global = true, value_name = "N", help_heading = "Project")]
+    pub threads: Option<usize>,
+    /// Memory of a run, as in 512MB or 2GiB
+    #[arg(long, global = true, value_name = "SIZE", help_heading = "Project")]
+    pub memory: Option<String>,
+}
+
+/// How rows are written to standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Aligned columns, for reading
+    Table,
+    /// An array of objects
+    Json,
+    /// Comma-separated, with a header
+    Csv,
+}
+
+/// How a report is written to standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// A few lines, for reading
+    Table,
+    /// One object; an array with --all
+    Json,
+}
+
+/// Which pipelines: one by name, or all.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Which {
+    /// The pipeline: the name of its file without .toml
+    #[arg(value_name = "PIPELINE")]
+    pub pipeline: Option<String>,
+    /// Every pipeline of the project
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a new project folder
+    Init {
+        /// The folder; it is made if it does not exist
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Validate pipelines against inputs, models and tables, without running them
+    Check {
+        /// The pipelines; all of them if none is named
+        #[arg(value_name = "PIPELINE")]
+        pipelines: Vec<String>,
+        /// Form of the report; json is an array
+        #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+        format: ReportFormat,
+    },
+    /// Say what a run would score, and why, without writing
+    Plan {
+        #[command(flatten)]
+        which: Which,
+        /// Form of the report
+        #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+        format: ReportFormat,
+    },
+    /// Score what changed and commit once
+    Run {
+        #[command(flatten)]
+        which: Which,
+        /// Score every entity, changed or not
+        #[arg(long)]
+        full: bool,
+        /// Form of the report
+        #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+        format: ReportFormat,
+    },
+    /// Compare the predictions with the features as they are; exit status 1 if they differ
+    Verify {
+        #[command(flatten)]
+        which: Which,
+        /// Form of the report
+        #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+        format: ReportFormat,
+    },
+    /// Register, list, promote and roll back models
+    #[command(subcommand, arg_required_else_help = true)]
+    Model(ModelCommand),
+    /// List and describe the tables
+    #[command(subcommand, arg_required_else_help = true)]
+    Table(TableCommand),
+    /// Read tables by SQL; without a statement an interactive prompt
+    #[command(after_help = SQL_HELP)]
+    Sql {
+        /// The statement
+        #[arg(value_name = "STATEMENT", conflicts_with = "file")]
+        statement: Option<String>,
+        /// A file with the statement; - is standard input
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Form of the rows
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+    /// Build a university with data and models, score it, change it, score the changes
+    Demo(DemoArguments),
+}
+
+const SQL_HELP: &str = "\
+Every Iceberg table and every Parquet input is there by its name; a prediction table T also as
+T_current, with the newest row of each entity. Earlier states: T VERSION AS OF <snapshot id>,
+T TIMESTAMP AS OF '2026-01-31 10:00:00'.
+
+json: 64-bit integers are numbers with all digits; NaN and infinities, which JSON does not
+have, are null; times are ISO 8601. csv: null is empty, an empty text is \"\".";
+
+/// The commands on models.
+#[derive(Debug, Subcommand)]
+pub enum ModelCommand {
+    /// Add a version; the model is loaded first, so an unreadable one is refused
+    Register {
+        /// The model's name
+        name: String,
+        /// The model: a file, or a folder such as Spark ML or MLflow writes
+        path: PathBuf,
+        /// Metrics of the training, as in auc=0.85 log_loss=0.26
+        #[arg(long, value_name = "KEY=VALUE", num_args = 1..)]
+        metrics: Vec<String>,
+        /// Alias that moves to the new version; the first version gets `production` by itself
+        #[arg(long, value_name = "ALIAS")]
+        alias: Option<String>,
+        /// What is special about this version
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+        /// A tag; may be repeated
+        #[arg(long, value_name = "KEY=VALUE")]
+        tag: Vec<String>,
+        /// Take an existing version with the same files rather than add one
+        #[arg(long)]
+        if_absent: bool,
+        /// Form of the answer
+        #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+        format: ReportFormat,
+    },
+    /// List the models
+    List {
+        /// Form of the rows
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+    /// Show a model with all its versions
+    Show {
+        /// The model's name
+        name: String,
+        /// Form of the answer
+        #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+        format: ReportFormat,
+    },
+    /// Point an alias to a version, in one move
+    Promote {
+        /// The model's name
+        name: String,
+        /// The version
+        version: u64,
+        /// The alias
+        #[arg(long, default_value = "production")]
+        alias: String,
+        /// Form of the answer
+        #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+        format: ReportFormat,
+    },
+    /// Undo the last move of an alias
+    Rollback {
+        /// The model's name
+        name: String,
+        /// The alias
+        #[arg(long, default_value = "production")]
+        alias: String,
+        /// Form of the answer
+        #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+        format: ReportFormat,
+    },
+    /// Show what an alias pointed to, and when
+    History {
+        /// The model's name
+        name: String,
+        /// The alias
+        #[arg(long, default_value = "production")]
+        alias: String,
+        /// Only the version at this time, in UTC unless it says otherwise
+        #[arg(long, value_name = "TIME")]
+        at: Option<String>,
+        /// Form of the rows
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+}
+
+/// The commands on tables.
+#[derive(Debug, Subcommand)]
+pub enum TableCommand {
+    /// List the tables and the Parquet inputs
+    List {
+        /// Form of the rows
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+    /// Show columns, partitions, properties and size of a table
+    Show {
+        /// The table: namespace.name
+        table: String,
+        /// Form of the answer
+        #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+        format: ReportFormat,
+    },
+    /// Show the snapshots of a table, oldest first
+    History {
+        /// The table: namespace.name
+        table: String,
+        /// Form of the rows
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+}
+
+/// `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArguments {
+    /// Students; units, researchers and transactions follow in proportion
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub students: u64,
+    /// The same seed gives the same university
+    #[arg(long, value_name = "S", default_value_t = 42)]
+    pub seed: u64,
+    /// The folder
+    #[arg(long, value_name = "DIR", default_value = "./insightera-demo")]
+    pub dir: PathBuf,
+    /// Remove what an earlier demo made in the folder, and nothing else
+    #[arg(long)]
+    pub clean: bool,
+    /// Write the training sets of the demo's models as Parquet files, and do nothing else
+    #[arg(long, value_name = "DIR", hide = true, conflicts_with = "clean")]
+    pub export_training: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_of_the_arguments_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_run_needs_a_pipeline_or_all_but_not_both() {
+        let parse = |words: &[&str]| Arguments::try_parse_from([&["insightera"], words].concat());
+        assert!(parse(&["run", "risk"]).is_ok());
+        assert!(parse(&["run", "--all", "--full"]).is_ok());
+        assert!(parse(&["run"]).is_err());
+        assert!(parse(&["run", "risk", "--all"]).is_err());
+    }
+}

@@ -1,0 +1,77 @@
+//! One file per command. A command returns its [`Answer`]; only the demo,
+//! which tells a story while it works, and the SQL prompt print on their own.
+
+mod check;
+mod demo;
+mod init;
+mod model;
+mod plan;
+mod run;
+mod several;
+mod sql;
+mod table;
+mod verify;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use insightera_core::SystemClock;
+use insightera_engine::Workspace;
+use insightera_engine::config::Overrides;
+
+use crate::printer::Printer;
+use crate::resolve::{Command, Invocation};
+
+/// What a command says.
+#[derive(Debug)]
+pub struct Answer {
+    /// For standard output.
+    pub text: String,
+    /// The exit status.
+    pub exit_code: u8,
+}
+
+impl Answer {
+    /// Done.
+    pub fn done(text: String) -> Self {
+        Self { text, exit_code: 0 }
+    }
+
+    /// Nothing to say.
+    pub fn silent() -> Self {
+        Self::done(String::new())
+    }
+
+    /// A value as indented JSON.
+    pub fn json(value: &impl serde::Serialize) -> anyhow::Result<Self> {
+        Ok(Self::done(json_text(value)?))
+    }
+}
+
+/// Indented JSON with a line end.
+pub fn json_text(value: &impl serde::Serialize) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+/// Runs a command.
+pub async fn dispatch(invocation: Invocation, printer: &Printer) -> anyhow::Result<Answer> {
+    let Invocation { project, overrides, command } = invocation;
+    let open = |overrides| open(&project, overrides);
+    match command {
+        Command::Init { dir } => init::init(&dir, overrides, printer),
+        Command::Check { pipelines, format } => check::check(&open(overrides)?, &pipelines, format, printer).await,
+        Command::Plan { selection, format } => plan::plan(&open(overrides)?, &selection, format, printer).await,
+        Command::Run { selection, full, format } => {
+            run::run(&open(overrides)?, &selection, full, format, printer).await
+        }
+        Command::Verify { selection, format } => verify::verify(&open(overrides)?, &selection, format, printer).await,
+        Command::Model(command) => model::model(&open(overrides)?, command, printer),
+        Command::Table(command) => table::table(&open(overrides)?, command).await,
+        Command::Sql { source, format } => sql::sql(&open(overrides)?, &source, format, printer).await,
+        Command::Demo(demo) => demo::demo(demo, overrides, printer).await,
+    }
+}
+
+fn open(project: &Path, overrides: Overrides) -> anyhow::Result<Workspace> {
+    Ok(Workspace::open(project, overrides, Arc::new(SystemClock::new()))?)
+}

@@ -1,0 +1,341 @@
+//! From arguments to commands: every value is read and checked here, so that a
+//! command starts with values it can use.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use chrono::{DateTime, NaiveDate, NaiveDateTime};
+use insightera_core::validate_name;
+use insightera_engine::config::{Overrides, parse_bytes};
+use insightera_engine::lake::TableName;
+use insightera_engine::{Error, Result};
+
+use crate::cli::{self, Arguments, Format, ReportFormat, Which};
+
+/// A command with everything it needs.
+#[derive(Debug)]
+pub struct Invocation {
+    /// The project folder.
+    pub project: PathBuf,
+    /// Settings from the command line.
+    pub overrides: Overrides,
+    /// The command.
+    pub command: Command,
+}
+
+/// Which pipelines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// One.
+    One(String),
+    /// All of the project.
+    All,
+}
+
+/// The commands.
+#[derive(Debug)]
+pub enum Command {
+    /// A new project.
+    Init { dir: PathBuf },
+    /// Validate.
+    Check { pipelines: Vec<String>, format: ReportFormat },
+    /// What a run would do.
+    Plan { selection: Selection, format: ReportFormat },
+    /// Score.
+    Run { selection: Selection, full: bool, format: ReportFormat },
+    /// Compare.
+    Verify { selection: Selection, format: ReportFormat },
+    /// Models.
+    Model(ModelCommand),
+    /// Tables.
+    Table(TableCommand),
+    /// SQL.
+    Sql { source: SqlSource, format: Format },
+    /// The demo.
+    Demo(Demo),
+}
+
+/// The commands on models.
+#[derive(Debug)]
+pub enum ModelCommand {
+    /// A new version.
+    Register(Box<NewVersion>),
+    /// All models.
+    List { format: Format },
+    /// One model.
+    Show { name: String, format: ReportFormat },
+    /// Move an alias.
+    Promote { name: String, version: u64, alias: String, format: ReportFormat },
+    /// Move it back.
+    Rollback { name: String, alias: String, format: ReportFormat },
+    /// Its moves; `at` in microseconds since the epoch.
+    History { name: String, alias: String, at: Option<i64>, format: Format },
+}
+
+/// A version to register.
+#[derive(Debug)]
+pub struct NewVersion {
+    /// The model.
+    pub name: String,
+    /// Its file or folder.
+    pub path: PathBuf,
+    /// Metrics of the training.
+    pub metrics: BTreeMap<String, f64>,
+    /// The alias that moves.
+    pub alias: Option<String>,
+    /// What is special.
+    pub description: Option<String>,
+    /// Tags.
+    pub tags: BTreeMap<String, String>,
+    /// Whether an existing version with the same files will do.
+    pub if_absent: bool,
+    /// Form of the answer.
+    pub format: ReportFormat,
+}
+
+/// The commands on tables.
+#[derive(Debug)]
+pub enum TableCommand {
+    /// All tables.
+    List { format: Format },
+    /// One table.
+    Show { table: TableName, format: ReportFormat },
+    /// Its snapshots.
+    History { table: TableName, format: Format },
+}
+
+/// Where SQL comes from.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SqlSource {
+    /// The command line.
+    Statement(String),
+    /// A file.
+    File(PathBuf),
+    /// Standard input, to its end.
+    Input,
+    /// A prompt on the terminal.
+    Prompt,
+}
+
+/// The demo.
+#[derive(Debug)]
+pub struct Demo {
+    /// The folder.
+    pub dir: PathBuf,
+    /// Students.
+    pub students: u64,
+    /// The seed.
+    pub seed: u64,
+    /// What to do.
+    pub action: DemoAction,
+}
+
+/// What the demo does.
+#[derive(Debug, PartialEq, Eq)]
+pub enum DemoAction {
+    /// Builds and shows the university.
+    Show,
+    /// Removes it.
+    Clean,
+    /// Writes the training sets into a folder.
+    ExportTraining(PathBuf),
+}
+
+/// The largest university: student numbers have six digits per year and
+/// programme.
+const MAX_STUDENTS: u64 = 20_000_000;
+
+/// The smallest one in which every pipeline has something to say.
+const MIN_STUDENTS: u64 = 100;
+
+/// Reads and checks every value. `terminal` says whether standard input is one.
+///
+/// # Errors
+/// `Invalid`, with the option and its value.
+pub fn resolve(arguments: Arguments, terminal: bool) -> Result<Invocation> {
+    let global = arguments.global;
+    let overrides = Overrides {
+        warehouse: global.warehouse,
+        threads: global.threads,
+        memory_bytes: global.memory.as_deref().map(parse_bytes).transpose()?,
+    };
+    let command = match arguments.command {
+        cli::Command::Init { dir } => Command::Init { dir },
+        cli::Command::Check { pipelines, format } => Command::Check { pipelines, format },
+        cli::Command::Plan { which, format } => Command::Plan { selection: selection(which), format },
+        cli::Command::Run { which, full, format } => Command::Run { selection: selection(which), full, format },
+        cli::Command::Verify { which, format } => Command::Verify { selection: selection(which), format },
+        cli::Command::Model(model) => Command::Model(model_command(model)?),
+        cli::Command::Table(table) => Command::Table(table_command(table)?),
+        cli::Command::Sql { statement, file, format } => {
+            Command::Sql { source: sql_source(statement, file, terminal), format }
+        }
+        cli::Command::Demo(demo) => Command::Demo(demo_command(demo)?),
+    };
+    Ok(Invocation { project: global.project, overrides, command })
+}
+
+/// clap has made sure that it is one or the other.
+fn selection(which: Which) -> Selection {
+    which.pipeline.map_or(Selection::All, Selection::One)
+}
+
+fn model_command(command: cli::ModelCommand) -> Result<ModelCommand> {
+    Ok(match command {
+        cli::ModelCommand::Register { name, path, metrics, alias, description, tag, if_absent, format } => {
+            validate_name("model", &name)?;
+            if let Some(alias) = &alias {
+                validate_name("alias", alias)?;
+            }
+            ModelCommand::Register(Box::new(NewVersion {
+                name,
+                path,
+                metrics: pairs("--metrics", &metrics)?,
+                alias,
+                description,
+                tags: pairs("--tag", &tag)?,
+                if_absent,
+                format,
+            }))
+        }
+        cli::ModelCommand::List { format } => ModelCommand::List { format },
+        cli::ModelCommand::Show { name, format } => ModelCommand::Show { name, format },
+        cli::ModelCommand::Promote { name, version, alias, format } => {
+            ModelCommand::Promote { name, version, alias, format }
+        }
+        cli::ModelCommand::Rollback { name, alias, format } => ModelCommand::Rollback { name, alias, format },
+        cli::ModelCommand::History { name, alias, at, format } => {
+            ModelCommand::History { name, alias, at: at.as_deref().map(parse_time).transpose()?, format }
+        }
+    })
+}
+
+fn table_command(command: cli::TableCommand) -> Result<TableCommand> {
+    Ok(match command {
+        cli::TableCommand::List { format } => TableCommand::List { format },
+        cli::TableCommand::Show { table, format } => TableCommand::Show { table: TableName::parse(&table)?, format },
+        cli::TableCommand::History { table, format } => {
+            TableCommand::History { table: TableName::parse(&table)?, format }
+        }
+    })
+}
+
+fn sql_source(statement: Option<String>, file: Option<PathBuf>, terminal: bool) -> SqlSource {
+    match (statement, file) {
+        (Some(statement), _) => SqlSource::Statement(statement),
+        (None, Some(file)) if file.as_os_str() == "-" => SqlSource::Input,
+        (None, Some(file)) => SqlSource::File(file),
+        (None, None) if terminal => SqlSource::Prompt,
+        (None, None) => SqlSource::Input,
+    }
+}
+
+fn demo_command(demo: cli::DemoArguments) -> Result<Demo> {
+    if !(MIN_STUDENTS..=MAX_STUDENTS).contains(&demo.students) {
+        return Err(Error::invalid(format!("`--students {}` is out of range", demo.students))
+            .hint(format!("choose from {MIN_STUDENTS} to {MAX_STUDENTS}; the default is 100000")));
+    }
+    let action = match (demo.export_training, demo.clean) {
+        (Some(dir), _) => DemoAction::ExportTraining(dir),
+        (None, true) => DemoAction::Clean,
+        (None, false) => DemoAction::Show,
+    };
+    Ok(Demo { dir: demo.dir, students: demo.students, seed: demo.seed, action })
+}
+
+/// `key=value` pairs; a key may stand only once.
+fn pairs<T: FromStr>(option: &str, words: &[String]) -> Result<BTreeMap<String, T>> {
+    let mut pairs = BTreeMap::new();
+    for word in words {
+        let wrong = |what: &str| {
+            Error::invalid(format!("`{option} {word}`: {what}")).hint(format!("write `{option} KEY=VALUE`"))
+        };
+        let (key, value) = word.split_once('=').ok_or_else(|| wrong("there is no `=`"))?;
+        if key.is_empty() {
+            return Err(wrong("there is no key before `=`"));
+        }
+        let value = value.parse().map_err(|_| wrong("the value is not a number"))?;
+        if pairs.insert(key.to_owned(), value).is_some() {
+            return Err(wrong("the key stands twice"));
+        }
+    }
+    Ok(pairs)
+}
+
+/// A time in microseconds since the epoch; without a zone it is UTC.
+fn parse_time(text: &str) -> Result<i64> {
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Ok(time.timestamp_micros());
+    }
+    for form in ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"] {
+        if let Ok(time) = NaiveDateTime::parse_from_str(text, form) {
+            return Ok(time.and_utc().timestamp_micros());
+        }
+    }
+    match NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().and_then(|day| day.and_hms_opt(0, 0, 0)) {
+        Some(time) => Ok(time.and_utc().timestamp_micros()),
+        None => Err(Error::invalid(format!("`--at {text}` is not a time"))
+            .hint("write it as `2026-01-31`, `2026-01-31 10:00:00` or `2026-01-31T10:00:00+07:00`")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn resolved(words: &[&str]) -> Result<Invocation> {
+        resolve(Arguments::try_parse_from([&["insightera"], words].concat()).unwrap(), true)
+    }
+
+    #[test]
+    fn metrics_are_numbers_by_name_and_each_stands_once() {
+        let Command::Model(ModelCommand::Register(new)) =
+            resolved(&["model", "register", "m", "p", "--metrics", "auc=0.5", "rows=1e6", "--tag", "a=b=c"]).unwrap().command
+        else {
+            panic!("not a registration");
+        };
+        assert_eq!(new.metrics, BTreeMap::from([("auc".into(), 0.5), ("rows".into(), 1e6)]));
+        assert_eq!(new.tags["a"], "b=c");
+        for wrong in [["--metrics", "auc"], ["--metrics", "=1"], ["--metrics", "auc=high"]] {
+            let error = resolved(&[&["model", "register", "m", "p"], &wrong[..]].concat()).unwrap_err();
+            assert!(error.to_string().contains(wrong[1]), "{error}");
+        }
+        assert!(resolved(&["model", "register", "m", "p", "--metrics", "a=1", "a=2"]).is_err());
+    }
+
+    #[test]
+    fn a_time_without_a_zone_is_utc() {
+        assert_eq!(parse_time("1970-01-02").unwrap(), 86_400_000_000);
+        assert_eq!(parse_time("1970-01-01 00:00:01.5").unwrap(), 1_500_000);
+        assert_eq!(parse_time("1970-01-01T07:00:00+07:00").unwrap(), 0);
+        assert!(parse_time("yesterday").is_err());
+    }
+
+    #[test]
+    fn sql_without_a_statement_prompts_only_on_a_terminal() {
+        assert_eq!(sql_source(None, None, true), SqlSource::Prompt);
+        assert_eq!(sql_source(None, None, false), SqlSource::Input);
+        assert_eq!(sql_source(None, Some("-".into()), true), SqlSource::Input);
+        assert_eq!(sql_source(Some("SELECT 1".into()), None, true), SqlSource::Statement("SELECT 1".into()));
+    }
+
+    #[test]
+    fn a_selection_is_one_pipeline_or_all() {
+        let of = |words: &[&str]| match resolved(words).unwrap().command {
+            Command::Plan { selection, .. } => selection,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(of(&["plan", "risk"]), Selection::One("risk".into()));
+        assert_eq!(of(&["plan", "--all"]), Selection::All);
+    }
+
+    #[test]
+    fn flags_become_settings() {
+        let invocation = resolved(&["--memory", "2GiB", "--threads", "3", "table", "list"]).unwrap();
+        assert_eq!(invocation.overrides.memory_bytes, Some(2 << 30));
+        assert_eq!(invocation.overrides.threads, Some(3));
+        assert!(resolved(&["--memory", "much", "table", "list"]).is_err());
+    }
+}
