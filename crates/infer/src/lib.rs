@@ -1,1 +1,60 @@
-//! infer
+//! Scores tabular models: a `RecordBatch` in, predictions out.
+//!
+//! Words: an *artifact* is a model's files; a *loader* turns them into the one
+//! intermediate form: column steps that fill numeric *slots*, then a *head*
+//! (trees or a linear function) over them. Every index of a model is checked
+//! when it is loaded, so that scoring cannot leave its arrays.
+//!
+//! Formats: XGBoost (`json`, `ubj`) and Spark ML (`PipelineModel` folders).
+//! Scores are those of the library that made the model: XGBoost margins to the
+//! bit, Spark's within 1e-12.
+//!
+//! Coercions: integers, floats, decimals and booleans become numbers; null is
+//! a missing value, and so is NaN for XGBoost; Spark's Imputer replaces both.
+
+mod artifact;
+mod columns;
+mod error;
+mod forest;
+mod model;
+mod spark;
+mod xgboost;
+
+use std::sync::Arc;
+
+pub use artifact::Artifact;
+pub use error::{Error, Result};
+pub use model::{ClassProbabilities, Description, Input, InputKind, Model, Predictions, Signature};
+
+/// Recognises and loads a model.
+///
+/// # Errors
+/// `Invalid` when the format or a part of it is not supported, `Data` when a
+/// file is damaged. A model is never half loaded.
+pub fn load(artifact: &Artifact) -> Result<Arc<dyn Model>> {
+    let files = artifact.files();
+    if files.keys().any(|path| path == "MLmodel") {
+        return Err(Error::invalid("an MLflow model folder is not supported yet")
+            .with_hint("register the folder or file inside it: `sparkml/`, `model.json` or `model.ubj`"));
+    }
+    if files.keys().any(|path| path.starts_with("metadata/part-")) {
+        return spark::load(artifact);
+    }
+    if files.len() == 1
+        && let Some((name, bytes)) = files.iter().next()
+    {
+        let start = bytes.iter().find(|b| !b.is_ascii_whitespace());
+        if name.ends_with(".pkl") || name.ends_with(".pickle") || name.ends_with(".joblib") {
+            return Err(Error::invalid(format!("`{name}` is a pickle: loading one runs code, so it is never loaded"))
+                .with_hint("save the model in the library's own format, for XGBoost `save_model(\"model.ubj\")`"));
+        }
+        if start == Some(&b'{') {
+            return xgboost::load(name, bytes);
+        }
+        return Err(Error::invalid(format!("`{name}` is no model format that is known here"))
+            .with_hint("known are XGBoost .json and .ubj files and Spark ML PipelineModel folders"));
+    }
+    let names: Vec<&str> = files.keys().take(5).map(String::as_str).collect();
+    Err(Error::invalid(format!("the files {} are no model format that is known here", names.join(", ")))
+        .with_hint("known are XGBoost .json and .ubj files and Spark ML PipelineModel folders"))
+}

@@ -52,22 +52,23 @@ pub struct Global {
 }
 
 /// How rows are written to standard output.
+// The values have plain comments, since help would become long with clap's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Aligned columns, for reading
+    // Aligned columns, for reading.
     Table,
-    /// An array of objects
+    // An array of objects.
     Json,
-    /// Comma-separated, with a header
+    // Comma-separated, with a header.
     Csv,
 }
 
 /// How a report is written to standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ReportFormat {
-    /// A few lines, for reading
+    // A few lines, for reading.
     Table,
-    /// One object; an array with --all
+    // One object; an array with `--all`.
     Json,
 }
 
@@ -105,7 +106,7 @@ pub enum Command {
     Plan {
         #[command(flatten)]
         which: Which,
-        /// Form of the report
+        /// Form of the report; json is one object, with --all an array
         #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
         format: ReportFormat,
     },
@@ -116,7 +117,7 @@ pub enum Command {
         /// Score every entity, changed or not
         #[arg(long)]
         full: bool,
-        /// Form of the report
+        /// Form of the report; json is one object, with --all an array
         #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
         format: ReportFormat,
     },
@@ -124,7 +125,7 @@ pub enum Command {
     Verify {
         #[command(flatten)]
         which: Which,
-        /// Form of the report
+        /// Form of the report; json is one object, with --all an array
         #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
         format: ReportFormat,
     },
@@ -143,7 +144,7 @@ pub enum Command {
         /// A file with the statement; - is standard input
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
-        /// Form of the rows
+        /// Form of the rows; json is an array of objects
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
@@ -189,7 +190,7 @@ pub enum ModelCommand {
     },
     /// List the models
     List {
-        /// Form of the rows
+        /// Form of the rows; json is an array of objects
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
@@ -235,7 +236,7 @@ pub enum ModelCommand {
         /// Only the version at this time, in UTC unless it says otherwise
         #[arg(long, value_name = "TIME")]
         at: Option<String>,
-        /// Form of the rows
+        /// Form of the rows; json is an array of objects
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
@@ -246,7 +247,7 @@ pub enum ModelCommand {
 pub enum TableCommand {
     /// List the tables and the Parquet inputs
     List {
-        /// Form of the rows
+        /// Form of the rows; json is an array of objects
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
@@ -262,7 +263,7 @@ pub enum TableCommand {
     History {
         /// The table: namespace.name
         table: String,
-        /// Form of the rows
+        /// Form of the rows; json is an array of objects
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },

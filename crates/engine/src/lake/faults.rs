@@ -80,22 +80,29 @@ pub enum Bug {
 mod active {
     use super::{Bug, Path, Stage, io};
 
+    /// Numbers an operation and carries it out.
     #[inline(always)]
     pub fn step<T>(_: Stage, _: &str, _: &Path, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         act()
     }
+    /// A file was created, its name not yet durable.
     #[inline(always)]
     pub fn file_created(_: &Path) {}
+    /// A file's content is durable.
     #[inline(always)]
     pub fn file_synced(_: &Path) {}
+    /// A directory's names are durable.
     #[inline(always)]
     pub fn directory_synced(_: &Path) {}
+    /// Whether a known bug is put back.
     #[inline(always)]
     pub fn bug(_: Bug) -> bool {
         false
     }
+    /// Waits before a pointer swap, when a test asks for it.
     #[inline(always)]
     pub fn before_swap() {}
+    /// Whether a swap's answer gets lost.
     #[inline(always)]
     pub fn lose_reply() -> bool {
         false
@@ -159,6 +166,7 @@ mod active {
         std::process::abort()
     }
 
+    /// Numbers an operation and carries it out.
     pub fn step<T>(stage: Stage, what: &str, path: &Path, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let skipped = (bug(Bug::NoMetadataFsync) && stage == Stage::Metadata && what == "fsync")
             || (bug(Bug::NoDirectoryFsync) && what == "fsync directory");
@@ -197,6 +205,7 @@ mod active {
         SKIPPED.swap(0, Ordering::SeqCst) == 1
     }
 
+    /// A file was created, its name not yet durable.
     pub fn file_created(path: &Path) {
         let mut state = UNSYNCED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         state.0.insert(path.to_owned());
@@ -205,6 +214,7 @@ mod active {
         }
     }
 
+    /// A file's content is durable.
     pub fn file_synced(path: &Path) {
         if was_skipped() {
             return;
@@ -213,6 +223,7 @@ mod active {
         state.0.remove(path);
     }
 
+    /// A directory's names are durable.
     pub fn directory_synced(path: &Path) {
         if was_skipped() {
             return;
@@ -221,10 +232,12 @@ mod active {
         state.1.remove(path);
     }
 
+    /// Whether a known bug is put back.
     pub fn bug(bug: Bug) -> bool {
         *BUG == format!("{bug:?}")
     }
 
+    /// Waits before a pointer swap, when a test asks for it.
     pub fn before_swap() {
         let text = std::env::var("INSIGHTERA_FAULT").unwrap_or_default();
         if let Some(file) = text.strip_prefix("pause:swap:") {
@@ -235,6 +248,7 @@ mod active {
         }
     }
 
+    /// Whether a swap's answer gets lost.
     pub fn lose_reply() -> bool {
         std::env::var("INSIGHTERA_FAULT").is_ok_and(|text| text == "lose-reply")
     }

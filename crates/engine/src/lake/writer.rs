@@ -232,9 +232,7 @@ impl TableWriter {
     fn close(&mut self, partition: Struct, file: OpenFile) -> Result<()> {
         let OpenFile { location, path, mut writer } = file;
         let parquet = writer.finish().map_err(|e| cannot_encode(&path, e))?;
-        let sink = writer.into_inner().map_err(|e| cannot_encode(&path, e))?;
-        let bytes = sink.bytes;
-        sink.file.finish()?;
+        let bytes = writer.inner_mut().finish()?;
         self.paths.push(path);
         let mut builder = statistics(&parquet, self.table.schema());
         let described = builder
@@ -255,25 +253,37 @@ impl TableWriter {
 /// Counts what it passes on.
 #[derive(Debug)]
 struct Tee {
-    file: NewFile,
+    file: Option<NewFile>,
     bytes: u64,
 }
 
 impl Tee {
     fn create(path: &std::path::Path) -> Result<Self> {
-        Ok(Self { file: NewFile::create(path)?, bytes: 0 })
+        Ok(Self { file: Some(NewFile::create(path)?), bytes: 0 })
+    }
+
+    /// Makes the content durable; answers its size.
+    fn finish(&mut self) -> Result<u64> {
+        match self.file.take() {
+            Some(file) => file.finish().map(|()| self.bytes),
+            None => Err(Error::internal("a data file was finished twice")),
+        }
+    }
+
+    fn open(&mut self) -> std::io::Result<&mut NewFile> {
+        self.file.as_mut().ok_or_else(|| std::io::Error::other("the file is closed"))
     }
 }
 
 impl Write for Tee {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let written = self.file.write(bytes)?;
+        let written = self.open()?.write(bytes)?;
         self.bytes += written as u64;
         Ok(written)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        self.file.flush()
+        self.open()?.flush()
     }
 }
 
@@ -287,9 +297,7 @@ pub(super) fn write_plain(location: &str, batch: &RecordBatch) -> Result<(u64, P
         .map_err(|e| cannot_encode(&path, e))?;
     writer.write(batch).map_err(|e| cannot_encode(&path, e))?;
     let parquet = writer.finish().map_err(|e| cannot_encode(&path, e))?;
-    let sink = writer.into_inner().map_err(|e| cannot_encode(&path, e))?;
-    let bytes = sink.bytes;
-    sink.file.finish()?;
+    let bytes = writer.inner_mut().finish()?;
     durable::sync_parent(&path)?;
     Ok((bytes, parquet))
 }

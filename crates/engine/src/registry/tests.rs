@@ -63,6 +63,7 @@ fn artifact(content: &str) -> Artifact {
         ("MLmodel".to_owned(), Bytes::from_static(b"flavors: {}\n")),
         ("data/model.json".to_owned(), Bytes::from(content.to_owned())),
     ]))
+    .unwrap()
 }
 
 #[track_caller]
@@ -225,13 +226,6 @@ fn names_that_cannot_be_used_are_refused_before_anything_is_written() {
             "metric",
             "printable",
         );
-        for path in ["../x", "/etc/x", "a/../b", "", "a\\b", "a//b", "a/", "./a"] {
-            let files = BTreeMap::from([(path.to_owned(), Bytes::from_static(b"x"))]);
-            let new = Registration::new("fraud", Artifact::from_files(files));
-            refused(fixture.registry.register(new), ErrorKind::Invalid, "path", "relative");
-        }
-        let empty = Registration::new("fraud", Artifact::from_files(BTreeMap::new()));
-        refused(fixture.registry.register(empty), ErrorKind::Invalid, "no files", "");
         assert_eq!(fixture.registry.models().unwrap(), []);
     }
 }

@@ -70,8 +70,6 @@ pub struct Prepared {
     pub definition: Definition,
     /// The loaded model.
     pub model: Option<Arc<dyn Model>>,
-    /// The columns of the feature query.
-    pub feature_schema: SchemaRef,
     /// The columns that the feature hash covers.
     pub hashed: Vec<String>,
     /// The output.
@@ -148,7 +146,7 @@ impl Prepared {
         };
         let locality = locality::key_columns(&query.plan, &pipeline.entity_key);
         let time_sources = time_sources(pipeline, &query);
-        Ok(Self { definition, model, feature_schema, hashed, output: Arc::new(output), locality, time_sources, evolution })
+        Ok(Self { definition, model, hashed, output: Arc::new(output), locality, time_sources, evolution })
     }
 }
 

@@ -407,11 +407,12 @@ fn prediction_columns(
     let (prediction, probability, probabilities, margin) = match predictions {
         None => (null(0), null(1), null(2), null(3)),
         Some(p) => {
-            let map = match &p.probabilities {
+            let map = match p.probabilities.as_ref().filter(|_| plan.uses_probabilities) {
                 None => null(2),
                 Some(classes) => {
                     let labels = classes.labels.len();
-                    let keys = StringArray::from_iter_values((0..rows).flat_map(|_| classes.labels.iter().map(String::as_str)));
+                    let keys: Vec<&str> = (0..rows).flat_map(|_| classes.labels.iter().map(String::as_str)).collect();
+                    let keys = StringArray::from(keys);
                     let values = Float64Array::from(classes.values.clone());
                     let DataType::Map(entries, _) = plan.input_schema.field(from + 2).data_type().clone() else {
                         return Err(Error::internal("`probabilities` is not a map"));
@@ -546,7 +547,7 @@ impl ExecutionPlan for WriteExec {
                 }
             }
             let written = resources.timed(&resources.counters.write_ns, || write_sorted(&resources, batches, &key));
-            let json = StringArray::from_iter_values(written.map_err(external)?);
+            let json = StringArray::from(written.map_err(external)?);
             Ok(RecordBatch::try_new(schema, vec![Arc::new(json)])?)
         };
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), futures::stream::once(work))))

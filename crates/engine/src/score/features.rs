@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 
@@ -11,7 +10,7 @@ use super::inputs::Inputs;
 use crate::config::{Duplicates, Pipeline};
 use crate::error::{Error, Result};
 use crate::lake::TableName;
-use crate::lake::scan::{KeyFilter, Scan};
+use crate::lake::scan::KeyFilter;
 use crate::sql::{plan_error, session};
 use crate::workspace::Workspace;
 
@@ -56,8 +55,6 @@ pub struct FeatureQuery {
     pub context: SessionContext,
     /// Its plan, unoptimised.
     pub plan: LogicalPlan,
-    /// The providers of its inputs.
-    pub scans: BTreeMap<String, Scan>,
 }
 
 impl FeatureQuery {
@@ -70,9 +67,8 @@ impl FeatureQuery {
     ) -> Result<Self> {
         let what = source(pipeline);
         let context = session(workspace, &pipeline.features.time_zone)?;
-        let scans = inputs.scans(keys)?;
-        for (name, scan) in &scans {
-            crate::sql::put(&context, &TableName::parse(name)?, Arc::new(scan.clone()))?;
+        for (name, scan) in inputs.scans(keys)? {
+            crate::sql::put(&context, &TableName::parse(&name)?, Arc::new(scan))?;
         }
         let sql = &pipeline.features.sql;
         let plan =
@@ -80,7 +76,7 @@ impl FeatureQuery {
         if matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_)) {
             return Err(Error::invalid(format!("{what}: a feature query must be a SELECT")));
         }
-        Ok(Self { context, plan, scans })
+        Ok(Self { context, plan })
     }
 
     /// The plan that a run executes: with `duplicates = "latest"`, only the
@@ -91,20 +87,6 @@ impl FeatureQuery {
         }
         newest_rows(&self.context, &self.plan, pipeline)
             .map_err(|e| plan_error(&source(pipeline), &pipeline.features.sql, e))
-    }
-
-    /// Names of the tables that the plan scans, sorted.
-    pub fn scanned(&self) -> Vec<String> {
-        let mut names = Vec::new();
-        let _ = self.plan.apply(|node| {
-            if let LogicalPlan::TableScan(scan) = node {
-                names.push(scan.table_name.to_string());
-            }
-            Ok(TreeNodeRecursion::Continue)
-        });
-        names.sort();
-        names.dedup();
-        names
     }
 }
 

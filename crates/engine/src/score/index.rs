@@ -101,11 +101,6 @@ impl Entries {
         let from = if at == 0 { 0 } else { self.ends[at - 1] };
         &self.keys[from..self.ends[at]]
     }
-
-    /// The state of an entry.
-    pub fn state(&self, at: usize) -> State {
-        State { feature_hash: self.features[at], definition_hash: self.definitions[at], live: self.live[at] }
-    }
 }
 
 impl FromIterator<Entry> for Entries {

@@ -30,7 +30,7 @@ mod state;
 mod timestamps;
 mod verify;
 
-pub use definition::{Prepared, check};
+pub use definition::{CheckReport, check};
 pub use inputs::{Consumed, Inputs};
 pub use output::TableShape;
 pub use plan::{Plan, Reasons, plan};

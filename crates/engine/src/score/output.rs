@@ -78,6 +78,8 @@ pub struct OutputPlan {
     pub input_schema: SchemaRef,
     /// How the table is keyed.
     pub shape: TableShape,
+    /// Whether an expression reads `probabilities`, which cost time to make.
+    pub uses_probabilities: bool,
 }
 
 /// The role of a prediction table's columns, kept in its properties.
@@ -152,12 +154,14 @@ impl OutputPlan {
             })
         };
         let shape = TableShape { key: pipeline.entity_key.clone(), timestamp: role(TIMESTAMP)?, inference_type: role(TYPE)? };
+        let mut uses_probabilities = false;
         let columns = wanted
             .iter()
             .map(|(name, sql)| {
                 let what = format!("{}: [output.columns] {name}", pipeline.file.display());
                 let logical = context.state().create_logical_expr(sql, &df_schema).map_err(|e| plan_error(&what, sql, e))?;
                 refuse_clocks(&what, &logical)?;
+                uses_probabilities |= logical.column_refs().iter().any(|c| c.name == "probabilities");
                 let physical =
                     context.state().create_physical_expr(logical, &df_schema).map_err(|e| plan_error(&what, sql, e))?;
                 let data_type = physical.data_type(&input_schema).map_err(|e| plan_error(&what, sql, e))?;
@@ -168,7 +172,7 @@ impl OutputPlan {
                 Ok(OutputColumn { column, sql: sql.clone(), physical })
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self { columns, input_schema, shape })
+        Ok(Self { columns, input_schema, shape, uses_probabilities })
     }
 
     /// The columns of the prediction table.

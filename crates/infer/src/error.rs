@@ -1,0 +1,47 @@
+//! The crate's error: what the caller must do, what happened, what to try.
+
+use insightera_core::ErrorKind;
+
+/// Why a model could not be loaded or could not score.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    hint: Option<String>,
+}
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An artifact that is damaged or not what it claims to be.
+    pub(crate) fn data(message: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::Data, message: message.into(), hint: None }
+    }
+
+    /// Rows or a model that cannot be used this way.
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::Invalid, message: message.into(), hint: None }
+    }
+
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None }
+    }
+
+    #[must_use]
+    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// What the caller must do.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The next step, where one is known.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+}

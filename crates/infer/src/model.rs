@@ -1,0 +1,90 @@
+//! What every model is, whatever made it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::Float64Array;
+use arrow::record_batch::RecordBatch;
+
+use crate::error::Result;
+
+/// A loaded model. Scoring is single-threaded and does not depend on how rows
+/// are cut into batches.
+pub trait Model: Send + Sync + fmt::Debug {
+    /// What it is.
+    fn description(&self) -> &Description;
+
+    /// The columns it wants.
+    fn signature(&self) -> &Signature;
+
+    /// Scores every row of `batch`; columns are found by name.
+    ///
+    /// # Errors
+    /// `Invalid` when a column is missing or has a type that cannot be used,
+    /// `Data` when a value is refused by the model.
+    fn score(&self, batch: &RecordBatch) -> Result<Predictions>;
+}
+
+/// What a model is.
+#[derive(Debug, Clone, Default)]
+pub struct Description {
+    /// `xgboost` or `spark`.
+    pub flavor: String,
+    /// XGBoost's objective, Spark's last stage.
+    pub objective: String,
+    /// Class labels of a classifier.
+    pub labels: Vec<String>,
+    /// Trees.
+    pub trees: usize,
+    /// Nodes of all trees, leaves included.
+    pub nodes: usize,
+    /// The longest path from a root to a leaf.
+    pub max_depth: usize,
+}
+
+/// The columns a model wants.
+#[derive(Debug, Clone, Default)]
+pub struct Signature {
+    /// In the model's own order.
+    pub inputs: Vec<Input>,
+}
+
+/// One column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// Its name.
+    pub name: String,
+    /// What it holds.
+    pub kind: InputKind,
+}
+
+/// What a column holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InputKind {
+    /// Numbers.
+    Numeric,
+    /// Labels.
+    Categorical,
+}
+
+/// The predictions for the rows of a batch.
+#[derive(Debug, Clone)]
+pub struct Predictions {
+    /// The class of a classifier (as a number), the value of a regressor.
+    pub prediction: Float64Array,
+    /// Probability of the positive class of a binary classifier.
+    pub probability: Option<Float64Array>,
+    /// Probabilities of all classes.
+    pub probabilities: Option<ClassProbabilities>,
+    /// The raw score before the output transform.
+    pub margin: Option<Float64Array>,
+}
+
+/// Probabilities, row by row.
+#[derive(Debug, Clone)]
+pub struct ClassProbabilities {
+    /// The classes.
+    pub labels: Arc<[String]>,
+    /// `labels.len()` values a row.
+    pub values: Vec<f64>,
+}

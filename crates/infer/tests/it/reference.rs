@@ -1,0 +1,56 @@
+//! Reference models with the outputs of the libraries that made them.
+
+use arrow::array::Array;
+use insightera_infer::{Artifact, load};
+
+use crate::{assert_close, folder, numbers, read_parquet, ulps};
+
+#[test]
+fn xgboost_margins_are_the_librarys_to_the_bit() {
+    let Some(root) = folder("xgboost_margins_are_the_librarys_to_the_bit", "INSIGHTERA_TEST_REFERENCE") else { return };
+    let rows = read_parquet(&root.join("models/inputs.parquet"));
+    let wanted = read_parquet(&root.join("models/expected.parquet"));
+    for file in ["xgb.json", "xgb.ubj"] {
+        let model = load(&Artifact::read(&root.join("models").join(file)).unwrap()).unwrap();
+        let scored = model.score(&rows).unwrap();
+        let (margin, probability) = (scored.margin.unwrap(), scored.probability.unwrap());
+        let schema = wanted.schema();
+        let name = |part: &str| {
+            let found = schema.fields().iter().map(|f| f.name().clone()).find(|n| n.contains("xgb") && n.contains(part));
+            found.unwrap_or_else(|| panic!("no {part} in {schema:?}"))
+        };
+        let (margins, probabilities) = (numbers(&wanted, &name("margin")), numbers(&wanted, &name("pro")));
+        for row in 0..rows.num_rows() {
+            assert_eq!((margin.value(row) as f32).to_bits(), (margins.value(row) as f32).to_bits(), "{file} row {row}");
+            assert!(ulps(probability.value(row), probabilities.value(row)) <= 2, "{file} row {row}");
+        }
+    }
+}
+
+#[test]
+fn spark_models_score_as_spark_does() {
+    let Some(root) = folder("spark_models_score_as_spark_does", "INSIGHTERA_TEST_REFERENCE") else { return };
+    let root = root.join("sparkml");
+    let rows = read_parquet(&root.join("inputs.parquet"));
+    let mut models = 0;
+    for entry in std::fs::read_dir(&root).unwrap().flatten().filter(|e| e.path().is_dir()) {
+        let name = entry.file_name().into_string().unwrap();
+        let expected = root.join(format!("{name}.expected.parquet"));
+        if !expected.exists() {
+            continue;
+        }
+        let model = load(&Artifact::read(&entry.path()).unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let wanted = read_parquet(&expected);
+        let scored = model.score(&rows).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let predictions = numbers(&wanted, "prediction");
+        if scored.probability.is_some() {
+            assert_eq!(scored.prediction, predictions, "{name}: classes");
+        }
+        assert_close(&name, &scored.prediction, &predictions, 1e-12);
+        if let (Some(found), Some(column)) = (&scored.probability, wanted.schema().fields().iter().find(|f| f.name() == "p1" || f.name() == "probability_1")) {
+            assert_close(&name, found, &numbers(&wanted, column.name()), 1e-12);
+        }
+        models += 1;
+    }
+    assert!(models >= 4, "only {models} models found");
+}
