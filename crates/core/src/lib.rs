@@ -10,5 +10,5 @@ mod run_id;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::ErrorKind;
-pub use names::{closest, validate_name, InvalidName};
+pub use names::{InvalidName, closest, validate_name};
 pub use run_id::RunId;

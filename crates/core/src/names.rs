@@ -28,10 +28,7 @@ impl std::error::Error for InvalidName {}
 /// When it is empty, longer than 64 characters, or holds another character.
 pub fn validate_name(what: &'static str, name: &str) -> Result<(), InvalidName> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-    let good = !name.is_empty()
-        && name.len() <= 64
-        && name.chars().all(allowed)
-        && !name.starts_with(['.', '-']);
+    let good = !name.is_empty() && name.len() <= 64 && name.chars().all(allowed) && !name.starts_with(['.', '-']);
     if good { Ok(()) } else { Err(InvalidName { what, name: name.to_owned() }) }
 }
 

@@ -51,12 +51,26 @@ pub fn check_key_type(name: &str, data_type: &DataType) -> Result<()> {
     use DataType as T;
     match data_type {
         T::Dictionary(_, value) => check_key_type(name, value),
-        T::Int8 | T::Int16 | T::Int32 | T::Int64 | T::UInt8 | T::UInt16 | T::UInt32 | T::Utf8 | T::LargeUtf8
-        | T::Utf8View | T::Date32 | T::Boolean | T::Binary | T::LargeBinary | T::BinaryView | T::FixedSizeBinary(_) => Ok(()),
-        T::Float16 | T::Float32 | T::Float64 => Err(Error::invalid(format!(
-            "entity key column `{name}` has type {data_type}: a float is no identity"
-        ))
-        .hint("cast it to BIGINT or VARCHAR in the feature SQL")),
+        T::Int8
+        | T::Int16
+        | T::Int32
+        | T::Int64
+        | T::UInt8
+        | T::UInt16
+        | T::UInt32
+        | T::Utf8
+        | T::LargeUtf8
+        | T::Utf8View
+        | T::Date32
+        | T::Boolean
+        | T::Binary
+        | T::LargeBinary
+        | T::BinaryView
+        | T::FixedSizeBinary(_) => Ok(()),
+        T::Float16 | T::Float32 | T::Float64 => {
+            Err(Error::invalid(format!("entity key column `{name}` has type {data_type}: a float is no identity"))
+                .hint("cast it to BIGINT or VARCHAR in the feature SQL"))
+        }
         other => Err(Error::invalid(format!("entity key column `{name}` has type {other}"))
             .hint("an entity key is a string, an integer, a date, a boolean or bytes; cast it in the feature SQL")),
     }
@@ -176,7 +190,8 @@ pub fn decode(encodings: &[&[u8]], types: &[DataType]) -> Result<Vec<ArrayRef>> 
     let mut columns: Vec<ArrayRef> = Vec::with_capacity(types.len());
     for data_type in types {
         let (mut integers, mut strings) = (Int64Builder::new(), StringBuilder::new());
-        let (mut dates, mut booleans, mut binaries) = (Date32Builder::new(), BooleanBuilder::new(), BinaryBuilder::new());
+        let (mut dates, mut booleans, mut binaries) =
+            (Date32Builder::new(), BooleanBuilder::new(), BinaryBuilder::new());
         let mut kind = NULL;
         for bytes in &mut rest {
             let (tag, tail) = bytes.split_first().ok_or_else(damaged)?;
@@ -185,7 +200,11 @@ pub fn decode(encodings: &[&[u8]], types: &[DataType]) -> Result<Vec<ArrayRef>> 
                 INTEGER | DATE => {
                     let (value, tail) = tail.split_first_chunk::<8>().ok_or_else(damaged)?;
                     let value = (u64::from_be_bytes(*value) ^ (1 << 63)) as i64;
-                    if *tag == INTEGER { integers.append_value(value) } else { dates.append_value(value as i32) }
+                    if *tag == INTEGER {
+                        integers.append_value(value)
+                    } else {
+                        dates.append_value(value as i32)
+                    }
                     tail
                 }
                 BOOLEAN => {
@@ -270,8 +289,10 @@ mod tests {
 
     #[test]
     fn parts_of_a_key_do_not_run_together() {
-        let one = batch(vec![("a", Arc::new(StringArray::from(vec!["ab"]))), ("b", Arc::new(StringArray::from(vec!["c"])))]);
-        let two = batch(vec![("a", Arc::new(StringArray::from(vec!["a"]))), ("b", Arc::new(StringArray::from(vec!["bc"])))]);
+        let one =
+            batch(vec![("a", Arc::new(StringArray::from(vec!["ab"]))), ("b", Arc::new(StringArray::from(vec!["c"])))]);
+        let two =
+            batch(vec![("a", Arc::new(StringArray::from(vec!["a"]))), ("b", Arc::new(StringArray::from(vec!["bc"])))]);
         let of = |b: &RecordBatch| Keys::new(b, &["a".into(), "b".into()]).unwrap().hashes();
         assert_ne!(of(&one), of(&two));
     }

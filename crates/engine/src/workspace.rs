@@ -24,26 +24,17 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Opens the project in `dir`.
+    /// Opens the project in `dir`; catalog and registry are created when they
+    /// are missing.
     ///
     /// # Errors
-    /// When the project file is wrong, the catalog is missing or locked, or a
+    /// When the project file is wrong, the catalog is locked or damaged, or a
     /// newer Insightera wrote the warehouse.
     pub fn open(dir: &Path, overrides: Overrides, clock: Arc<dyn Clock>) -> Result<Self> {
-        Self::open_with(dir, overrides, clock, busy_timeout(), false)
-    }
-
-    /// Opens the project in `dir` and creates catalog and registry when they
-    /// are missing.
-    pub fn create(dir: &Path, overrides: Overrides, clock: Arc<dyn Clock>) -> Result<Self> {
-        Self::open_with(dir, overrides, clock, busy_timeout(), true)
-    }
-
-    fn open_with(dir: &Path, overrides: Overrides, clock: Arc<dyn Clock>, busy: Duration, create: bool) -> Result<Self> {
+        let busy = busy_timeout();
         let project = Project::load_with(dir, overrides)?;
         let settings = &project.settings;
-        let open = if create { Lake::create } else { Lake::open };
-        let lake = open(&settings.catalog.path, &settings.storage.warehouse, busy, clock.clone())?;
+        let lake = Lake::create(&settings.catalog.path, &settings.storage.warehouse, busy, clock.clone())?;
         let options = RegistryOptions { create: true, busy_timeout: busy };
         let registry = EmbeddedRegistry::open_with(&settings.registry.path, clock.clone(), options)?;
         Ok(Self { lake, registry: Arc::new(registry), clock, project })

@@ -86,9 +86,8 @@ impl Artifact {
 }
 
 fn collect(root: &Path, folder: &Path, files: &mut BTreeMap<String, Bytes>) -> Result<()> {
-    let unreadable = |e: std::io::Error| {
-        Error::new(ErrorKind::Unavailable, format!("cannot list `{}`: {e}", folder.display()))
-    };
+    let unreadable =
+        |e: std::io::Error| Error::new(ErrorKind::Unavailable, format!("cannot list `{}`: {e}", folder.display()));
     for entry in fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");

@@ -146,12 +146,16 @@ impl<T: Value> Forest<T> {
                 }
                 match node {
                     NodeBuilder::Leaf(leaf) => {
-                        self.nodes[to] = Node { threshold: T::from_f64(f64::NAN), left: to as u32, feature: 0, flags: MISSING_LEFT };
+                        self.nodes[to] =
+                            Node { threshold: T::from_f64(f64::NAN), left: to as u32, feature: 0, flags: MISSING_LEFT };
                         self.leaves[to] = *leaf;
                     }
                     NodeBuilder::Split { feature, test, missing_left, left, right } => {
                         if *feature as usize >= self.slots {
-                            return Err(Error::data(format!("node {from} splits on feature {feature} of {}", self.slots)));
+                            return Err(Error::data(format!(
+                                "node {from} splits on feature {feature} of {}",
+                                self.slots
+                            )));
                         }
                         let child = self.nodes.len();
                         self.reserve();
@@ -296,7 +300,13 @@ mod tests {
 
     #[test]
     fn a_walk_ends_in_the_right_leaf_whatever_the_depth_around_it() {
-        let nodes = vec![split(0, 1.0, 1, 2), NodeBuilder::Leaf(10), split(1, 5.0, 3, 4), NodeBuilder::Leaf(11), NodeBuilder::Leaf(12)];
+        let nodes = vec![
+            split(0, 1.0, 1, 2),
+            NodeBuilder::Leaf(10),
+            split(1, 5.0, 3, 4),
+            NodeBuilder::Leaf(11),
+            NodeBuilder::Leaf(12),
+        ];
         let forest = Forest::<f64>::new(&[TreeBuilder { nodes }], 2).unwrap();
         let rows = [[0.5, 9.0], [1.0, 4.0], [1.0, 5.0], [f64::NAN, 0.0], [2.0, f64::NAN], [-1e300, 0.0]];
         assert_eq!(rows.map(|r| leaf_of(&forest, &r)), [10, 11, 12, 11, 12, 10]);
@@ -308,7 +318,12 @@ mod tests {
 
     #[test]
     fn a_tree_with_a_cycle_or_a_wild_index_is_refused() {
-        for nodes in [vec![split(0, 1.0, 0, 0)], vec![split(0, 1.0, 1, 1), NodeBuilder::Leaf(0)], vec![split(0, 1.0, 7, 8)], vec![split(9, 1.0, 1, 2), NodeBuilder::Leaf(0), NodeBuilder::Leaf(0)]] {
+        for nodes in [
+            vec![split(0, 1.0, 0, 0)],
+            vec![split(0, 1.0, 1, 1), NodeBuilder::Leaf(0)],
+            vec![split(0, 1.0, 7, 8)],
+            vec![split(9, 1.0, 1, 2), NodeBuilder::Leaf(0), NodeBuilder::Leaf(0)],
+        ] {
             assert!(Forest::<f64>::new(&[TreeBuilder { nodes }], 1).is_err());
         }
     }

@@ -1,12 +1,14 @@
 //! Progress on standard error: a bar on a terminal, nothing elsewhere.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use insightera_engine::score::Reporter;
 
 use crate::printer::Printer;
+use crate::text;
 
 /// The bars of a command.
 #[derive(Debug, Clone)]
@@ -27,7 +29,9 @@ impl Bars {
         let bar = bars.add(ProgressBar::new_spinner());
         let color = if self.colors { ".cyan" } else { "" };
         let waiting = format!("{{spinner{color}}} {{prefix}} {{msg}} {{elapsed}}");
-        let counting = format!("{{spinner{color}}} {{prefix}} {{msg}} [{{bar:24{color}}}] {{human_pos}}/{{human_len}} rows {{per_sec}}");
+        let counting = format!(
+            "{{spinner{color}}} {{prefix}} {{msg}} [{{bar:24{color}}}] {{human_pos}}/{{human_len}} rows {{per_sec}}"
+        );
         bar.set_style(style(&waiting));
         bar.set_prefix(what.to_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
@@ -37,7 +41,10 @@ impl Bars {
 
 /// The templates are constants of this file; a wrong one only costs its looks.
 fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()).progress_chars("=> ")
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner());
+    style.progress_chars("=> ").with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+        let _ = write!(out, "{}/s", text::count(state.per_sec() as u64));
+    })
 }
 
 /// One bar.

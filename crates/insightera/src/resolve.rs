@@ -292,7 +292,9 @@ mod tests {
     #[test]
     fn metrics_are_numbers_by_name_and_each_stands_once() {
         let Command::Model(ModelCommand::Register(new)) =
-            resolved(&["model", "register", "m", "p", "--metrics", "auc=0.5", "rows=1e6", "--tag", "a=b=c"]).unwrap().command
+            resolved(&["model", "register", "m", "p", "--metrics", "auc=0.5", "rows=1e6", "--tag", "a=b=c"])
+                .unwrap()
+                .command
         else {
             panic!("not a registration");
         };

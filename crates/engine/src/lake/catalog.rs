@@ -72,8 +72,9 @@ impl Catalog {
     /// Opens the catalog at `path`, which must exist.
     pub fn open(path: &Path, busy_timeout: Duration) -> Result<Self> {
         if !path.exists() {
-            return Err(Error::not_found(format!("there is no catalog at `{}`", path.display()))
-                .hint("create the project with `insightera init DIR`, or correct `[catalog] path` in insightera.toml"));
+            return Err(Error::not_found(format!("there is no catalog at `{}`", path.display())).hint(
+                "create the project with `insightera init DIR`, or correct `[catalog] path` in insightera.toml",
+            ));
         }
         Ok(Self { path: path.to_owned(), busy_timeout })
     }
@@ -105,27 +106,29 @@ impl Catalog {
         let path = self.path.display();
         let code = error.sqlite_error_code();
         match code {
-            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
-                Error::unavailable(format!("the catalog `{path}` is locked by another process"))
-                    .hint(format!(
-                        "it stayed locked for {} s; find the process that holds it (`fuser {path}`), or try again later",
-                        self.busy_timeout.as_secs_f64()
-                    ))
-                    .cause(error)
-            }
+            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => Error::unavailable(
+                format!("the catalog `{path}` is locked by another process"),
+            )
+            .hint(format!(
+                "it stayed locked for {} s; find the process that holds it (`fuser {path}`), or try again later",
+                self.busy_timeout.as_secs_f64()
+            ))
+            .cause(error),
             Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
                 Error::data(format!("`{path}` is not a SQLite catalog, or is damaged"))
                     .hint("restore it from a backup; the tables themselves are in the warehouse folder")
                     .cause(error)
             }
-            Some(rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::PermissionDenied) => {
-                Error::invalid(format!("cannot {action} the catalog `{path}`: {error}"))
-                    .hint("give this user write access to the warehouse folder and its files")
+            Some(
+                rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::PermissionDenied,
+            ) => Error::invalid(format!("cannot {action} the catalog `{path}`: {error}"))
+                .hint("give this user write access to the warehouse folder and its files")
+                .cause(error),
+            Some(rusqlite::ErrorCode::DiskFull) => {
+                Error::unavailable(format!("the disk of the catalog `{path}` is full"))
+                    .hint("free disk space and run again; nothing was committed")
                     .cause(error)
             }
-            Some(rusqlite::ErrorCode::DiskFull) => Error::unavailable(format!("the disk of the catalog `{path}` is full"))
-                .hint("free disk space and run again; nothing was committed")
-                .cause(error),
             _ => Error::unavailable(format!("cannot {action} the catalog `{path}`: {error}")).cause(error),
         }
     }
@@ -140,7 +143,9 @@ impl Catalog {
             )
             .map_err(|e| self.sql_error("read", e))?;
         let rows = statement
-            .query_map(params![CATALOG_NAME, FORMAT_PROPERTY], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
+            .query_map(params![CATALOG_NAME, FORMAT_PROPERTY], |row| {
+                Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+            })
             .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
             .map_err(|e| self.sql_error("read", e))?;
         for (namespace, value) in rows {
@@ -230,8 +235,9 @@ impl Catalog {
             "UPDATE iceberg_tables SET metadata_location = ?1, previous_metadata_location = ?2
              WHERE catalog_name = ?3 AND table_namespace = ?4 AND table_name = ?5 {compare}"
         );
-        let swapped =
-            self.change(|transaction| transaction.execute(&sql, params![new, old, CATALOG_NAME, table.namespace, table.name]));
+        let swapped = self.change(|transaction| {
+            transaction.execute(&sql, params![new, old, CATALOG_NAME, table.namespace, table.name])
+        });
         match swapped {
             Swap::Done if faults::lose_reply() => Swap::Unknown(Error::unavailable("the reply was lost")),
             other => other,

@@ -70,7 +70,8 @@ pub fn diff(table: &Table, from: i64, to: i64, key: &[String]) -> Result<Diff> {
     let metadata = table.metadata();
     let start = metadata.snapshot_by_id(from);
     let schema_of = |id: Option<&iceberg::spec::SnapshotRef>| id.and_then(|s| s.schema_id());
-    if path.iter().any(|s| s.schema_id() != schema_of(start)) || schema_of(start) != Some(metadata.current_schema_id()) {
+    if path.iter().any(|s| s.schema_id() != schema_of(start)) || schema_of(start) != Some(metadata.current_schema_id())
+    {
         return declined(format!("the schema of `{name}` changed since snapshot {from}"));
     }
     let known_specs: HashSet<i32> = match start {
@@ -110,7 +111,9 @@ pub fn diff(table: &Table, from: i64, to: i64, key: &[String]) -> Result<Diff> {
                     }
                     (ManifestContentType::Deletes, ManifestStatus::Added) => deletes.push(file),
                     (ManifestContentType::Deletes, ManifestStatus::Deleted) => {
-                        return declined(format!("a commit took delete files out of `{name}`, rows may have come back"));
+                        return declined(format!(
+                            "a commit took delete files out of `{name}`, rows may have come back"
+                        ));
                     }
                     (_, ManifestStatus::Existing) => {}
                 }
@@ -125,7 +128,8 @@ pub fn diff(table: &Table, from: i64, to: i64, key: &[String]) -> Result<Diff> {
         match file.data_file().content_type() {
             DataContentType::EqualityDeletes => {
                 let ids: HashSet<i32> = file.data_file().equality_ids().unwrap_or_default().into_iter().collect();
-                let wanted: HashSet<i32> = key.iter().filter_map(|k| metadata.current_schema().field_id_by_name(k)).collect();
+                let wanted: HashSet<i32> =
+                    key.iter().filter_map(|k| metadata.current_schema().field_id_by_name(k)).collect();
                 if ids != wanted {
                     return declined(format!("`{name}` has equality deletes on columns that are not the entity key"));
                 }
@@ -190,17 +194,22 @@ pub fn touched_keys(table: &Table, changes: &Changes, key: &[String], threads: u
 
 fn read_piece(piece: &Piece<'_>, key: &[String], ids: &[Option<i32>], set: &mut KeySet) -> Result<()> {
     let (file, metadata) = deletes::open(piece.location)?;
-    let damaged =
-        |e: &dyn std::fmt::Display| Error::data(format!("`{}` cannot be read: {e}", local_path(piece.location).display()));
+    let damaged = |e: &dyn std::fmt::Display| {
+        Error::data(format!("`{}` cannot be read: {e}", local_path(piece.location).display()))
+    };
     let leaves = key
         .iter()
         .zip(ids)
         .map(|(name, id)| leaf(&metadata, name, *id).ok_or_else(|| damaged(&format!("it has no column `{name}`"))))
         .collect::<Result<Vec<usize>>>()?;
-    let names: Vec<String> = leaves.iter().map(|i| metadata.metadata().file_metadata().schema_descr().column(*i).name().to_owned()).collect();
+    let names: Vec<String> = leaves
+        .iter()
+        .map(|i| metadata.metadata().file_metadata().schema_descr().column(*i).name().to_owned())
+        .collect();
     let total = metadata.metadata().file_metadata().num_rows().max(0) as u64;
     let mask = ProjectionMask::leaves(metadata.metadata().file_metadata().schema_descr(), leaves);
-    let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata).with_projection(mask).with_batch_size(8192);
+    let mut builder =
+        ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata).with_projection(mask).with_batch_size(8192);
     if let Some(rows) = &piece.rows {
         let selection: RowSelection = deletes::selection(rows, 0, total, true);
         builder = builder.with_row_selection(selection);
@@ -219,5 +228,7 @@ fn leaf(metadata: &ArrowReaderMetadata, name: &str, id: Option<i32>) -> Option<u
         let info = schema.column(*i).self_type().get_basic_info().clone();
         info.has_id() && Some(info.id()) == id
     };
-    (0..schema.num_columns()).find(with_id).or_else(|| (0..schema.num_columns()).find(|i| schema.column(*i).name() == name))
+    (0..schema.num_columns())
+        .find(with_id)
+        .or_else(|| (0..schema.num_columns()).find(|i| schema.column(*i).name() == name))
 }

@@ -11,9 +11,9 @@ use datafusion::datasource::physical_plan::parquet::{ParquetAccessPlan, RowGroup
 use iceberg::spec::DataFileFormat;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
 
+use super::durable;
 use super::files::LiveFile;
 use super::storage::local_path;
-use super::durable;
 use crate::error::{Error, Result};
 
 /// Field id of `file_path` in a position delete file.
@@ -36,6 +36,20 @@ pub fn open(location: &str) -> Result<(File, ArrowReaderMetadata)> {
     Ok((file, metadata))
 }
 
+/// Decodes a whole file, to tell whether it is damaged.
+pub fn read_through(location: &str) -> Result<()> {
+    let (file, metadata) = open(location)?;
+    let damaged = |e: &dyn std::fmt::Display| {
+        Error::data(format!("`{}` is not a readable Parquet file: {e}", local_path(location).display()))
+            .hint("restore the file from a backup, or write it again")
+    };
+    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata).build().map_err(|e| damaged(&e))?;
+    for batch in reader {
+        batch.map_err(|e| damaged(&e))?;
+    }
+    Ok(())
+}
+
 /// Reads position delete files, all rows.
 pub fn positions<'a>(deletes: impl IntoIterator<Item = &'a LiveFile>) -> Result<Positions> {
     let mut found = Positions::new();
@@ -46,11 +60,14 @@ pub fn positions<'a>(deletes: impl IntoIterator<Item = &'a LiveFile>) -> Result<
                 .hint("deletion vectors (format version 3) are not supported yet: rewrite the table's data files"));
         }
         let (file, metadata) = open(location)?;
-        let damaged = |e: &dyn std::fmt::Display| Error::data(format!("the delete file `{location}` cannot be read: {e}"));
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata).build().map_err(|e| damaged(&e))?;
+        let damaged =
+            |e: &dyn std::fmt::Display| Error::data(format!("the delete file `{location}` cannot be read: {e}"));
+        let reader =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata).build().map_err(|e| damaged(&e))?;
         for batch in reader {
             let batch = batch.map_err(|e| damaged(&e))?;
-            let column = |name: &str| batch.column_by_name(name).ok_or_else(|| damaged(&format!("it has no column `{name}`")));
+            let column =
+                |name: &str| batch.column_by_name(name).ok_or_else(|| damaged(&format!("it has no column `{name}`")));
             let paths = cast(column("file_path")?, &DataType::Utf8).map_err(|e| damaged(&e))?;
             let rows = cast(column("pos")?, &DataType::Int64).map_err(|e| damaged(&e))?;
             let (paths, rows) = (paths.as_string::<i32>(), rows.as_primitive::<Int64Type>());

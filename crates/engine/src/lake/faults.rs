@@ -64,8 +64,8 @@ pub enum Bug {
     FenceOnOldBase,
     /// An unknown outcome is taken for a failure and tried again.
     UnknownIsFailure,
-    /// A failed commit deletes its data files.
-    DeleteOnFailure,
+    /// Entities that left the feature set are not recorded.
+    ForgetRemoved,
     /// Manifests of the base are dropped when a commit is rebased.
     LostManifests,
     /// The state index is trusted without checking which snapshot it is of.

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use iceberg::spec::{
-    DataContentType, DataFile, Manifest, ManifestContentType, ManifestEntryRef, ManifestFile, ManifestList, ManifestStatus,
-    SnapshotRef,
+    DataContentType, DataFile, Manifest, ManifestContentType, ManifestEntryRef, ManifestFile, ManifestList,
+    ManifestStatus, SnapshotRef,
 };
 
 use super::storage;
@@ -61,7 +61,8 @@ impl LiveFiles {
 
 /// The specification's scope rules for delete files.
 fn applies(delete: &LiveFile, data: &LiveFile, table: &Table) -> bool {
-    let same_partition = delete.spec_id == data.spec_id && delete.data_file().partition() == data.data_file().partition();
+    let same_partition =
+        delete.spec_id == data.spec_id && delete.data_file().partition() == data.data_file().partition();
     match delete.data_file().content_type() {
         DataContentType::PositionDeletes => {
             if let Some(path) = delete.data_file().referenced_data_file() {

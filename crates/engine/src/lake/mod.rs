@@ -79,18 +79,12 @@ pub fn default_properties() -> HashMap<String, String> {
 }
 
 impl Lake {
-    /// A lake over an existing catalog. `warehouse` is where new tables go.
+    /// A lake whose catalog is created when missing; `warehouse` is where new
+    /// tables go.
     ///
     /// # Errors
-    /// When there is no catalog, it cannot be read, or a newer Insightera
-    /// wrote it.
-    pub fn open(catalog: &Path, warehouse: &Path, busy_timeout: Duration, clock: Arc<dyn Clock>) -> Result<Self> {
-        let catalog = Catalog::open(catalog, busy_timeout)?;
-        catalog.check_format()?;
-        Self::with_catalog(catalog, warehouse, clock)
-    }
-
-    /// A lake whose catalog is created when missing.
+    /// When the catalog cannot be read or written, or a newer Insightera wrote
+    /// the warehouse.
     pub fn create(catalog: &Path, warehouse: &Path, busy_timeout: Duration, clock: Arc<dyn Clock>) -> Result<Self> {
         durable::create_dirs(warehouse)?;
         let catalog = Catalog::create(catalog, busy_timeout)?;
@@ -145,9 +139,15 @@ impl Lake {
 
     /// Creates a table, or returns the one that exists.
     pub fn create_table(&self, new: &NewTable) -> Result<Table> {
-        if let Some(table) = self.find(&new.name)? {
-            return Ok(table);
+        match self.find(&new.name)? {
+            Some(table) => Ok(table),
+            None => commit::create(self, &self.draft_table(new)?),
         }
+    }
+
+    /// A table that is not in the catalog yet: files can be written for it,
+    /// and [`commit::create`] registers it.
+    pub fn draft_table(&self, new: &NewTable) -> Result<Table> {
         let schema = schema::new_schema(&new.columns)?;
         let spec = partition_spec(&new.name, &schema, &new.partition_by)?;
         let mut properties = default_properties();
@@ -169,7 +169,7 @@ impl Lake {
             .and_then(|builder| builder.build())
             .map_err(|e| Error::invalid(format!("table `{}` cannot be made: {e}", new.name)).cause(e))?
             .metadata;
-        commit::create(self, &new.name, metadata)
+        Ok(Table::new(new.name.clone(), metadata.into(), String::new()))
     }
 }
 
@@ -178,7 +178,8 @@ fn partition_spec(name: &TableName, schema: &Schema, fields: &[(String, Transfor
     for (column, transform) in fields {
         let source = schema.field_by_name(column).ok_or_else(|| {
             let names: Vec<&str> = schema.as_struct().fields().iter().map(|f| f.name.as_str()).collect();
-            let near = closest(column, names.iter().copied()).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
+            let near =
+                closest(column, names.iter().copied()).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
             Error::invalid(format!("table `{name}` cannot be partitioned by `{column}`: it has no such column{near}"))
         })?;
         let suffix = match transform {
@@ -189,7 +190,9 @@ fn partition_spec(name: &TableName, schema: &Schema, fields: &[(String, Transfor
             Transform::Hour => "_hour".into(),
             Transform::Bucket(_) => "_bucket".into(),
             Transform::Truncate(_) => "_trunc".into(),
-            other => return Err(Error::invalid(format!("table `{name}`: partition transform `{other}` is not supported"))),
+            other => {
+                return Err(Error::invalid(format!("table `{name}`: partition transform `{other}` is not supported")));
+            }
         };
         builder = builder
             .add_partition_fields([UnboundPartitionField {

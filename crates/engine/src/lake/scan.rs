@@ -29,8 +29,8 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TableProviderFilterPushDown, TableType,
-    Volatility,
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TableProviderFilterPushDown,
+    TableType, Volatility,
 };
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::pruning::PruningPredicate;
@@ -203,7 +203,8 @@ impl Scan {
         wanted.iter().all(|name| {
             let Some(now) = current.field_by_name(name) else { return false };
             table.metadata().schemas_iter().all(|schema| {
-                let same_name = schema.field_by_name(name).is_none_or(|f| f.id == now.id && f.field_type == now.field_type);
+                let same_name =
+                    schema.field_by_name(name).is_none_or(|f| f.id == now.id && f.field_type == now.field_type);
                 let same_id = schema.field_by_id(now.id).is_none_or(|f| f.name == now.name);
                 same_name && same_id
             })
@@ -349,7 +350,10 @@ impl Scan {
         };
         let options = state.config_options().execution.parquet.clone();
         let mut source = ParquetSource::new(schema)
-            .with_table_parquet_options(datafusion::config::TableParquetOptions { global: options, ..Default::default() })
+            .with_table_parquet_options(datafusion::config::TableParquetOptions {
+                global: options,
+                ..Default::default()
+            })
             .with_enable_page_index(true);
         // A set of keys is worth late materialisation; other filters run
         // again above the scan, here they only prune.
@@ -398,7 +402,8 @@ impl Scan {
             let columns = (0..projected.len())
                 .map(|i| {
                     let name = schema.field(i).name();
-                    let column: Arc<dyn PhysicalExpr> = Arc::new(datafusion::physical_expr::expressions::Column::new(name, i));
+                    let column: Arc<dyn PhysicalExpr> =
+                        Arc::new(datafusion::physical_expr::expressions::Column::new(name, i));
                     (column, name.clone())
                 })
                 .collect::<Vec<_>>();
@@ -432,7 +437,8 @@ impl PartitionStream for FieldIdStream {
         }
         let cast_schema = schema.clone();
         let stream = async move {
-            let reader = iceberg::arrow::ArrowReaderBuilder::new(storage::file_io(), iceberg::Runtime::current()).build();
+            let reader =
+                iceberg::arrow::ArrowReaderBuilder::new(storage::file_io(), iceberg::Runtime::current()).build();
             let tasks = futures::stream::iter(tasks.into_iter().map(Ok)).boxed();
             let stream = reader.read(tasks).map_err(|e| DataFusionError::External(Box::new(e)))?.stream();
             Ok::<_, DataFusionError>(stream.map(move |batch| {
@@ -449,9 +455,9 @@ fn conform(batch: &RecordBatch, schema: &SchemaRef) -> DfResult<RecordBatch> {
         .fields()
         .iter()
         .map(|field| {
-            let column = batch.column_by_name(field.name()).ok_or_else(|| {
-                DataFusionError::Internal(format!("the reader left out column `{}`", field.name()))
-            })?;
+            let column = batch
+                .column_by_name(field.name())
+                .ok_or_else(|| DataFusionError::Internal(format!("the reader left out column `{}`", field.name())))?;
             Ok(cast(column, field.data_type())?)
         })
         .collect::<DfResult<Vec<ArrayRef>>>()?;

@@ -44,7 +44,9 @@ pub fn iceberg_type(column: &str, data_type: &DataType, next_id: &mut i32) -> Re
     let primitive = |p| Ok(Type::Primitive(p));
     match data_type {
         DataType::Boolean => primitive(PrimitiveType::Boolean),
-        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::UInt8 | DataType::UInt16 => primitive(PrimitiveType::Int),
+        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::UInt8 | DataType::UInt16 => {
+            primitive(PrimitiveType::Int)
+        }
         DataType::Int64 | DataType::UInt32 => primitive(PrimitiveType::Long),
         DataType::Float16 | DataType::Float32 => primitive(PrimitiveType::Float),
         DataType::Float64 => primitive(PrimitiveType::Double),
@@ -181,10 +183,7 @@ fn retyped(field: &NestedFieldRef, to: PrimitiveType) -> NestedFieldRef {
 
 fn widens(from: &Type, to: &Type) -> bool {
     use PrimitiveType::{Double, Float, Int, Long};
-    matches!(
-        (from.as_primitive_type(), to.as_primitive_type()),
-        (Some(Int), Some(Long)) | (Some(Float), Some(Double))
-    )
+    matches!((from.as_primitive_type(), to.as_primitive_type()), (Some(Int), Some(Long)) | (Some(Float), Some(Double)))
 }
 
 /// A narrower value can be stored in a wider column without a change.

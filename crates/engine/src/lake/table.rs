@@ -98,8 +98,11 @@ impl Table {
     /// Refuses what this build must not write.
     pub fn check_writable(&self) -> Result<()> {
         if self.metadata.format_version() == FormatVersion::V3 {
-            return Err(Error::invalid(format!("table `{}` has Iceberg format version 3, which is read only here", self.name))
-                .hint("write to a table of format version 2"));
+            return Err(Error::invalid(format!(
+                "table `{}` has Iceberg format version 3, which is read only here",
+                self.name
+            ))
+            .hint("write to a table of format version 2"));
         }
         Ok(())
     }

@@ -393,7 +393,8 @@ fn statistics(parquet: &ParquetMetaData, schema: &Schema) -> DataFileBuilder {
     let mut unbounded: HashSet<i32> = HashSet::new();
     let mut offsets = Vec::new();
     for group in parquet.row_groups() {
-        offsets.push(group.file_offset().unwrap_or_else(|| group.columns().first().map_or(4, |c| c.data_page_offset())));
+        offsets
+            .push(group.file_offset().unwrap_or_else(|| group.columns().first().map_or(4, |c| c.data_page_offset())));
         for column in group.columns() {
             let info = column.column_descr().self_type().get_basic_info();
             if !info.has_id() {
@@ -411,9 +412,8 @@ fn statistics(parquet: &ParquetMetaData, schema: &Schema) -> DataFileBuilder {
             if let Some(primitive) = primitive
                 && let Some((low, high)) = bounds(found, &primitive)
             {
-                let better = |old: Option<&Datum>, new: &Datum, less| {
-                    old.is_none_or(|old| new.partial_cmp(old) == Some(less))
-                };
+                let better =
+                    |old: Option<&Datum>, new: &Datum, less| old.is_none_or(|old| new.partial_cmp(old) == Some(less));
                 if better(lower.get(&id), &low, std::cmp::Ordering::Less) {
                     lower.insert(id, low);
                 }

@@ -204,8 +204,7 @@ impl Registry for EmbeddedRegistry {
                 None => located.cause(error),
             }
         })?;
-        let artifact = Artifact::from_files(buffers)
-            .map_err(|e| Error::data(format!("{identity}: {e}")))?;
+        let artifact = Artifact::from_files(buffers).map_err(|e| Error::data(format!("{identity}: {e}")))?;
         if artifact.sha256() != model.sha256 {
             let message = format!("{identity}: the files do not have the registered sha256 `{}`", model.sha256);
             return Err(Error::data(message).hint("the registry was edited: register the model again"));

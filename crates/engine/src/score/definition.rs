@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use insightera_core::closest;
 use insightera_infer::Model;
@@ -97,8 +98,12 @@ impl Prepared {
         check_columns(pipeline, &feature_schema)?;
         let clocks = locality::clock_functions(&query.plan);
         if let Some(name) = clocks.first() {
-            return Err(Error::invalid(format!("{file}: the feature SQL calls `{name}()`, which gives another answer every time"))
-                .hint("features must be a function of the inputs; compute ages in the output from `prediction_timestamp`"));
+            return Err(Error::invalid(format!(
+                "{file}: the feature SQL calls `{name}()`, which gives another answer every time"
+            ))
+            .hint(
+                "features must be a function of the inputs; compute ages in the output from `prediction_timestamp`",
+            ));
         }
         let skip: Vec<&String> = pipeline
             .entity_key
@@ -120,10 +125,18 @@ impl Prepared {
             Some(resolved) => {
                 let artifact = workspace.registry().load_artifact(resolved)?;
                 let model = insightera_infer::load(&artifact).map_err(|e| {
-                    Error::new(e.kind(), format!("model `{}` version {} cannot be loaded: {e}", resolved.name, resolved.version))
-                        .hint(e.hint().unwrap_or("register a working artifact as a new version and promote it"))
+                    Error::new(
+                        e.kind(),
+                        format!("model `{}` version {} cannot be loaded: {e}", resolved.name, resolved.version),
+                    )
+                    .hint(e.hint().unwrap_or("register a working artifact as a new version and promote it"))
                 })?;
                 check_signature(pipeline, resolved, model.as_ref(), &feature_schema)?;
+                // No rows, but the types: a wrong one is told before anything runs.
+                model.score(&RecordBatch::new_empty(feature_schema.clone())).map_err(|e| {
+                    Error::new(e.kind(), format!("{file}: model `{}` version {}: {e}", resolved.name, resolved.version))
+                        .hint(e.hint().unwrap_or("cast the column in the feature SQL"))
+                })?;
                 Some(model)
             }
         };

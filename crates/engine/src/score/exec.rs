@@ -24,7 +24,9 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{Distribution, EquivalenceProperties};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
+};
 use futures::{StreamExt, TryStreamExt};
 use insightera_core::Clock;
 use insightera_infer::{Model, Predictions};
@@ -255,7 +257,10 @@ impl ExecutionPlan for ScoreExec {
         vec![&self.input]
     }
 
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
         Ok(Arc::new(Self::new(children.swap_remove(0), self.spec.clone(), self.schema.clone())))
     }
 
@@ -273,7 +278,12 @@ impl ExecutionPlan for ScoreExec {
 }
 
 /// One batch: which rows, then their predictions.
-fn score_batch(spec: &ScoreSpec, resources: &Resources, schema: &SchemaRef, batch: &RecordBatch) -> Result<Option<RecordBatch>> {
+fn score_batch(
+    spec: &ScoreSpec,
+    resources: &Resources,
+    schema: &SchemaRef,
+    batch: &RecordBatch,
+) -> Result<Option<RecordBatch>> {
     if batch.num_rows() == 0 {
         return Ok(None);
     }
@@ -302,8 +312,9 @@ fn score_batch(spec: &ScoreSpec, resources: &Resources, schema: &SchemaRef, batc
             }
         })?),
     };
-    let rows = resources
-        .timed(&counters.output_ns, || output_batch(spec, resources, schema, &chosen, predictions, &reasons, &features))?;
+    let rows = resources.timed(&counters.output_ns, || {
+        output_batch(spec, resources, schema, &chosen, predictions, &reasons, &features)
+    })?;
     Ok(Some(rows))
 }
 
@@ -530,7 +541,10 @@ impl ExecutionPlan for WriteExec {
         vec![&self.input]
     }
 
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
         Ok(Arc::new(Self::new(children.swap_remove(0), self.key.clone())))
     }
 
@@ -561,8 +575,12 @@ fn write_sorted(resources: &Resources, batches: Vec<RecordBatch>, key: &[String]
     files
         .into_iter()
         .map(|file| {
-            iceberg::spec::serialize_data_file_to_json(file, metadata.default_partition_type(), metadata.format_version())
-                .map_err(|e| Error::internal(format!("a data file description: {e}")).cause(e))
+            iceberg::spec::serialize_data_file_to_json(
+                file,
+                metadata.default_partition_type(),
+                metadata.format_version(),
+            )
+            .map_err(|e| Error::internal(format!("a data file description: {e}")).cause(e))
         })
         .collect()
 }

@@ -29,8 +29,10 @@ pub fn input_names(workspace: &Workspace, pipeline: &Pipeline) -> Result<Vec<Tab
     let context = session(workspace, &pipeline.features.time_zone)?;
     let (statement, pinned) = crate::sql::parse(&what, sql)?;
     if !pinned.is_empty() {
-        return Err(Error::invalid(format!("{what}: a feature query reads its inputs as they are, not AS OF a version"))
-            .hint("take the clause out; a run pins the snapshot of every input by itself"));
+        return Err(Error::invalid(format!(
+            "{what}: a feature query reads its inputs as they are, not AS OF a version"
+        ))
+        .hint("take the clause out; a run pins the snapshot of every input by itself"));
     }
     let references = context.state().resolve_table_references(&statement).map_err(|e| plan_error(&what, sql, e))?;
     let mut names = Vec::new();
@@ -71,9 +73,9 @@ impl FeatureQuery {
             crate::sql::put(&context, &TableName::parse(&name)?, Arc::new(scan))?;
         }
         let sql = &pipeline.features.sql;
-        let plan =
-            context.state().create_logical_plan(sql).await.map_err(|e| plan_error(&what, sql, e))?;
-        if matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_)) {
+        let plan = context.state().create_logical_plan(sql).await.map_err(|e| plan_error(&what, sql, e))?;
+        if matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_))
+        {
             return Err(Error::invalid(format!("{what}: a feature query must be a SELECT")));
         }
         Ok(Self { context, plan })

@@ -21,7 +21,9 @@
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Date32Type, Decimal128Type, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{
+    DataType, Date32Type, Decimal128Type, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
@@ -157,8 +159,8 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::array::{
-        BooleanArray, Decimal128Array, Float32Array, Float64Array, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray,
-        TimestampNanosecondArray,
+        BooleanArray, Decimal128Array, Float32Array, Float64Array, Int32Array, Int64Array, StringArray,
+        TimestampMicrosecondArray, TimestampNanosecondArray,
     };
 
     use super::*;
@@ -188,15 +190,18 @@ mod tests {
 
     #[test]
     fn null_differs_from_nan_and_from_zero() {
-        let all = hash(vec![("x", Arc::new(Float64Array::from(vec![None, Some(f64::NAN), Some(0.0), Some(-f64::NAN)])))]);
+        let all =
+            hash(vec![("x", Arc::new(Float64Array::from(vec![None, Some(f64::NAN), Some(0.0), Some(-f64::NAN)])))]);
         assert_eq!(all[1], all[3]);
         assert!(all[0] != all[1] && all[0] != all[2] && all[1] != all[2]);
     }
 
     #[test]
     fn a_value_moved_to_another_column_is_a_change() {
-        let one = hash(vec![("a", Arc::new(StringArray::from(vec!["x"]))), ("b", Arc::new(StringArray::from(vec![""])))]);
-        let two = hash(vec![("a", Arc::new(StringArray::from(vec![""]))), ("b", Arc::new(StringArray::from(vec!["x"])))]);
+        let one =
+            hash(vec![("a", Arc::new(StringArray::from(vec!["x"]))), ("b", Arc::new(StringArray::from(vec![""])))]);
+        let two =
+            hash(vec![("a", Arc::new(StringArray::from(vec![""]))), ("b", Arc::new(StringArray::from(vec!["x"])))]);
         assert_ne!(one, two);
     }
 

@@ -346,15 +346,8 @@ impl Segment {
         }
         let key_bytes: usize = kept.iter().map(|at| entries.key(*at).len()).sum();
         let bucket_bits = (kept.len() / 4).checked_ilog2().unwrap_or(0);
-        let header = Header {
-            anchor: anchor.clone(),
-            parent,
-            entries: kept.len(),
-            live,
-            bucket_bits,
-            key_bytes,
-            definitions,
-        };
+        let header =
+            Header { anchor: anchor.clone(), parent, entries: kept.len(), live, bucket_bits, key_bytes, definitions };
         let json = serde_json::to_vec(&header).map_err(|e| Error::internal(format!("index header: {e}")))?;
         let mut bytes = Vec::with_capacity(json.len() + kept.len() * 48 + key_bytes);
         bytes.extend_from_slice(MAGIC);

@@ -67,10 +67,16 @@ impl Inputs {
             let input = match workspace.project().settings.inputs.get(&text) {
                 Some(folder) => {
                     if !folder.parquet.is_dir() {
-                        return Err(Error::not_found(format!("input `{text}` has no folder `{}`", folder.parquet.display()))
-                            .hint(format!("correct `[inputs.\"{text}\"] parquet` in insightera.toml")));
+                        return Err(Error::not_found(format!(
+                            "input `{text}` has no folder `{}`",
+                            folder.parquet.display()
+                        ))
+                        .hint(format!("correct `[inputs.\"{text}\"] parquet` in insightera.toml")));
                     }
-                    Input::Folder { root: folder.parquet.clone(), fingerprint: Folder::fingerprint_of(&folder.parquet)? }
+                    Input::Folder {
+                        root: folder.parquet.clone(),
+                        fingerprint: Folder::fingerprint_of(&folder.parquet)?,
+                    }
                 }
                 None => {
                     let table = match workspace.lake().find(name)? {
@@ -112,6 +118,35 @@ impl Inputs {
                 Ok((name.clone(), scan))
             })
             .collect()
+    }
+
+    /// Reads every file of the inputs to find the first that is damaged; used
+    /// only to name it after a read has failed.
+    pub fn find_damaged(&self) -> Option<Error> {
+        for (name, input) in &self.inputs {
+            let paths: Vec<String> = match input {
+                Input::Table { table, snapshot_id } => match crate::lake::files::live_files(table, *snapshot_id) {
+                    Ok(files) => {
+                        files.data.iter().chain(&files.deletes).map(|f| f.data_file().file_path().to_owned()).collect()
+                    }
+                    Err(error) => return Some(error),
+                },
+                Input::Folder { root, .. } => match Folder::open(name, root) {
+                    Ok(folder) => folder.files.iter().map(|f| f.path.display().to_string()).collect(),
+                    Err(error) => return Some(error),
+                },
+            };
+            for path in paths {
+                if let Err(error) = crate::lake::deletes::read_through(&path) {
+                    let shown = Error::new(error.kind(), format!("input `{name}`: {error}"));
+                    return Some(match error.get_hint() {
+                        Some(hint) => shown.hint(hint),
+                        None => shown,
+                    });
+                }
+            }
+        }
+        None
     }
 
     /// What a run on these inputs consumes.

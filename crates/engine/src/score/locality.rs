@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchemaRef};
-use datafusion::logical_expr::{Distinct, Expr, JoinType, LogicalPlan, Volatility};
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{BinaryExpr, Distinct, Expr, Join, JoinType, LogicalPlan, Operator, Volatility};
 
 /// The key columns of every input, by table name.
 pub type KeyColumns = BTreeMap<String, Vec<String>>;
@@ -98,21 +99,18 @@ fn follow(plan: &LogicalPlan, key: &[Column], found: &mut KeyColumns) -> Result<
             follow(input, &below, found)
         }),
         LogicalPlan::Join(join) => {
-            let pairs: Vec<(&Column, &Column)> = join
-                .on
-                .iter()
-                .filter_map(|(l, r)| match (l, r) {
-                    (Expr::Column(l), Expr::Column(r)) => Some((l, r)),
-                    _ => None,
-                })
-                .collect();
             if matches!(join.join_type, JoinType::LeftMark | JoinType::RightMark) {
                 return Err("a subquery in a condition".into());
             }
+            let pairs = equalities(join);
             let other = |column: &Column, left: bool| {
-                pairs.iter().find_map(|(l, r)| match left {
-                    true => (*l == column).then(|| (*r).clone()),
-                    false => (*r == column).then(|| (*l).clone()),
+                // The key may be compared through a column that equals it.
+                let side = if left { &join.left } else { &join.right };
+                let same = same_columns(side, column);
+                pairs.iter().find_map(|(a, b)| {
+                    let partner_of =
+                        |x: &Column, y: &Column| (same.contains(x) && !side.schema().has_column(y)).then(|| y.clone());
+                    partner_of(a, b).or_else(|| partner_of(b, a))
                 })
             };
             let (mut left_key, mut right_key) = (Vec::new(), Vec::new());
@@ -148,6 +146,83 @@ fn follow(plan: &LogicalPlan, key: &[Column], found: &mut KeyColumns) -> Result<
     }
 }
 
+/// The input that the query starts from, and those that it inner joins: an
+/// entity of the first without a partner in one of the others is dropped.
+pub fn inner_joined(plan: &LogicalPlan) -> Option<(String, Vec<String>)> {
+    fn follow(plan: &LogicalPlan, partners: &mut Vec<String>) -> Option<String> {
+        match plan {
+            LogicalPlan::TableScan(scan) => Some(scan.table_name.to_string()),
+            LogicalPlan::Projection(_)
+            | LogicalPlan::Filter(_)
+            | LogicalPlan::SubqueryAlias(_)
+            | LogicalPlan::Sort(_) => follow(plan.inputs().first()?, partners),
+            LogicalPlan::Join(join) => {
+                let first = follow(&join.left, partners)?;
+                if join.join_type == JoinType::Inner {
+                    partners.push(follow(&join.right, partners)?);
+                }
+                Some(first)
+            }
+            _ => None,
+        }
+    }
+    let mut partners = Vec::new();
+    let first = follow(plan, &mut partners)?;
+    partners.retain(|p| *p != first);
+    Some((first, partners)).filter(|(_, partners)| !partners.is_empty())
+}
+
+/// Pairs of columns that a join compares, as written in ON or USING.
+fn equalities(join: &Join) -> Vec<(Column, Column)> {
+    let mut pairs: Vec<(Column, Column)> = Vec::new();
+    let mut add = |left: &Expr, right: &Expr| {
+        if let (Expr::Column(l), Expr::Column(r)) = (left, right) {
+            pairs.push((l.clone(), r.clone()));
+        }
+    };
+    join.on.iter().for_each(|(l, r)| add(l, r));
+    if let Some(filter) = &join.filter {
+        for part in split_conjunction(filter) {
+            if let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = part {
+                add(left, right);
+            }
+        }
+    }
+    pairs
+}
+
+/// The columns of `plan` that equal `column` in every row: through inner
+/// joins below it.
+fn same_columns(plan: &LogicalPlan, column: &Column) -> Vec<Column> {
+    fn collect(plan: &LogicalPlan, pairs: &mut Vec<(Column, Column)>) {
+        match plan {
+            LogicalPlan::Filter(filter) => collect(&filter.input, pairs),
+            LogicalPlan::Join(join) if join.join_type == JoinType::Inner => {
+                pairs.extend(equalities(join));
+                collect(&join.left, pairs);
+                collect(&join.right, pairs);
+            }
+            _ => {}
+        }
+    }
+    let mut pairs = Vec::new();
+    collect(plan, &mut pairs);
+    let mut same = vec![column.clone()];
+    let mut at = 0;
+    while at < same.len() {
+        let now = same[at].clone();
+        for (a, b) in &pairs {
+            for (x, y) in [(a, b), (b, a)] {
+                if *x == now && !same.contains(y) {
+                    same.push(y.clone());
+                }
+            }
+        }
+        at += 1;
+    }
+    same
+}
+
 /// Key columns below a list of expressions; each must be a plain column.
 fn through(schema: &DFSchemaRef, key: &[Column], expressions: &[Expr], what: &str) -> Result<Vec<Column>, String> {
     key.iter()
@@ -168,7 +243,8 @@ fn through(schema: &DFSchemaRef, key: &[Column], expressions: &[Expr], what: &st
 fn by_position(schema: &DFSchemaRef, below: &DFSchemaRef, key: &[Column]) -> Result<Vec<Column>, String> {
     key.iter()
         .map(|column| {
-            let index = schema.maybe_index_of_column(column).ok_or_else(|| format!("an alias lost `{}`", column.name))?;
+            let index =
+                schema.maybe_index_of_column(column).ok_or_else(|| format!("an alias lost `{}`", column.name))?;
             let (qualifier, field) = below.qualified_field(index);
             Ok(Column::new(qualifier.cloned(), field.name()))
         })

@@ -153,13 +153,15 @@ impl OutputPlan {
                 .hint(format!("leave `{sql}` out of [output.columns], or set it to \"{sql}\""))
             })
         };
-        let shape = TableShape { key: pipeline.entity_key.clone(), timestamp: role(TIMESTAMP)?, inference_type: role(TYPE)? };
+        let shape =
+            TableShape { key: pipeline.entity_key.clone(), timestamp: role(TIMESTAMP)?, inference_type: role(TYPE)? };
         let mut uses_probabilities = false;
         let columns = wanted
             .iter()
             .map(|(name, sql)| {
                 let what = format!("{}: [output.columns] {name}", pipeline.file.display());
-                let logical = context.state().create_logical_expr(sql, &df_schema).map_err(|e| plan_error(&what, sql, e))?;
+                let logical =
+                    context.state().create_logical_expr(sql, &df_schema).map_err(|e| plan_error(&what, sql, e))?;
                 refuse_clocks(&what, &logical)?;
                 uses_probabilities |= logical.column_refs().iter().any(|c| c.name == "probabilities");
                 let physical =

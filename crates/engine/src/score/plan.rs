@@ -17,8 +17,8 @@ use super::state;
 use crate::config::{OnModelChange, Strategy};
 use crate::error::Result;
 use crate::key::KeySet;
-use crate::lake::changes::{self, Diff};
 use crate::lake::Table;
+use crate::lake::changes::{self, Diff};
 use crate::lake::scan::KeyFilter;
 use crate::workspace::Workspace;
 
@@ -161,6 +161,9 @@ pub struct Work {
     pub files: u64,
     /// Rows that will be evaluated at most, for the progress bar.
     pub rows: u64,
+    /// Whether every entity is evaluated because nothing narrower is possible:
+    /// then the entities that joins drop are counted as well.
+    pub count_dropped: bool,
 }
 
 impl Draft {
@@ -185,7 +188,14 @@ impl Draft {
     }
 
     /// The spec of a run of this plan.
-    pub fn spec(&self, work: &Work, run_id: &str, timestamp: i64, options: &RunOptions, dry: bool) -> super::exec::ScoreSpec {
+    pub fn spec(
+        &self,
+        work: &Work,
+        run_id: &str,
+        timestamp: i64,
+        options: &RunOptions,
+        dry: bool,
+    ) -> super::exec::ScoreSpec {
         let pipeline = &self.definition.pipeline;
         super::exec::ScoreSpec {
             pipeline: pipeline.name.clone(),
@@ -238,6 +248,7 @@ impl Work {
             bytes: narrowed.bytes,
             files: narrowed.files,
             rows: 0,
+            count_dropped: progress.is_none() || forced,
             prepared,
         };
         if let (Some(keys), Ok(columns)) = (narrowed.candidates, &work.prepared.locality) {
@@ -318,7 +329,9 @@ fn narrow(
     if rescore && progress.definition_hash != prepared.definition.hash {
         return Ok(Narrowed::all(Strategy::Hash, "the model, the SQL or an output expression changed"));
     }
-    let Ok(columns) = &prepared.locality else { return Ok(Narrowed::all(Strategy::Hash, "the query is not entity-local")) };
+    let Ok(columns) = &prepared.locality else {
+        return Ok(Narrowed::all(Strategy::Hash, "the query is not entity-local"));
+    };
     let mut keys = KeySet::default();
     let (mut bytes, mut files) = (0, 0);
     let mut blind: Vec<String> = Vec::new();
@@ -362,7 +375,12 @@ fn narrow(
                 files += found.files;
                 if keys.is_empty() { keys = found.keys } else { keys.extend(found.keys) }
             }
-            _ => return Ok(Narrowed::all(Strategy::Hash, format!("input `{name}` is new to the pipeline, or changed its kind"))),
+            _ => {
+                return Ok(Narrowed::all(
+                    Strategy::Hash,
+                    format!("input `{name}` is new to the pipeline, or changed its kind"),
+                ));
+            }
         }
     }
     let can_miss = (strategy == Strategy::Timestamp).then(|| {

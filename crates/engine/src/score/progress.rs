@@ -32,7 +32,8 @@ pub fn progress(table: &Table, pipeline: &str) -> Result<Option<Progress>> {
         let summary = &snapshot.summary().additional_properties;
         let ours = summary.get(keys::PIPELINE).is_some_and(|p| p == pipeline || faults::bug(Bug::SharedProgress));
         if ours {
-            return read(table, snapshot.snapshot_id(), snapshot.timestamp_ms(), |key| summary.get(key).cloned()).map(Some);
+            return read(table, snapshot.snapshot_id(), snapshot.timestamp_ms(), |key| summary.get(key).cloned())
+                .map(Some);
         }
         expired = snapshot.parent_snapshot_id().is_some_and(|id| table.metadata().snapshot_by_id(id).is_none());
     }
@@ -40,14 +41,21 @@ pub fn progress(table: &Table, pipeline: &str) -> Result<Option<Progress>> {
         return Ok(None);
     }
     let Some(text) = table.metadata().properties().get(&keys::progress(pipeline)) else { return Ok(None) };
-    let mirror: HashMap<String, serde_json::Value> = serde_json::from_str(text)
-        .map_err(|e| Error::data(format!("property `{}` of table `{}` is damaged", keys::progress(pipeline), table.name())).cause(e))?;
+    let mirror: HashMap<String, serde_json::Value> = serde_json::from_str(text).map_err(|e| {
+        Error::data(format!("property `{}` of table `{}` is damaged", keys::progress(pipeline), table.name())).cause(e)
+    })?;
     let snapshot_id = mirror.get("snapshot-id").and_then(serde_json::Value::as_i64).unwrap_or_default();
-    let value = |key: &str| mirror.get(key.trim_start_matches("insightera.")).and_then(|v| v.as_str()).map(str::to_owned);
+    let value =
+        |key: &str| mirror.get(key.trim_start_matches("insightera.")).and_then(|v| v.as_str()).map(str::to_owned);
     read(table, snapshot_id, table.metadata().last_updated_ms(), value).map(Some)
 }
 
-fn read(table: &Table, snapshot_id: i64, committed_ms: i64, value: impl Fn(&str) -> Option<String>) -> Result<Progress> {
+fn read(
+    table: &Table,
+    snapshot_id: i64,
+    committed_ms: i64,
+    value: impl Fn(&str) -> Option<String>,
+) -> Result<Progress> {
     let damaged = |key: &str| {
         Error::data(format!("snapshot {snapshot_id} of table `{}` has no readable `{key}`", table.name()))
             .hint("roll the table back to a snapshot that Insightera wrote")

@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arrow::array::AsArray;
+use datafusion::common::{JoinType, TableReference};
 use datafusion::execution::TaskContext;
+use datafusion::logical_expr::ident;
 use datafusion::physical_plan::ExecutionPlan;
 use iceberg::TableUpdate;
 use iceberg::spec::{DataFile, Operation};
+use insightera_core::ErrorKind;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -18,9 +21,10 @@ use super::features::{self, FeatureQuery};
 use super::index::{Entries, State};
 use super::inputs::{Consumed, Input};
 use super::plan::{Draft, ModelName, Reasons, Work};
-use super::{metrics, state, timestamps};
+use super::{locality, metrics, state, timestamps};
 use crate::error::{Error, Result};
 use crate::lake::commit::{self, Change, Fence, Outcome};
+use crate::lake::faults::{self, Bug};
 use crate::lake::{Table, keys, schema};
 use crate::sql::plan_error;
 use crate::workspace::Workspace;
@@ -164,7 +168,13 @@ pub async fn evaluate(
 ) -> Result<Evaluation> {
     let pipeline = &draft.definition.pipeline;
     let what = features::source(pipeline);
-    let failed = |e| plan_error(&what, &pipeline.features.sql, e);
+    let failed = |e| {
+        let error = plan_error(&what, &pipeline.features.sql, e);
+        match draft.inputs.find_damaged() {
+            Some(damaged) if error.kind() == ErrorKind::Data => damaged,
+            _ => error,
+        }
+    };
     let query = FeatureQuery::new(workspace, pipeline, &draft.inputs, &work.filters).await?;
     let logical = query.run_plan(pipeline)?;
     let state = query.context.state();
@@ -257,8 +267,40 @@ pub async fn evaluate(
     })
 }
 
+/// Counts entities of the query's first input that another input lacks, where
+/// the query is entity-local and joins inner; zero where it joins nothing.
+async fn dropped_by_joins(workspace: &Workspace, draft: &Draft, work: &Work) -> Result<Option<u64>> {
+    let pipeline = &draft.definition.pipeline;
+    let Ok(columns) = &work.prepared.locality else { return Ok(None) };
+    let query = FeatureQuery::new(workspace, pipeline, &draft.inputs, &BTreeMap::new()).await?;
+    let Some((first, partners)) = locality::inner_joined(&query.plan) else { return Ok(Some(0)) };
+    let failed = |e| plan_error(&features::source(pipeline), &pipeline.features.sql, e);
+    let keys_of = |input: &str| -> Option<Vec<&str>> { Some(columns.get(input)?.iter().map(String::as_str).collect()) };
+    let Some(key) = keys_of(&first) else { return Ok(None) };
+    let table = |input: &str| {
+        let (namespace, name) = input.split_once('.').unwrap_or(("default", input));
+        TableReference::partial(namespace.to_owned(), name.to_owned())
+    };
+    let select = |columns: &[&str]| columns.iter().map(ident).collect::<Vec<_>>();
+    let all = query.context.table(table(&first)).await.and_then(|f| f.select(select(&key))).map_err(failed)?;
+    let mut kept = all.clone();
+    for partner in &partners {
+        let Some(other) = keys_of(partner) else { return Ok(None) };
+        let right = query.context.table(table(partner)).await.and_then(|f| f.select(select(&other))).map_err(failed)?;
+        kept = kept.join(right, JoinType::LeftSemi, &key, &other, None).map_err(failed)?;
+    }
+    let before = all.count().await.map_err(failed)? as u64;
+    let after = kept.count().await.map_err(failed)? as u64;
+    Ok(Some(before.saturating_sub(after)))
+}
+
 /// Keys that the index does not know can come twice as well.
-fn count_new_duplicates(entries: &Entries, index: &super::index::StateIndex, count: &mut u64, example: &mut Option<String>) {
+fn count_new_duplicates(
+    entries: &Entries,
+    index: &super::index::StateIndex,
+    count: &mut u64,
+    example: &mut Option<String>,
+) {
     let mut hashes: Vec<(u128, u32)> = entries.hashes().iter().enumerate().map(|(at, h)| (*h, at as u32)).collect();
     hashes.sort_unstable();
     for pair in hashes.windows(2) {
@@ -337,10 +379,16 @@ async fn attempt(
     let (table, added_columns) = ready_table(workspace, &draft, work)?;
     let timestamp = prediction_time(workspace, &table);
     let spec = draft.spec(work, &run_id, timestamp, options, false);
+    if work.count_dropped {
+        report.dropped_by_joins = dropped_by_joins(workspace, &draft, work).await?;
+    }
     let evaluation = evaluate(workspace, &draft, work, spec.clone(), Some(&table), reporter).await?;
     evaluation.refuse_duplicates(&draft)?;
-    let Evaluation { entities, reasons, removed, null_keys, mut entries, mut files, stages, .. } = evaluation;
+    let Evaluation { entities, reasons, mut removed, null_keys, mut entries, mut files, stages, .. } = evaluation;
 
+    if faults::bug(Bug::ForgetRemoved) {
+        removed.clear();
+    }
     (reporter.stage)("commit", None);
     let commit_start = clock.monotonic_seconds();
     files.extend(removal_files(work, &spec, &table, &removed)?);
@@ -364,6 +412,13 @@ async fn attempt(
     report.status = if files.is_empty() { RunStatus::Unchanged } else { RunStatus::Committed };
 
     let change = describe(&draft, work, &table, &spec, files, entities)?;
+    if draft.table.is_none() {
+        // Someone else may have made the table meanwhile: then plan on theirs.
+        let created = commit::create(workspace.lake(), &table)?;
+        if created.metadata().uuid() != table.metadata().uuid() {
+            return Ok(Attempt::Stale(created.current_snapshot_id().unwrap_or(0)));
+        }
+    }
     let (committed, snapshot_id) = match commit::commit(workspace.lake(), &change)? {
         Outcome::Stale { newest } => return Ok(Attempt::Stale(newest)),
         Outcome::Committed { table, snapshot_id } => (table, snapshot_id),
@@ -375,12 +430,12 @@ async fn attempt(
     Ok(Attempt::Done(Box::new(report)))
 }
 
-/// The table, created or evolved for what the pipeline writes.
+/// The table, drafted or evolved for what the pipeline writes.
 fn ready_table(workspace: &Workspace, draft: &Draft, work: &Work) -> Result<(Table, Vec<String>)> {
     let lake = workspace.lake();
     let Some(_) = &draft.table else {
         let new = work.prepared.output.new_table(&draft.definition.pipeline);
-        return Ok((lake.create_table(&new)?, Vec::new()));
+        return Ok((lake.draft_table(&new)?, Vec::new()));
     };
     let columns = work.prepared.output.table_columns();
     let shape = work.prepared.output.shape.properties();
@@ -435,9 +490,10 @@ fn describe(
     for (name, input) in draft.inputs.iter() {
         if let (Input::Folder { root, .. }, Some(column)) = (input, work.prepared.time_sources.get(name)) {
             let before = draft.progress.as_ref().and_then(|p| match p.inputs.get(name) {
-                Some(Consumed::Parquet { max_feature_time, fingerprint }) => {
-                    Some((*max_feature_time, matches!(input, Input::Folder { fingerprint: now, .. } if now == fingerprint)))
-                }
+                Some(Consumed::Parquet { max_feature_time, fingerprint }) => Some((
+                    *max_feature_time,
+                    matches!(input, Input::Folder { fingerprint: now, .. } if now == fingerprint),
+                )),
                 _ => None,
             });
             let time = match before {

@@ -82,7 +82,10 @@ pub async fn read(workspace: &Workspace, table: &Table, pipeline: &str) -> Resul
     let what = format!("table `{}`", table.name());
     let failed = |e| plan_error(&what, "", e);
     let mut columns: Vec<String> = shape.key.clone();
-    columns.extend([&shape.timestamp, "run_id", "feature_hash", "definition_hash", "score_reason", &shape.inference_type].map(str::to_owned));
+    columns.extend(
+        [&shape.timestamp, "run_id", "feature_hash", "definition_hash", "score_reason", &shape.inference_type]
+            .map(str::to_owned),
+    );
     let mut stream = context
         .read_table(Arc::new(Scan::table(table.clone(), snapshot)?))
         .and_then(|frame| frame.filter(ident("pipeline").eq(lit(pipeline))))
@@ -106,12 +109,14 @@ pub async fn read(workspace: &Workspace, table: &Table, pipeline: &str) -> Resul
         let keys = Keys::new(&batch, &shape.key)?;
         let hashes = keys.hashes();
         let times = column(&shape.timestamp, DataType::Int64)?;
-        let (features, definitions) = (column("feature_hash", DataType::Int64)?, column("definition_hash", DataType::Int64)?);
+        let (features, definitions) =
+            (column("feature_hash", DataType::Int64)?, column("definition_hash", DataType::Int64)?);
         let (run_ids, reasons) = (column("run_id", DataType::Utf8)?, column("score_reason", DataType::Utf8)?);
         let kinds = column(&shape.inference_type, DataType::Utf8)?;
         let (times, features) = (times.as_primitive::<Int64Type>(), features.as_primitive::<Int64Type>());
         let definitions = definitions.as_primitive::<Int64Type>();
-        let (run_ids, reasons, kinds) = (run_ids.as_string::<i32>(), reasons.as_string::<i32>(), kinds.as_string::<i32>());
+        let (run_ids, reasons, kinds) =
+            (run_ids.as_string::<i32>(), reasons.as_string::<i32>(), kinds.as_string::<i32>());
         for row in 0..batch.num_rows() {
             if !kinds.is_null(row) && matches!(kinds.value(row), "as_of" | "shadow") {
                 continue;
@@ -129,7 +134,8 @@ pub async fn read(workspace: &Workspace, table: &Table, pipeline: &str) -> Resul
                 definition_hash: if definitions.is_null(row) { 0 } else { definitions.value(row) as u64 },
                 live: reasons.is_null(row) || reasons.value(row) != "removed",
             };
-            let mut candidate = Newest { hash: hashes[row], time: times.value(row), run, state, copies: 1, key: Vec::new() };
+            let mut candidate =
+                Newest { hash: hashes[row], time: times.value(row), run, state, copies: 1, key: Vec::new() };
             match slots.get(&hashes[row]) {
                 None => {
                     keys.encode(row, &mut candidate.key);

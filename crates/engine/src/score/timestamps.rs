@@ -45,7 +45,10 @@ pub fn newer_keys(name: &str, root: &Path, key: &[String], column: &str, since: 
     };
     let parts: Vec<Result<Found>> = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().map(|h| h.join().unwrap_or_else(|_| Err(Error::internal("a reading thread ended early")))).collect()
+        handles
+            .into_iter()
+            .map(|h| h.join().unwrap_or_else(|_| Err(Error::internal("a reading thread ended early"))))
+            .collect()
     });
     let mut all = Found::default();
     for part in parts {
@@ -68,8 +71,9 @@ pub fn newest(name: &str, root: &Path, column: &str) -> Result<Option<i64>> {
         let Some(leaf) = (0..schema.num_columns()).find(|i| schema.column(*i).name() == column) else { continue };
         let mask = ProjectionMask::leaves(&schema, [leaf]);
         let damaged = |e: &dyn std::fmt::Display| Error::data(format!("`{location}` cannot be read: {e}"));
-        let reader =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata).with_projection(mask).with_batch_size(8192);
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata)
+            .with_projection(mask)
+            .with_batch_size(8192);
         for batch in reader.build().map_err(|e| damaged(&e))? {
             let batch = batch.map_err(|e| damaged(&e))?;
             let micros = micros(&batch, 0).map_err(|e| damaged(&e))?;
@@ -128,7 +132,8 @@ fn scan(path: &Path, key: &[String], column: &str, since: i64, keys: &mut KeySet
         let index = batch.schema().index_of(column).map_err(|e| damaged(&e))?;
         let times = micros(&batch, index).map_err(|e| damaged(&e))?;
         let times = times.as_primitive::<Int64Type>();
-        let newer: BooleanArray = (0..batch.num_rows()).map(|r| Some(times.is_null(r) || times.value(r) >= since)).collect();
+        let newer: BooleanArray =
+            (0..batch.num_rows()).map(|r| Some(times.is_null(r) || times.value(r) >= since)).collect();
         if newer.true_count() > 0 {
             hit = true;
             let rows = filter_record_batch(&batch, &newer).map_err(|e| damaged(&e))?;

@@ -14,6 +14,7 @@ pub fn plan_error(what: &str, sql: &str, error: DataFusionError) -> Error {
     let (text, place) = describe(&error);
     let mut message = format!("{what}: {text}");
     if let Some((line, column)) = place {
+        message.push_str(&format!(" (line {line}, column {column})"));
         message.push_str(&format!("\n{}", location(sql, line, column)));
     }
     let kind = match error.find_root() {
@@ -67,9 +68,8 @@ fn describe(error: &DataFusionError) -> (String, Option<(usize, usize)>) {
             text = format!("syntax error: {inner}");
         }
     }
-    let place = place(&text).or_else(|| {
-        error.diagnostic().and_then(|d| d.span).map(|s| (s.start.line as usize, s.start.column as usize))
-    });
+    let place = place(&text)
+        .or_else(|| error.diagnostic().and_then(|d| d.span).map(|s| (s.start.line as usize, s.start.column as usize)));
     if let Some(at) = text.find(" at Line:") {
         text.truncate(at);
     }

@@ -7,6 +7,6 @@ mod travel;
 
 pub(crate) use error::plan_error;
 pub(crate) use query::put;
-pub(crate) use travel::parse;
 pub use query::{QueryResult, query};
 pub use session::session;
+pub(crate) use travel::parse;

@@ -35,8 +35,7 @@ pub async fn query(workspace: &Workspace, sql: &str) -> Result<QueryResult> {
     let zone = workspace.project().settings.sql.time_zone.clone();
     let context = session(workspace, &zone)?;
     let (statement, pinned) = travel::parse("sql", sql)?;
-    let references =
-        context.state().resolve_table_references(&statement).map_err(|e| plan_error("sql", sql, e))?;
+    let references = context.state().resolve_table_references(&statement).map_err(|e| plan_error("sql", sql, e))?;
     for reference in references {
         let (Some(namespace), name) = (reference.schema(), reference.table()) else { continue };
         if namespace == "information_schema" {
@@ -50,8 +49,11 @@ pub async fn query(workspace: &Workspace, sql: &str) -> Result<QueryResult> {
     }
     let plan = context.state().statement_to_plan(statement).await.map_err(|e| plan_error("sql", sql, e))?;
     if matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_)) {
-        return Err(Error::invalid(format!("sql: this statement writes ({}), and `insightera sql` only reads", plan.display()))
-            .hint("predictions are written by `insightera run`; to change inputs use the engine that owns them"));
+        return Err(Error::invalid(format!(
+            "sql: this statement writes ({}), and `insightera sql` only reads",
+            plan.display()
+        ))
+        .hint("predictions are written by `insightera run`; to change inputs use the engine that owns them"));
     }
     let frame = context.execute_logical_plan(plan).await.map_err(|e| plan_error("sql", sql, e))?;
     let schema: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
@@ -144,9 +146,7 @@ async fn pin_table(workspace: &Workspace, context: &SessionContext, pin: &Pinned
 /// the session's.
 async fn evaluate_time(context: &SessionContext, text: &str) -> Result<i64> {
     let zone = context.state().config_options().execution.time_zone.clone().unwrap_or_else(|| "UTC".into());
-    let sql = format!(
-        "SELECT CAST(arrow_cast({text}, 'Timestamp(Millisecond, Some(\"{zone}\"))') AS BIGINT)"
-    );
+    let sql = format!("SELECT CAST(arrow_cast({text}, 'Timestamp(Millisecond, Some(\"{zone}\"))') AS BIGINT)");
     let wrong = |e| {
         let error = plan_error("sql", &sql, e);
         Error::invalid(format!("`{text}` is not a time: {}", error.to_string().lines().next().unwrap_or_default()))

@@ -113,7 +113,9 @@ impl VisitorMut for TakeVersions {
         let version = match taken {
             TableVersion::VersionAsOf(e) => Version::Snapshot(e.to_string()),
             TableVersion::TimestampAsOf(e) | TableVersion::ForSystemTimeAsOf(e) => Version::Time(e.to_string()),
-            other => return ControlFlow::Break(format!("`{other}` is not supported; use VERSION AS OF or TIMESTAMP AS OF")),
+            other => {
+                return ControlFlow::Break(format!("`{other}` is not supported; use VERSION AS OF or TIMESTAMP AS OF"));
+            }
         };
         let temporary = format!("__version_{}", self.found.len());
         if alias.is_none() {
@@ -121,8 +123,7 @@ impl VisitorMut for TakeVersions {
             let label = last.unwrap_or_else(|| Ident::new(&temporary));
             *alias = Some(TableAlias { explicit: true, name: label, columns: Vec::new() });
         }
-        let parts: Vec<String> =
-            name.0.iter().filter_map(|p| p.as_ident()).map(|i| i.value.clone()).collect();
+        let parts: Vec<String> = name.0.iter().filter_map(|p| p.as_ident()).map(|i| i.value.clone()).collect();
         self.found.push(Pinned { table: parts.join("."), version, name: temporary.clone() });
         *name = ObjectName(vec![ObjectNamePart::Identifier(Ident::new(temporary))]);
         ControlFlow::Continue(())
@@ -164,7 +165,12 @@ fn existing(table: &Table) -> String {
     };
     match (log.first(), log.last()) {
         (Some(first), Some(last)) if first.snapshot_id != last.snapshot_id => {
-            format!("its first snapshot is {}, its last {}; `insightera table history {}` lists all", show(first), show(last), table.name())
+            format!(
+                "its first snapshot is {}, its last {}; `insightera table history {}` lists all",
+                show(first),
+                show(last),
+                table.name()
+            )
         }
         (Some(only), _) => format!("its only snapshot is {}", show(only)),
         _ => "it has no snapshot yet".to_owned(),

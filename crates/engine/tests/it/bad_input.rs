@@ -48,7 +48,8 @@ fn a_clock_in_the_features_is_refused() {
 
 #[test]
 fn a_float_key_is_refused() {
-    let shown = error_of(&PIPELINE.replace("key = [\"nim\"]", "key = [\"gpa\"]").replace("nim = \"nim\"", "gpa = \"gpa\""));
+    let shown =
+        error_of(&PIPELINE.replace("key = [\"nim\"]", "key = [\"gpa\"]").replace("nim = \"nim\"", "gpa = \"gpa\""));
     assert!(shown.contains("`gpa`") && shown.contains("no identity"), "{shown}");
 }
 
@@ -59,7 +60,14 @@ fn duplicate_keys_are_counted_and_named() {
     project.append("gold.grades", grades_rows(3..5, 1.0));
     let shown = run_error(&project);
     assert!(shown.contains("2 duplicate rows") && shown.contains("duplicates = \"latest\""), "{shown}");
-    assert!(project.workspace.lake().find(&TestProject::name("ml.risk")).unwrap().is_none_or(|t| t.current_snapshot_id().is_none()));
+    assert!(
+        project
+            .workspace
+            .lake()
+            .find(&TestProject::name("ml.risk"))
+            .unwrap()
+            .is_none_or(|t| t.current_snapshot_id().is_none())
+    );
 }
 
 #[test]
@@ -68,17 +76,27 @@ fn of_duplicates_the_latest_wins_when_the_pipeline_says_so() {
     project.seed(10);
     project.append("gold.grades", {
         let rows = grades_rows(3..5, -5.0);
-        let later = arrow::array::TimestampMicrosecondArray::from(vec![crate::project::START + 5; 2]).with_timezone("UTC");
-        RecordBatch::try_new(rows.schema(), vec![rows.column(0).clone(), rows.column(1).clone(), std::sync::Arc::new(later)]).unwrap()
+        let later =
+            arrow::array::TimestampMicrosecondArray::from(vec![crate::project::START + 5; 2]).with_timezone("UTC");
+        RecordBatch::try_new(
+            rows.schema(),
+            vec![rows.column(0).clone(), rows.column(1).clone(), std::sync::Arc::new(later)],
+        )
+        .unwrap()
     });
     assert_eq!(project.run().scored, 10);
-    assert_eq!(project.count("SELECT count(*) FROM ml.risk WHERE feature_timestamp > TIMESTAMP '2026-01-01 00:00:00Z'"), 2);
+    assert_eq!(
+        project.count("SELECT count(*) FROM ml.risk WHERE feature_timestamp > TIMESTAMP '2026-01-01 00:00:00Z'"),
+        2
+    );
     project.assert_verified();
 }
 
 #[test]
 fn null_keys_are_counted_and_not_scored() {
-    let project = TestProject::new(&PIPELINE.replace("SELECT g.nim,", "SELECT CASE WHEN g.gpa IS NULL THEN NULL ELSE g.nim END AS nim,"));
+    let project = TestProject::new(
+        &PIPELINE.replace("SELECT g.nim,", "SELECT CASE WHEN g.gpa IS NULL THEN NULL ELSE g.nim END AS nim,"),
+    );
     project.seed(22);
     let run = project.run();
     assert_eq!((run.null_keys, run.scored), (2, 20));
@@ -101,7 +119,10 @@ fn a_warehouse_of_a_newer_format_is_refused_before_anything_is_written() {
     project.seed(10);
     let database = rusqlite::Connection::open(project.folder.join("warehouse/catalog.db")).unwrap();
     database
-        .execute("UPDATE iceberg_namespace_properties SET property_value = '2' WHERE property_key = 'insightera.format'", [])
+        .execute(
+            "UPDATE iceberg_namespace_properties SET property_value = '2' WHERE property_key = 'insightera.format'",
+            [],
+        )
         .unwrap();
     drop(database);
     let opened = insightera_engine::Workspace::open(&project.folder, Default::default(), project.clock.clone());
@@ -124,7 +145,8 @@ fn nan_and_infinity_are_values_like_others() {
     let project = TestProject::new(PIPELINE);
     project.seed(3);
     let odd = grades_rows(10..13, 0.0);
-    let gpa: ArrayRef = std::sync::Arc::new(arrow::array::Float64Array::from(vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY]));
+    let gpa: ArrayRef =
+        std::sync::Arc::new(arrow::array::Float64Array::from(vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY]));
     let rows = RecordBatch::try_new(odd.schema(), vec![odd.column(0).clone(), gpa, odd.column(2).clone()]).unwrap();
     project.append("gold.grades", rows);
     project.append("gold.attendance", crate::project::attendance_rows(10..13));

@@ -45,7 +45,8 @@ fn apply(project: &TestProject, mutation: &Mutation) {
         Mutation::Append(students) => {
             // Only students that are not there: duplicates are another test.
             let known = current(project);
-            let new: Vec<usize> = students.iter().copied().filter(|s| !known.contains_key(&crate::project::nim(*s))).collect();
+            let new: Vec<usize> =
+                students.iter().copied().filter(|s| !known.contains_key(&crate::project::nim(*s))).collect();
             if !new.is_empty() {
                 project.append("gold.grades", grades_rows(new.iter().copied(), 0.0));
                 project.upsert("gold.attendance", attendance_rows(new.into_iter()));

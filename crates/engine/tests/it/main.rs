@@ -2,5 +2,7 @@
 
 mod bad_input;
 mod changed;
+#[cfg(feature = "faults")]
+mod faults;
 mod project;
 mod runs;

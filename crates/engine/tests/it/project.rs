@@ -66,7 +66,7 @@ impl TestProject {
         .unwrap();
         std::fs::write(folder.join("pipelines/risk.toml"), pipeline).unwrap();
         let clock = Arc::new(ManualClock::new(START));
-        let workspace = Workspace::create(folder, Overrides::default(), clock.clone()).unwrap();
+        let workspace = Workspace::open(folder, Overrides::default(), clock.clone()).unwrap();
         Self { folder: folder.to_owned(), clock, workspace, _temp: None }
     }
 
@@ -96,12 +96,8 @@ impl TestProject {
     }
 
     pub fn create(&self, table: &str, columns: Vec<Column>) -> Table {
-        let new = NewTable {
-            name: Self::name(table),
-            columns,
-            partition_by: Vec::new(),
-            properties: Default::default(),
-        };
+        let new =
+            NewTable { name: Self::name(table), columns, partition_by: Vec::new(), properties: Default::default() };
         self.workspace.lake().create_table(&new).unwrap()
     }
 
@@ -206,7 +202,8 @@ pub fn grades_rows(students: impl Iterator<Item = usize> + Clone, shift: f64) ->
         Field::new("feature_timestamp", timestamptz(), true),
     ]);
     let nims = StringArray::from_iter_values(students.clone().map(nim));
-    let gpa: Float64Array = students.clone().map(|i| (i % 11 != 0).then(|| 1.0 + (i % 30) as f64 / 10.0 + shift)).collect();
+    let gpa: Float64Array =
+        students.clone().map(|i| (i % 11 != 0).then(|| 1.0 + (i % 30) as f64 / 10.0 + shift)).collect();
     let times = TimestampMicrosecondArray::from_iter_values(students.map(|i| START - i as i64)).with_timezone("UTC");
     RecordBatch::try_new(Arc::new(schema), vec![Arc::new(nims), Arc::new(gpa), Arc::new(times)]).unwrap()
 }

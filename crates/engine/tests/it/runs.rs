@@ -48,7 +48,8 @@ fn an_entity_that_leaves_gets_one_row_and_its_return_is_an_insert() {
     let gone = |events: i64| {
         let rows = attendance_rows([5, 9].into_iter());
         let events = std::sync::Arc::new(arrow::array::Int64Array::from(vec![events; 2]));
-        arrow::array::RecordBatch::try_new(rows.schema(), vec![rows.column(0).clone(), rows.column(1).clone(), events]).unwrap()
+        arrow::array::RecordBatch::try_new(rows.schema(), vec![rows.column(0).clone(), rows.column(1).clone(), events])
+            .unwrap()
     };
     project.upsert("gold.attendance", gone(1000));
     let run = project.run();
@@ -145,7 +146,10 @@ fn a_new_output_column_evolves_the_table_and_old_rows_read_null() {
     let mut project = TestProject::new(PIPELINE);
     project.seed(10);
     project.run();
-    project.set_pipeline(&PIPELINE.replace("feature_timestamp = \"feature_timestamp\"\n", "feature_timestamp = \"feature_timestamp\"\nnote = \"CAST(rate AS VARCHAR)\"\n"));
+    project.set_pipeline(&PIPELINE.replace(
+        "feature_timestamp = \"feature_timestamp\"\n",
+        "feature_timestamp = \"feature_timestamp\"\nnote = \"CAST(rate AS VARCHAR)\"\n",
+    ));
     assert_eq!(project.plan().adds_columns, ["note"]);
     let run = project.run();
     assert_eq!(run.added_columns, ["note"]);
@@ -169,7 +173,10 @@ fn an_earlier_day_can_be_read_and_compared() {
     assert_eq!(project.count(&joined), 3);
     assert_eq!(project.count("SELECT count(*) FROM ml.risk TIMESTAMP AS OF '2099-01-01'"), 13);
     let early = project.query_error("SELECT count(*) FROM ml.risk TIMESTAMP AS OF '2001-01-01'");
-    assert!(early.contains("no snapshot at or before '2001-01-01'") && early.contains("its first snapshot is"), "{early}");
+    assert!(
+        early.contains("no snapshot at or before '2001-01-01'") && early.contains("its first snapshot is"),
+        "{early}"
+    );
     assert!(project.query_error("SELECT * FROM ml.risk VERSION AS OF 12345").contains("no version 12345"));
 }
 
@@ -211,7 +218,10 @@ fn every_run_leaves_its_stages_in_the_metrics_table() {
     let project = TestProject::new(PIPELINE);
     project.seed(10);
     let run = project.run();
-    let sql = format!("SELECT count(*) FROM ml_monitoring.inference_metrics WHERE run_id = '{}' AND stage = 'total' AND batch_size = 10", run.run_id);
+    let sql = format!(
+        "SELECT count(*) FROM ml_monitoring.inference_metrics WHERE run_id = '{}' AND stage = 'total' AND batch_size = 10",
+        run.run_id
+    );
     assert_eq!(project.count(&sql), 1);
     assert!(project.count("SELECT count(*) FROM ml_monitoring.inference_metrics") >= 6);
 }

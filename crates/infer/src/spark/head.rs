@@ -21,7 +21,14 @@ pub enum Head {
     /// `intercept + coefficients · x`.
     Linear { coefficients: Vec<f64>, intercept: f64 },
     /// One margin a class, or one for two classes.
-    Logistic { classes: usize, width: usize, coefficients: Vec<f64>, intercepts: Vec<f64>, multinomial: bool, thresholds: Option<Vec<f64>> },
+    Logistic {
+        classes: usize,
+        width: usize,
+        coefficients: Vec<f64>,
+        intercepts: Vec<f64>,
+        multinomial: bool,
+        thresholds: Option<Vec<f64>>,
+    },
 }
 
 /// A tree ensemble.
@@ -129,7 +136,8 @@ impl Head {
             Self::Trees(trees) => trees.score(features, rows),
             Self::Linear { coefficients, intercept } => {
                 let width = coefficients.len();
-                let values = (0..rows).map(|row| dot(&features[row * width..(row + 1) * width], coefficients) + intercept);
+                let values =
+                    (0..rows).map(|row| dot(&features[row * width..(row + 1) * width], coefficients) + intercept);
                 regression(values.collect())
             }
             Self::Logistic { classes, width, coefficients, intercepts, multinomial, thresholds } => {
@@ -227,7 +235,12 @@ fn regression(values: Vec<f64>) -> Predictions {
     Predictions { prediction: Float64Array::from(values), probability: None, probabilities: None, margin: None }
 }
 
-fn classification(shares: Vec<f64>, classes: usize, thresholds: Option<&[f64]>, margins: Option<Vec<f64>>) -> Predictions {
+fn classification(
+    shares: Vec<f64>,
+    classes: usize,
+    thresholds: Option<&[f64]>,
+    margins: Option<Vec<f64>>,
+) -> Predictions {
     let predictions = shares.chunks(classes).map(|row| predict(row, thresholds) as f64);
     let prediction = Float64Array::from_iter_values(predictions);
     let probability = (classes == 2).then(|| Float64Array::from_iter_values(shares.chunks(2).map(|row| row[1])));
@@ -274,7 +287,8 @@ fn logistic(folder: &Folder<'_>, thresholds: Option<Vec<f64>>, parameters: &Para
     let classes = first(&rows, "numClasses")? as usize;
     let intercepts = store::vector(store::column(&rows, "interceptVector")?, 0)?;
     let (sets, width, coefficients) = store::matrix(store::column(&rows, "coefficientMatrix")?, 0)?;
-    let multinomial = store::column(&rows, "isMultinomial")?.as_boolean_opt().is_some_and(|b| b.len() == 1 && b.value(0));
+    let multinomial =
+        store::column(&rows, "isMultinomial")?.as_boolean_opt().is_some_and(|b| b.len() == 1 && b.value(0));
     let expected = if multinomial { classes } else { 1 };
     if classes < 2 || sets != expected || intercepts.len() != expected {
         return Err(Error::data("LogisticRegressionModel has coefficients that do not fit its classes"));
@@ -381,7 +395,11 @@ impl FlatNode {
             let leaf = (values.len() / stride) as u32;
             if kind == Kind::Shares {
                 if self.stats.len() != stride {
-                    return Err(Error::data(format!("a leaf of tree {} has {} classes of {stride}", self.tree, self.stats.len())));
+                    return Err(Error::data(format!(
+                        "a leaf of tree {} has {} classes of {stride}",
+                        self.tree,
+                        self.stats.len()
+                    )));
                 }
                 let total: f64 = self.stats.iter().sum();
                 values.extend(self.stats.iter().map(|s| if total == 0.0 { 0.0 } else { s / total }));
@@ -398,6 +416,12 @@ impl FlatNode {
             Test::In(self.thresholds.iter().map(|c| *c as u32).collect())
         };
         // NaN is not `<=` anything, so Spark sends it to the right.
-        Ok(NodeBuilder::Split { feature, test, missing_left: false, left: self.left as usize, right: self.right as usize })
+        Ok(NodeBuilder::Split {
+            feature,
+            test,
+            missing_left: false,
+            left: self.left as usize,
+            right: self.right as usize,
+        })
     }
 }

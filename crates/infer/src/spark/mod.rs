@@ -68,7 +68,9 @@ fn build(folders: &[Folder<'_>]) -> Result<Arc<dyn Model>> {
         let metadata = folder.metadata()?;
         let class = class_of(&metadata);
         if found.is_some() {
-            return Err(Error::invalid(format!("the stage {class} comes after the model's estimator, which is not supported")));
+            return Err(Error::invalid(format!(
+                "the stage {class} comes after the model's estimator, which is not supported"
+            )));
         }
         let parameters = store::Parameters::new(&metadata);
         match Stage::load(&class, &parameters, folder)? {
@@ -94,8 +96,10 @@ fn build(folders: &[Folder<'_>]) -> Result<Arc<dyn Model>> {
         made.extend(stage.outputs());
     }
     if !made.contains(features.as_str()) {
-        return Err(Error::invalid(format!("no stage makes the column `{features}`: rows would have to bring vectors"))
-            .with_hint("save the whole PipelineModel, with its VectorAssembler"));
+        return Err(Error::invalid(format!(
+            "no stage makes the column `{features}`: rows would have to bring vectors"
+        ))
+        .with_hint("save the whole PipelineModel, with its VectorAssembler"));
     }
     let signature =
         Signature { inputs: order.iter().map(|n| Input { name: (*n).to_owned(), kind: inputs[n] }).collect() };
@@ -120,7 +124,10 @@ impl Model for SparkModel {
         }
         let (width, values) = frame.vectors(&self.features)?;
         if width != self.width {
-            return Err(Error::data(format!("the features have {width} values, the model was trained on {}", self.width)));
+            return Err(Error::data(format!(
+                "the features have {width} values, the model was trained on {}",
+                self.width
+            )));
         }
         Ok(self.head.score(&values, batch.num_rows()))
     }

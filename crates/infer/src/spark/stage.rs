@@ -50,8 +50,10 @@ impl Stage {
         let invalid = || match parameters.text("handleInvalid").unwrap_or("error") {
             "error" => Ok(Invalid::Error),
             "keep" => Ok(Invalid::Keep),
-            other => Err(Error::invalid(format!("{class} has handleInvalid = `{other}`, which would drop rows without a word"))
-                .with_hint("fit the pipeline with handleInvalid = \"keep\" or \"error\"")),
+            other => Err(Error::invalid(format!(
+                "{class} has handleInvalid = `{other}`, which would drop rows without a word"
+            ))
+            .with_hint("fit the pipeline with handleInvalid = \"keep\" or \"error\"")),
         };
         Ok(Some(match class {
             "StringIndexerModel" => {
@@ -69,7 +71,8 @@ impl Stage {
                 if lists.len() != columns.len() {
                     return Err(Error::data("StringIndexerModel has another number of label lists than columns"));
                 }
-                let labels = lists.into_iter().map(|l| l.into_iter().enumerate().map(|(i, l)| (l, i)).collect()).collect();
+                let labels =
+                    lists.into_iter().map(|l| l.into_iter().enumerate().map(|(i, l)| (l, i)).collect()).collect();
                 Self::StringIndexer { columns, labels, invalid: invalid()? }
             }
             "OneHotEncoderModel" => {
@@ -116,7 +119,12 @@ impl Stage {
                 } else {
                     None
                 };
-                let column = |name: &str| parameters.text(name).map(str::to_owned).ok_or_else(|| Error::data(format!("{class} has no {name}")));
+                let column = |name: &str| {
+                    parameters
+                        .text(name)
+                        .map(str::to_owned)
+                        .ok_or_else(|| Error::data(format!("{class} has no {name}")))
+                };
                 Self::Scaler { input: column("inputCol")?, output: column("outputCol")?, shift, scale }
             }
             _ => return Ok(None),
@@ -207,7 +215,10 @@ impl Stage {
                 let (width, mut values) = frame.vectors(input)?;
                 for part in [shift, scale].into_iter().flatten() {
                     if part.len() != width {
-                        return Err(Error::data(format!("StandardScalerModel was fitted on {} values, the rows have {width}", part.len())));
+                        return Err(Error::data(format!(
+                            "StandardScalerModel was fitted on {} values, the rows have {width}",
+                            part.len()
+                        )));
                     }
                 }
                 for row in values.chunks_mut(width.max(1)) {
@@ -246,8 +257,14 @@ pub struct Frame<'a> {
 enum Made {
     Numbers(Vec<f64>),
     /// The one position of every row; outside the width is the empty vector.
-    OneHot { width: usize, hot: Vec<u32> },
-    Vectors { width: usize, values: Vec<f64> },
+    OneHot {
+        width: usize,
+        hot: Vec<u32>,
+    },
+    Vectors {
+        width: usize,
+        values: Vec<f64>,
+    },
 }
 
 impl<'a> Frame<'a> {
@@ -302,8 +319,12 @@ impl<'a> Frame<'a> {
                     if invalid == Invalid::Error
                         && let Some(row) = values.iter().position(|v| v.is_nan())
                     {
-                        return Err(Error::data(format!("column `{name}` has no value in row {row} of a batch, and the model refuses missing values"))
-                            .with_hint("fill it in the feature SQL, or fit the VectorAssembler with handleInvalid = \"keep\""));
+                        return Err(Error::data(format!(
+                            "column `{name}` has no value in row {row} of a batch, and the model refuses missing values"
+                        ))
+                        .with_hint(
+                            "fill it in the feature SQL, or fit the VectorAssembler with handleInvalid = \"keep\"",
+                        ));
                     }
                     values.iter().enumerate().for_each(|(row, v)| out[row * width + at] = *v);
                     at += 1;
@@ -318,7 +339,8 @@ impl<'a> Frame<'a> {
                 }
                 Part::Vectors(wide, values) => {
                     for row in 0..rows {
-                        out[row * width + at..row * width + at + wide].copy_from_slice(&values[row * wide..(row + 1) * wide]);
+                        out[row * width + at..row * width + at + wide]
+                            .copy_from_slice(&values[row * wide..(row + 1) * wide]);
                     }
                     at += wide;
                 }

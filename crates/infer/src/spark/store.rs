@@ -92,7 +92,9 @@ impl<'a> Parameters<'a> {
         if let Some(list) = self.get(plural).and_then(Value::as_array) {
             return Ok(list.iter().filter_map(Value::as_str).map(str::to_owned).collect());
         }
-        let one = self.text(singular).ok_or_else(|| Error::data(format!("a stage has neither `{plural}` nor `{singular}`")))?;
+        let one = self
+            .text(singular)
+            .ok_or_else(|| Error::data(format!("a stage has neither `{plural}` nor `{singular}`")))?;
         Ok(vec![one.to_owned()])
     }
 }
@@ -150,7 +152,11 @@ pub fn vector(array: &ArrayRef, row: usize) -> Result<Vec<f64>> {
     }
     let size = integers(&fields("size")?.slice(row, 1))?[0];
     let indices = list(&fields("indices")?, row)?;
-    let mut dense = vec![0.0; usize::try_from(size).ok().filter(|s| *s <= 10_000_000).ok_or_else(|| Error::data("a vector's size"))?];
+    let mut dense =
+        vec![
+            0.0;
+            usize::try_from(size).ok().filter(|s| *s <= 10_000_000).ok_or_else(|| Error::data("a vector's size"))?
+        ];
     for (index, value) in indices.iter().zip(values) {
         *dense.get_mut(*index as usize).ok_or_else(|| Error::data("a vector's index is out of range"))? = value;
     }
@@ -196,7 +202,9 @@ pub fn matrix(array: &ArrayRef, row: usize) -> Result<(usize, usize, Vec<f64>)> 
         for major in 0..pointers.len().saturating_sub(1) {
             for at in pointers[major] as usize..pointers[major + 1] as usize {
                 let (minor, value) = (indices.get(at), values.get(at));
-                let (Some(minor), Some(value)) = (minor, value) else { return Err(Error::data("a sparse matrix is cut short")) };
+                let (Some(minor), Some(value)) = (minor, value) else {
+                    return Err(Error::data("a sparse matrix is cut short"));
+                };
                 put(major, *minor as usize, *value)?;
             }
         }

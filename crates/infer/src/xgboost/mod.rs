@@ -71,7 +71,8 @@ pub fn load(name: &str, bytes: &[u8]) -> Result<Arc<dyn Model>> {
 
 fn build(document: &Value) -> Result<Arc<dyn Model>> {
     let learner = document.get("learner").ok_or_else(|| {
-        Error::invalid("it is no XGBoost model: it has no `learner`").with_hint("save it with `save_model(\"model.json\")`")
+        Error::invalid("it is no XGBoost model: it has no `learner`")
+            .with_hint("save it with `save_model(\"model.json\")`")
     })?;
     let parameters = field(learner, "learner_model_param")?;
     let features = number(parameters, "num_feature")? as usize;
@@ -92,7 +93,9 @@ fn build(document: &Value) -> Result<Arc<dyn Model>> {
     for (index, source) in trees.iter().take(used).enumerate() {
         let weight = weights.as_ref().map_or(Some(1.0), |w| w.get(index).copied());
         let weight = weight.ok_or_else(|| Error::data("`weight_drop` is shorter than the trees"))?;
-        built.push(tree::build(source, weight as f32, &mut values).map_err(|e| Error::data(format!("tree {index}: {e}")))?);
+        built.push(
+            tree::build(source, weight as f32, &mut values).map_err(|e| Error::data(format!("tree {index}: {e}")))?,
+        );
     }
     let forest = Forest::new(&built, features)?;
     let groups = (0..used)
@@ -129,8 +132,14 @@ fn objective_of(name: &str) -> Result<(Transform, bool)> {
         "binary:hinge" => (Transform::Hinge, false),
         "multi:softprob" | "multi:softmax" => (Transform::Softmax, false),
         "count:poisson" | "reg:gamma" | "reg:tweedie" | "survival:cox" | "survival:aft" => (Transform::Exp, true),
-        "reg:squarederror" | "reg:squaredlogerror" | "reg:pseudohubererror" | "reg:absoluteerror" | "reg:linear"
-        | "rank:pairwise" | "rank:ndcg" | "rank:map" => (Transform::Identity, false),
+        "reg:squarederror"
+        | "reg:squaredlogerror"
+        | "reg:pseudohubererror"
+        | "reg:absoluteerror"
+        | "reg:linear"
+        | "rank:pairwise"
+        | "rank:ndcg"
+        | "rank:map" => (Transform::Identity, false),
         other => return Err(Error::invalid(format!("the objective `{other}` is not supported"))),
     })
 }
@@ -220,7 +229,9 @@ fn number(value: &Value, name: &str) -> Result<f64> {
 
 fn numbers(value: &Value, name: &str) -> Result<Vec<f64>> {
     let list = field(value, name)?.as_array().ok_or_else(|| Error::data(format!("`{name}` is no list")))?;
-    list.iter().map(|v| as_number(v).ok_or_else(|| Error::data(format!("`{name}` holds something that is no number")))).collect()
+    list.iter()
+        .map(|v| as_number(v).ok_or_else(|| Error::data(format!("`{name}` holds something that is no number"))))
+        .collect()
 }
 
 impl XgboostModel {
@@ -275,9 +286,13 @@ impl Model for XgboostModel {
             .then(|| Float64Array::from_iter_values(margins.iter().map(|m| f64::from(sigmoid(*m)))));
         let prediction = match (&probability, self.transform) {
             (Some(p), _) => Float64Array::from_iter_values(p.values().iter().map(|p| f64::from(u8::from(*p > 0.5)))),
-            (None, Transform::Sigmoid) => Float64Array::from_iter_values(margins.iter().map(|m| f64::from(sigmoid(*m)))),
+            (None, Transform::Sigmoid) => {
+                Float64Array::from_iter_values(margins.iter().map(|m| f64::from(sigmoid(*m))))
+            }
             (None, Transform::Exp) => Float64Array::from_iter_values(margins.iter().map(|m| f64::from(m.exp()))),
-            (None, Transform::Hinge) => Float64Array::from_iter_values(margins.iter().map(|m| f64::from(u8::from(*m > 0.0)))),
+            (None, Transform::Hinge) => {
+                Float64Array::from_iter_values(margins.iter().map(|m| f64::from(u8::from(*m > 0.0))))
+            }
             (None, _) => margin.clone(),
         };
         let probabilities = probability.as_ref().map(|p| ClassProbabilities {
@@ -310,6 +325,11 @@ impl XgboostModel {
         }
         let values = margins.into_iter().map(f64::from).collect();
         let probabilities = ClassProbabilities { labels: self.labels.clone(), values };
-        Predictions { prediction: predictions.into(), probability: None, probabilities: Some(probabilities), margin: None }
+        Predictions {
+            prediction: predictions.into(),
+            probability: None,
+            probabilities: Some(probabilities),
+            margin: None,
+        }
     }
 }

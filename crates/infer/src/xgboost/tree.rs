@@ -17,13 +17,22 @@ pub fn build(source: &Value, weight: f32, values: &mut Vec<f32>) -> Result<TreeB
     if n == 0 || [right.len(), features.len(), conditions.len(), default_left.len()].iter().any(|len| *len != n) {
         return Err(Error::data("its lists have different lengths"));
     }
-    if source.get("tree_param").and_then(|p| p.get("size_leaf_vector")).and_then(super::as_number).is_some_and(|n| n > 1.0) {
+    if source
+        .get("tree_param")
+        .and_then(|p| p.get("size_leaf_vector"))
+        .and_then(super::as_number)
+        .is_some_and(|n| n > 1.0)
+    {
         return Err(Error::invalid("leaves that hold vectors are not supported"));
     }
     let types = if source.get("split_type").is_some() { numbers(source, "split_type")? } else { Vec::new() };
     let categories = categories(source, n)?;
     let index = |value: f64, what: &str| {
-        if value >= 0.0 && value < n as f64 { Ok(value as usize) } else { Err(Error::data(format!("a {what} child is out of range"))) }
+        if value >= 0.0 && value < n as f64 {
+            Ok(value as usize)
+        } else {
+            Err(Error::data(format!("a {what} child is out of range")))
+        }
     };
     let nodes = (0..n)
         .map(|at| {
@@ -37,8 +46,15 @@ pub fn build(source: &Value, weight: f32, values: &mut Vec<f32>) -> Result<TreeB
             let to_left = default_left[at] != 0.0;
             if types.get(at).is_some_and(|t| *t == 1.0) {
                 // XGBoost sends the categories of the set to the right.
-                let set = categories.iter().find(|(node, _)| *node == at).map(|(_, set)| set.clone()).unwrap_or_default();
-                return Ok(NodeBuilder::Split { feature, test: Test::In(set), missing_left: !to_left, left: r, right: l });
+                let set =
+                    categories.iter().find(|(node, _)| *node == at).map(|(_, set)| set.clone()).unwrap_or_default();
+                return Ok(NodeBuilder::Split {
+                    feature,
+                    test: Test::In(set),
+                    missing_left: !to_left,
+                    left: r,
+                    right: l,
+                });
             }
             let threshold = f64::from(conditions[at] as f32);
             Ok(NodeBuilder::Split { feature, test: Test::Less(threshold), missing_left: to_left, left: l, right: r })

@@ -55,7 +55,10 @@ impl Reader<'_> {
         let length = self.integer(marker)?;
         let left = self.bytes.len() - self.at;
         // Every element of a typed array takes at least one byte.
-        usize::try_from(length).ok().filter(|n| *n <= left).ok_or_else(|| format!("a length of {length} at byte {}", self.at))
+        usize::try_from(length)
+            .ok()
+            .filter(|n| *n <= left)
+            .ok_or_else(|| format!("a length of {length} at byte {}", self.at))
     }
 
     fn string(&mut self) -> Result<String, String> {

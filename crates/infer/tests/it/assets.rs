@@ -10,7 +10,8 @@ use crate::{assert_close, numbers, read_parquet, ulps};
 #[test]
 fn every_shipped_model_scores_as_its_library_did() {
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../insightera/assets/university");
-    let list: serde_json::Value = serde_json::from_slice(&std::fs::read(assets.join("models/models.json")).unwrap()).unwrap();
+    let list: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(assets.join("models/models.json")).unwrap()).unwrap();
     let models = list.as_array().or_else(|| list["models"].as_array()).unwrap();
     assert!(models.len() >= 5);
     for entry in models {

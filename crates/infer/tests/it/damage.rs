@@ -7,7 +7,8 @@ use bytes::Bytes;
 use insightera_infer::{Artifact, load};
 
 fn asset(path: &str) -> Artifact {
-    Artifact::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../insightera/assets/university/models").join(path)).unwrap()
+    Artifact::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../insightera/assets/university/models").join(path))
+        .unwrap()
 }
 
 fn shipped() -> Vec<Artifact> {

@@ -24,13 +24,21 @@ fn every_judged_model_scores_as_its_library_does() {
         let scored = model.score(&rows).unwrap_or_else(|e| panic!("{file}: {e}"));
         let exact = model.description().flavor == "xgboost";
         let check = |what: &str, found: f64, wanted: f64| {
-            let good = if exact { ulps(found, wanted) <= 2 } else { (found - wanted).abs() <= 1e-12 * wanted.abs().max(1e-12) };
+            let good = if exact {
+                ulps(found, wanted) <= 2
+            } else {
+                (found - wanted).abs() <= 1e-12 * wanted.abs().max(1e-12)
+            };
             assert!(good, "{file} {what}: {found} instead of {wanted}");
         };
         if rows.column_by_name("expected_margin").is_some() {
             let (found, wanted) = (scored.margin.clone().unwrap(), numbers(&rows, "expected_margin"));
             for row in 0..found.len() {
-                assert_eq!((found.value(row) as f32).to_bits(), (wanted.value(row) as f32).to_bits(), "{file} margin of row {row}");
+                assert_eq!(
+                    (found.value(row) as f32).to_bits(),
+                    (wanted.value(row) as f32).to_bits(),
+                    "{file} margin of row {row}"
+                );
             }
         }
         if rows.column_by_name("expected_probability").is_some() {
@@ -46,7 +54,9 @@ fn every_judged_model_scores_as_its_library_does() {
                 let column = format!("expected_probability_{label}");
                 if rows.column_by_name(&column).is_some() {
                     let wanted = numbers(&rows, &column);
-                    (0..wanted.len()).for_each(|row| check(&column, classes.values[row * classes.labels.len() + class], wanted.value(row)));
+                    (0..wanted.len()).for_each(|row| {
+                        check(&column, classes.values[row * classes.labels.len() + class], wanted.value(row))
+                    });
                 }
             }
         }

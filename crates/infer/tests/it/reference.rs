@@ -16,7 +16,8 @@ fn xgboost_margins_are_the_librarys_to_the_bit() {
         let (margin, probability) = (scored.margin.unwrap(), scored.probability.unwrap());
         let schema = wanted.schema();
         let name = |part: &str| {
-            let found = schema.fields().iter().map(|f| f.name().clone()).find(|n| n.contains("xgb") && n.contains(part));
+            let found =
+                schema.fields().iter().map(|f| f.name().clone()).find(|n| n.contains("xgb") && n.contains(part));
             found.unwrap_or_else(|| panic!("no {part} in {schema:?}"))
         };
         let (margins, probabilities) = (numbers(&wanted, &name("margin")), numbers(&wanted, &name("pro")));
@@ -47,7 +48,10 @@ fn spark_models_score_as_spark_does() {
             assert_eq!(scored.prediction, predictions, "{name}: classes");
         }
         assert_close(&name, &scored.prediction, &predictions, 1e-12);
-        if let (Some(found), Some(column)) = (&scored.probability, wanted.schema().fields().iter().find(|f| f.name() == "p1" || f.name() == "probability_1")) {
+        if let (Some(found), Some(column)) = (
+            &scored.probability,
+            wanted.schema().fields().iter().find(|f| f.name() == "p1" || f.name() == "probability_1"),
+        ) {
             assert_close(&name, found, &numbers(&wanted, column.name()), 1e-12);
         }
         models += 1;

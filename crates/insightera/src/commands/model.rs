@@ -91,7 +91,9 @@ fn registered_text(registered: &Registered, by_itself: bool) -> String {
         let why = if by_itself { ", as it is the first version" } else { "" };
         text.push_str(&format!("alias `{}` points to version {}{why}\n", moved.alias, moved.to));
     } else if !reused {
-        text.push_str(&format!("no alias points to it; `insightera model promote {name} {version}` makes it production\n"));
+        text.push_str(&format!(
+            "no alias points to it; `insightera model promote {name} {version}` makes it production\n"
+        ));
     }
     text
 }
@@ -170,7 +172,8 @@ fn show(model: &ModelDetails, printer: &Printer) -> String {
     let mut text = printer.heading(&format!("model {}", model.name));
     text.push_str(&format!("\n  aliases   {}\n", if aliases.is_empty() { "none".into() } else { aliases.join(", ") }));
     for version in &model.versions {
-        let aliases = if version.aliases.is_empty() { String::new() } else { format!(" ({})", version.aliases.join(", ")) };
+        let aliases =
+            if version.aliases.is_empty() { String::new() } else { format!(" ({})", version.aliases.join(", ")) };
         text.push_str(&format!("\n{}\n", printer.heading(&format!("version {}{aliases}", version.version))));
         let mut add = |name: &str, value: String| text.push_str(&format!("  {name:<11} {value}\n"));
         if let Some(description) = &version.description {
@@ -223,7 +226,10 @@ mod tests {
 
     #[test]
     fn a_move_says_where_the_alias_came_from() {
-        assert_eq!(told("m", &moved(Some(1), true)), "model `m`: alias `production` moved from version 1 to version 2\n");
+        assert_eq!(
+            told("m", &moved(Some(1), true)),
+            "model `m`: alias `production` moved from version 1 to version 2\n"
+        );
         assert!(told("m", &moved(Some(2), false)).contains("already"));
         assert!(told("m", &moved(None, true)).ends_with("points to version 2\n"));
     }

@@ -79,7 +79,8 @@ pub fn entities(number: u64) -> String {
 
 /// `insert 5, update 10`.
 pub fn reasons(reasons: &Reasons) -> String {
-    let words: Vec<String> = reasons.0.iter().map(|(reason, number)| format!("{reason} {}", text::count(*number))).collect();
+    let words: Vec<String> =
+        reasons.0.iter().map(|(reason, number)| format!("{reason} {}", text::count(*number))).collect();
     if words.is_empty() { "nothing changed".into() } else { words.join(", ") }
 }
 

@@ -166,8 +166,19 @@ mod tests {
     fn the_json_of_a_run_has_the_fields_of_the_contract() {
         let value = serde_json::to_value(report()).unwrap();
         for field in [
-            "pipeline", "run_id", "status", "snapshot_id", "entities", "scored", "skipped", "removed", "reasons",
-            "dropped_by_joins", "model", "seconds", "stages",
+            "pipeline",
+            "run_id",
+            "status",
+            "snapshot_id",
+            "entities",
+            "scored",
+            "skipped",
+            "removed",
+            "reasons",
+            "dropped_by_joins",
+            "model",
+            "seconds",
+            "stages",
         ] {
             assert!(value.get(field).is_some(), "{field}");
         }

@@ -83,7 +83,11 @@ pub fn report_failures<T>(outcomes: &Outcomes<T>, printer: &Printer) -> u8 {
     let mut worst = 0;
     for (name, outcome) in outcomes {
         if let Err(error) = outcome {
-            printer.error(&format!("pipeline `{name}`: {}", failure::message(error)));
+            let message = failure::message(error);
+            // Most messages name the pipeline or its file themselves.
+            let named = message.contains(&format!("`{name}`")) || message.contains(&format!("{name}.toml"));
+            let prefix = if named { String::new() } else { format!("pipeline `{name}`: ") };
+            printer.error(&format!("{prefix}{message}"));
             if let Some(hint) = failure::hint(error) {
                 printer.hint(&hint);
             }

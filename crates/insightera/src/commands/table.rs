@@ -244,10 +244,10 @@ fn render(shown: &Shown) -> String {
     let rows: Vec<Vec<String>> = shown
         .columns
         .iter()
-        .map(|c| vec![c.name.clone(), c.r#type.clone(), if c.required { "required".into() } else { String::new() }])
+        .map(|c| vec![c.name.clone(), c.r#type.clone(), if c.required { "yes".into() } else { String::new() }])
         .collect();
     text.push('\n');
-    text.push_str(&text::columns(&["column", "type", ""], &[], &rows));
+    text.push_str(&text::columns(&["column", "type", "required"], &[], &rows));
     if !shown.properties.is_empty() {
         let rows: Vec<Vec<String>> = shown.properties.iter().map(|(k, v)| vec![k.clone(), shortened(v)]).collect();
         text.push('\n');

@@ -55,7 +55,10 @@ mod tests {
     #[test]
     fn thousands_are_apart() {
         let of = |n| count(n);
-        assert_eq!((of(0), of(999), of(1000), of(1_234_567)), ("0".into(), "999".into(), "1,000".into(), "1,234,567".into()));
+        assert_eq!(
+            (of(0), of(999), of(1000), of(1_234_567)),
+            ("0".into(), "999".into(), "1,000".into(), "1,234,567".into())
+        );
     }
 
     #[test]
@@ -69,7 +72,10 @@ mod tests {
 
     #[test]
     fn seconds_have_three_digits_where_they_matter() {
-        assert_eq!((seconds(0.0341), seconds(4.206), seconds(83.4)), ("0.034 s".into(), "4.21 s".into(), "83 s".into()));
+        assert_eq!(
+            (seconds(0.0341), seconds(4.206), seconds(83.4)),
+            ("0.034 s".into(), "4.21 s".into(), "83 s".into())
+        );
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl Said {
     pub fn refused(self, text: &str) -> Self {
         assert_eq!((self.code, self.out.as_str()), (1, ""), "{self:?}");
         assert!(self.err.contains(text), "{text}\nin\n{}", self.err);
-        assert_eq!(self.err.matches("error:").count(), 1, "{}", self.err);
+        assert_eq!(self.err.lines().filter(|line| line.starts_with("error:")).count(), 1, "{}", self.err);
         self
     }
 

@@ -35,7 +35,7 @@ fn check_shows_every_failure() {
     shell.write("p/pipelines/broken.toml", "kind = \"batch\"\nentitty = 1\n");
     let said = shell.project(&["check"]);
     assert_eq!(said.code, 1, "{said:?}");
-    assert!(said.err.contains("pipeline `broken`") && said.err.contains("entitty"), "{said:?}");
+    assert!(said.err.contains("pipelines/broken.toml:2") && said.err.contains("entitty"), "{said:?}");
     assert!(said.err.contains("pipeline `numbers`") && said.err.contains("files.numbers"), "{said:?}");
 
     let said = shell.project(&["check", "--format", "json"]);

@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use iceberg::TableUpdate;
 use iceberg::spec::{
-    DataFile, ManifestContentType, ManifestFile, ManifestListWriter, ManifestStatus, ManifestWriter, ManifestWriterBuilder,
-    Operation, PartitionSpec, Snapshot, SnapshotReference, SnapshotRetention, SnapshotSummaryCollector, Summary,
+    DataFile, ManifestContentType, ManifestFile, ManifestListWriter, ManifestStatus, ManifestWriter,
+    ManifestWriterBuilder, Operation, PartitionSpec, Snapshot, SnapshotReference, SnapshotRetention,
+    SnapshotSummaryCollector, Summary,
 };
 use uuid::Uuid;
 
@@ -68,7 +69,8 @@ pub fn build(lake: &Lake, base: &Table, manifests_of: &Table, change: &Change) -
     let mut updates = Vec::new();
     if let Some(fence) = &change.fence {
         let mirror = mirrored_progress(snapshot_id, &properties);
-        updates.push(TableUpdate::SetProperties { updates: HashMap::from([(keys::progress(&fence.pipeline), mirror)]) });
+        updates
+            .push(TableUpdate::SetProperties { updates: HashMap::from([(keys::progress(&fence.pipeline), mirror)]) });
     }
     // A snapshot is never older than the one before it, whatever the clock.
     let newest = metadata.snapshots().map(|s| s.timestamp_ms()).max().unwrap_or(0).max(metadata.last_updated_ms());
@@ -128,8 +130,7 @@ impl Writer<'_> {
         let metadata = self.base.metadata();
         let location = format!("{}/metadata/{}-m{}.avro", metadata.location(), self.commit, self.count);
         self.count += 1;
-        let output =
-            self.lake.file_io().new_output(&location).map_err(|e| cannot_write("manifest", &location, e))?;
+        let output = self.lake.file_io().new_output(&location).map_err(|e| cannot_write("manifest", &location, e))?;
         let schema = metadata.current_schema().clone();
         let builder = ManifestWriterBuilder::new(output, Some(self.snapshot_id), schema, spec);
         let writer = match content {
@@ -146,7 +147,10 @@ impl Writer<'_> {
     fn spec(&self, id: i32) -> Result<PartitionSpec> {
         let found = self.base.metadata().partition_spec_by_id(id);
         found.map(|spec| spec.as_ref().clone()).ok_or_else(|| {
-            Error::data(format!("table `{}` has a manifest of partition spec `{id}`, which it does not define", self.base.name()))
+            Error::data(format!(
+                "table `{}` has a manifest of partition spec `{id}`, which it does not define",
+                self.base.name()
+            ))
         })
     }
 
@@ -211,7 +215,8 @@ impl Writer<'_> {
         if setting("commit.manifest-merge.enabled") == Some("false") {
             return Ok(manifests);
         }
-        let least = setting("commit.manifest.min-count-to-merge").and_then(|v| v.parse().ok()).unwrap_or(MIN_COUNT_TO_MERGE);
+        let least =
+            setting("commit.manifest.min-count-to-merge").and_then(|v| v.parse().ok()).unwrap_or(MIN_COUNT_TO_MERGE);
         let small = |m: &ManifestFile| m.content == ManifestContentType::Data && m.manifest_length < MERGE_TARGET_BYTES;
         let mut counts: HashMap<i32, usize> = HashMap::new();
         for manifest in manifests.iter().filter(|m| small(m)) {

@@ -74,7 +74,8 @@ struct Model {
 impl Model {
     fn artifact(&self) -> anyhow::Result<Artifact> {
         let folder = format!("{}/", self.path);
-        let files = FILES.iter().filter_map(|(path, bytes)| Some((path.strip_prefix(&folder)?.to_owned(), (*bytes).into())));
+        let files =
+            FILES.iter().filter_map(|(path, bytes)| Some((path.strip_prefix(&folder)?.to_owned(), (*bytes).into())));
         Ok(Artifact::from_files(files.collect())?)
     }
 

@@ -93,8 +93,7 @@ fn write_iceberg(workspace: &Workspace, university: &University, gold: GoldTable
                 return Ok(());
             }
             let rows = university.batch(gold.name, chunk * CHUNK as u64, CHUNK);
-            let options =
-                WriteOptions { bloom: key(&gold), sorted_by: key(&gold), expected_rows: rows.num_rows() };
+            let options = WriteOptions { bloom: key(&gold), sorted_by: key(&gold), expected_rows: rows.num_rows() };
             let mut writer = TableWriter::new(&table, options)?;
             writer.write(&rows)?;
             let files = writer.finish()?;
@@ -123,7 +122,9 @@ fn write_folder(dir: &Path, university: &University, gold: GoldTable, bar: &Bar)
         bar.rows(rows.num_rows() as u64);
         for (folder, part) in split(&rows, gold.partition_column)? {
             let path = dir.join(&folder).join("part-00000.parquet");
-            let cannot = |e: parquet::errors::ParquetError| Error::unavailable(format!("cannot write `{}`", path.display())).cause(e);
+            let cannot = |e: parquet::errors::ParquetError| {
+                Error::unavailable(format!("cannot write `{}`", path.display())).cause(e)
+            };
             let writer = match writers.entry(folder) {
                 std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
                 std::collections::btree_map::Entry::Vacant(entry) => entry.insert(open(&path, &part)?),
@@ -132,7 +133,9 @@ fn write_folder(dir: &Path, university: &University, gold: GoldTable, bar: &Bar)
         }
     }
     for (folder, writer) in writers {
-        writer.close().map_err(|e| Error::unavailable(format!("cannot write `{}`", dir.join(folder).display())).cause(e))?;
+        writer
+            .close()
+            .map_err(|e| Error::unavailable(format!("cannot write `{}`", dir.join(folder).display())).cause(e))?;
     }
     Ok(())
 }
@@ -163,9 +166,8 @@ fn split(rows: &RecordBatch, column: Option<&str>) -> Result<Vec<(String, Record
     distinct
         .into_iter()
         .map(|value| {
-            let mask: BooleanArray = (0..values.len())
-                .map(|row| Some((!values.is_null(row)).then(|| values.value(row)) == value))
-                .collect();
+            let mask: BooleanArray =
+                (0..values.len()).map(|row| Some((!values.is_null(row)).then(|| values.value(row)) == value)).collect();
             let part = filter_record_batch(&rest, &mask).map_err(failed)?;
             Ok((format!("{column}={}", value.unwrap_or(NULL_PARTITION)), part))
         })
@@ -181,7 +183,8 @@ mod tests {
 
     #[test]
     fn a_partition_column_moves_into_the_folder_name() {
-        let schema = Schema::new(vec![Field::new("rank", DataType::Utf8, true), Field::new("n", DataType::Int32, false)]);
+        let schema =
+            Schema::new(vec![Field::new("rank", DataType::Utf8, true), Field::new("n", DataType::Int32, false)]);
         let rank = StringArray::from(vec![Some("b"), Some("a"), None, Some("b")]);
         let rows =
             RecordBatch::try_new(Arc::new(schema), vec![Arc::new(rank), Arc::new(Int32Array::from(vec![1, 2, 3, 4]))])

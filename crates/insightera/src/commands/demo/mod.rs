@@ -42,12 +42,7 @@ pub async fn demo(demo: Demo, overrides: Overrides, printer: &Printer) -> anyhow
     }
 }
 
-async fn show(
-    demo: &Demo,
-    university: &University,
-    overrides: Overrides,
-    printer: &Printer,
-) -> anyhow::Result<Answer> {
+async fn show(demo: &Demo, university: &University, overrides: Overrides, printer: &Printer) -> anyhow::Result<Answer> {
     let dir = demo.dir.as_path();
     // The demo's tables belong into its folder, whatever the environment says.
     let overrides = Overrides { warehouse: Some(dir.join("warehouse")), ..overrides };
@@ -66,7 +61,10 @@ async fn show(
                 marker.seed
             );
             return Err(Error::conflict(text)
-                .hint(format!("remove it with `insightera demo --clean --dir {}`, or choose another --dir", dir.display()))
+                .hint(format!(
+                    "remove it with `insightera demo --clean --dir {}`, or choose another --dir",
+                    dir.display()
+                ))
                 .into());
         }
         State::Finished(marker) => {
@@ -82,7 +80,7 @@ async fn show(
     let mut marker = Marker { format: 1, students: demo.students, seed: demo.seed, finished: None };
     folder::write_marker(dir, &marker)?;
     write_project(dir, university)?;
-    let workspace = Workspace::create(dir, overrides, clock)?;
+    let workspace = Workspace::open(dir, overrides, clock)?;
     marker.finished = Some(story::tell(&workspace, university, dir, printer, &Bars::new(printer)).await?);
     folder::write_marker(dir, &marker)?;
     Ok(Answer::silent())
@@ -122,7 +120,11 @@ fn clean(dir: &Path, university: &University, printer: &Printer) -> anyhow::Resu
     if left.is_empty() {
         printer.message(&format!("removed `{}`", dir.display()));
     } else {
-        printer.message(&format!("removed the demo from `{}`; not made by it and kept: {}", dir.display(), left.join(", ")));
+        printer.message(&format!(
+            "removed the demo from `{}`; not made by it and kept: {}",
+            dir.display(),
+            left.join(", ")
+        ));
     }
     Ok(Answer::silent())
 }

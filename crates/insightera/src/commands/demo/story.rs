@@ -37,7 +37,11 @@ pub async fn tell(
     let student = compare(workspace, day_one_snapshot, printer).await?;
     let finished = Finished { day_one_snapshot, student };
     let seconds = text::seconds(workspace.clock().monotonic_seconds() - start);
-    printer.data(&format!("\n{}{}", next_steps(dir, &finished, printer), printer.dim(&format!("all this took {seconds}\n"))))?;
+    printer.data(&format!(
+        "\n{}{}",
+        next_steps(dir, &finished, printer),
+        printer.dim(&format!("all this took {seconds}\n"))
+    ))?;
     Ok(finished)
 }
 
@@ -112,7 +116,9 @@ async fn next_day(
         verified.len()
     ))?;
     if right != verified.len() {
-        return Err(Error::internal("the predictions are not what the features say").hint("`insightera verify --all` names them").into());
+        return Err(Error::internal("the predictions are not what the features say")
+            .hint("`insightera verify --all` names them")
+            .into());
     }
     Ok(())
 }
@@ -159,8 +165,11 @@ fn stop_on_failure<T>(outcomes: &several::Outcomes<T>, printer: &Printer) -> any
     match report_failures(outcomes, printer) {
         0 => Ok(()),
         code => {
-            let kind = if code == 1 { insightera_core::ErrorKind::Invalid } else { insightera_core::ErrorKind::Internal };
-            Err(Error::new(kind, "the demo stops here").hint("`insightera demo` in the same folder starts it again").into())
+            let kind =
+                if code == 1 { insightera_core::ErrorKind::Invalid } else { insightera_core::ErrorKind::Internal };
+            Err(Error::new(kind, "the demo stops here")
+                .hint("`insightera demo` in the same folder starts it again")
+                .into())
         }
     }
 }
@@ -183,7 +192,9 @@ fn next_steps(dir: &Path, finished: &Finished, printer: &Printer) -> String {
 /// A finished demo: its state and what to try.
 pub async fn again(workspace: &Workspace, dir: &Path, marker: &Marker, printer: &Printer) -> anyhow::Result<Answer> {
     let Some(finished) = &marker.finished else { return Ok(Answer::silent()) };
-    let state = format!("SELECT risk_category AS risk, count(*) AS students FROM {TABLE}_current GROUP BY 1 ORDER BY min(risk_score)");
+    let state = format!(
+        "SELECT risk_category AS risk, count(*) AS students FROM {TABLE}_current GROUP BY 1 ORDER BY min(risk_score)"
+    );
     let heading = format!(
         "`{}` holds this demo already: {} students, seed {}",
         dir.display(),

@@ -36,9 +36,12 @@ pub async fn sql(
             .into());
     }
     if statements.len() > 1 && format != Format::Table {
-        return Err(Error::invalid(format!("there are {} statements, and only the first could be answered as data", statements.len()))
-            .hint("with --format json or csv give one statement at a time")
-            .into());
+        return Err(Error::invalid(format!(
+            "there are {} statements, and only the first could be answered as data",
+            statements.len()
+        ))
+        .hint("with --format json or csv give one statement at a time")
+        .into());
     }
     let mut answers = Vec::new();
     for statement in statements {

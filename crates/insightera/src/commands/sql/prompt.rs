@@ -5,8 +5,8 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use super::super::Answer;
-use super::statements::{is_blank, take_complete};
 use super::rendered;
+use super::statements::{is_blank, take_complete};
 use crate::cli::Format;
 use crate::failure;
 use crate::printer::Printer;
@@ -91,9 +91,9 @@ async fn command(workspace: &Workspace, line: &str, printer: &Printer) -> anyhow
         (Some("\\d"), None) => super::super::table::listing(workspace).await,
         (Some("\\d"), Some(table)) => super::super::table::description(workspace, table).await,
         (Some("\\?" | "\\h" | "\\help"), _) => Ok(format!("{HELP}\n")),
-        (other, _) => {
-            Err(Error::invalid(format!("there is no command `{}`", other.unwrap_or_default())).hint("\\? lists them").into())
-        }
+        (other, _) => Err(Error::invalid(format!("there is no command `{}`", other.unwrap_or_default()))
+            .hint("\\? lists them")
+            .into()),
     };
     match outcome {
         Ok(text) => printer.data(&text)?,
