@@ -17,10 +17,13 @@ use std::sync::Arc;
 
 use insightera_core::SystemClock;
 use insightera_engine::Workspace;
-use insightera_engine::config::Overrides;
+use insightera_engine::config::{Overrides, Project};
 
 use crate::printer::Printer;
 use crate::resolve::{Command, Invocation};
+
+/// Where a project's catalog is unless it says otherwise.
+const DEFAULT_CATALOG: &str = "warehouse/catalog.db";
 
 /// What a command says.
 #[derive(Debug)]
@@ -56,7 +59,7 @@ pub fn json_text(value: &impl serde::Serialize) -> anyhow::Result<String> {
 /// Runs a command.
 pub async fn dispatch(invocation: Invocation, printer: &Printer) -> anyhow::Result<Answer> {
     let Invocation { project, overrides, command } = invocation;
-    let open = |overrides| open(&project, overrides);
+    let open = |overrides| open(&project, overrides, printer);
     match command {
         Command::Init { dir } => init::init(&dir, overrides, printer),
         Command::Check { pipelines, format } => check::check(&open(overrides)?, &pipelines, format, printer).await,
@@ -72,6 +75,16 @@ pub async fn dispatch(invocation: Invocation, printer: &Printer) -> anyhow::Resu
     }
 }
 
-fn open(project: &Path, overrides: Overrides) -> anyhow::Result<Workspace> {
-    Ok(Workspace::open(project, overrides, Arc::new(SystemClock::new()))?)
+/// Opens the project. One without a catalog where catalogs are by default, such
+/// as a fresh checkout, gets an empty one; a missing catalog that the project
+/// file names is an error, since it may be a slip or a disk that is not there.
+fn open(dir: &Path, overrides: Overrides, printer: &Printer) -> anyhow::Result<Workspace> {
+    let clock = Arc::new(SystemClock::new());
+    let project = Project::load_with(dir, overrides.clone())?;
+    let catalog = &project.settings.catalog.path;
+    if *catalog == project.dir.join(DEFAULT_CATALOG) && !catalog.exists() {
+        printer.message(&format!("made the catalog `{}`, since there was none", catalog.display()));
+        return Ok(Workspace::create(dir, overrides, clock)?);
+    }
+    Ok(Workspace::open(dir, overrides, clock)?)
 }

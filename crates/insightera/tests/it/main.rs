@@ -1,5 +1,6 @@
 //! The binary from outside: streams, exit statuses, files.
 
 mod binary;
+mod demo;
 mod errors;
 mod projects;

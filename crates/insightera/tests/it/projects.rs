@@ -95,3 +95,14 @@ fn a_demo_leaves_foreign_folders_alone() {
     assert_eq!(std::fs::read_dir(shell.dir().join("d")).unwrap().count(), 1);
     assert_eq!(shell.run(&["demo", "--dir", "missing", "--clean"]).done().out, "");
 }
+
+#[test]
+fn a_checkout_without_a_warehouse_works_and_a_named_catalog_must_exist() {
+    let shell = Shell::new();
+    shell.write("p/insightera.toml", "format = 1\n");
+    let said = shell.project(&["table", "list", "--format", "json"]).done();
+    assert!(said.err.contains("made the catalog"), "{said:?}");
+    assert_eq!(shell.project(&["table", "list", "--format", "json"]).done().err, "");
+    shell.write("q/insightera.toml", "format = 1\n[catalog]\npath = \"elsewhere/catalog.db\"\n");
+    shell.run(&["--project", "q", "table", "list"]).refused("elsewhere/catalog.db");
+}

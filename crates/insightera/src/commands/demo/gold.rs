@@ -103,7 +103,7 @@ fn write_iceberg(workspace: &Workspace, university: &University, gold: GoldTable
     };
     let workers = workspace.threads().min(usize::try_from(chunks).unwrap_or(1)).max(1);
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(&work)).collect();
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| Error::internal("a writer stopped"))?)
     })?;
     let files = written.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
