@@ -313,7 +313,7 @@ mod tests {
         let block: Vec<f64> = rows.iter().cycle().take(23).flatten().copied().collect();
         let mut leaves = vec![0; 23];
         forest.visit(&block, 23, |_, row, leaf| leaves[row] = leaf);
-        assert_eq!(leaves[17..23], [12, 10, 11, 12, 11, 12]);
+        assert_eq!(leaves[17..23], [10, 10, 11, 12, 11, 12]);
     }
 
     #[test]

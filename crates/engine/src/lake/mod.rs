@@ -79,6 +79,17 @@ pub fn default_properties() -> HashMap<String, String> {
 }
 
 impl Lake {
+    /// A lake over an existing catalog; `warehouse` is where new tables go.
+    ///
+    /// # Errors
+    /// When there is no catalog, it cannot be read, or a newer Insightera
+    /// wrote the warehouse.
+    pub fn open(catalog: &Path, warehouse: &Path, busy_timeout: Duration, clock: Arc<dyn Clock>) -> Result<Self> {
+        let catalog = Catalog::open(catalog, busy_timeout)?;
+        catalog.check_format()?;
+        Self::with_catalog(catalog, warehouse, clock)
+    }
+
     /// A lake whose catalog is created when missing; `warehouse` is where new
     /// tables go.
     ///

@@ -159,7 +159,8 @@ pub fn inner_joined(plan: &LogicalPlan) -> Option<(String, Vec<String>)> {
             LogicalPlan::Join(join) => {
                 let first = follow(&join.left, partners)?;
                 if join.join_type == JoinType::Inner {
-                    partners.push(follow(&join.right, partners)?);
+                    let right = follow(&join.right, partners)?;
+                    partners.push(right);
                 }
                 Some(first)
             }

@@ -281,7 +281,7 @@ async fn dropped_by_joins(workspace: &Workspace, draft: &Draft, work: &Work) -> 
         let (namespace, name) = input.split_once('.').unwrap_or(("default", input));
         TableReference::partial(namespace.to_owned(), name.to_owned())
     };
-    let select = |columns: &[&str]| columns.iter().map(ident).collect::<Vec<_>>();
+    let select = |columns: &[&str]| columns.iter().copied().map(ident).collect::<Vec<_>>();
     let all = query.context.table(table(&first)).await.and_then(|f| f.select(select(&key))).map_err(failed)?;
     let mut kept = all.clone();
     for partner in &partners {

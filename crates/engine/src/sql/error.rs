@@ -12,6 +12,12 @@ pub fn plan_error(what: &str, sql: &str, error: DataFusionError) -> Error {
         return ours;
     }
     let (text, place) = describe(&error);
+    // A statement that ends too early is wrong at its end.
+    let end = || {
+        let last = sql.lines().count().max(1);
+        (last, sql.lines().last().unwrap_or("").chars().count() + 1)
+    };
+    let place = place.or_else(|| text.ends_with("found: EOF").then(end));
     let mut message = format!("{what}: {text}");
     if let Some((line, column)) = place {
         message.push_str(&format!(" (line {line}, column {column})"));

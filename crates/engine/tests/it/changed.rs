@@ -55,35 +55,7 @@ fn apply(project: &TestProject, mutation: &Mutation) {
         Mutation::Upsert(students, shift) => {
             project.upsert("gold.grades", grades_rows(students.iter().copied(), f64::from(*shift)));
         }
-        Mutation::PositionDelete(students) => {
-            let wanted: Vec<String> = students.iter().map(|s| crate::project::nim(*s)).collect();
-            let mut hits = BTreeMap::new();
-            for file in files::live_files(&table, table.current_snapshot_id()).unwrap().data {
-                let path = file.data_file().file_path().to_owned();
-                let (input, metadata) = insightera_engine::lake::deletes::open(&path).unwrap();
-                let reader =
-                    parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata)
-                        .build()
-                        .unwrap();
-                let mut at = 0i64;
-                for batch in reader {
-                    let batch: RecordBatch = batch.unwrap();
-                    let nims = batch.column_by_name("nim").unwrap().as_string::<i32>().clone();
-                    for row in 0..nims.len() {
-                        if wanted.iter().any(|w| w == nims.value(row)) {
-                            hits.entry(path.clone()).or_insert_with(Vec::new).push(at);
-                        }
-                        at += 1;
-                    }
-                }
-            }
-            if !hits.is_empty() {
-                let mut change = Change::append(&table, Vec::new());
-                change.operation = Operation::Delete;
-                change.deletes.push(upsert::position_delete_file(&table, &hits).unwrap());
-                commit::commit(lake, &change).unwrap();
-            }
-        }
+        Mutation::PositionDelete(students) => delete(project, students),
         Mutation::CopyOnWrite(shift) => {
             let rows = project.query("SELECT nim, gpa, feature_timestamp FROM gold.grades ORDER BY nim");
             let mut writer = TableWriter::new(&table, WriteOptions::default()).unwrap();
@@ -126,6 +98,35 @@ fn apply(project: &TestProject, mutation: &Mutation) {
             project.create("gold.grades", grades_columns());
             project.append("gold.grades", grades_rows(0..80, f64::from(*shift)));
         }
+    }
+}
+
+/// Takes students out of `gold.grades` by position deletes alone.
+pub fn delete(project: &TestProject, students: &[usize]) {
+    let table = project.table("gold.grades");
+    let wanted: Vec<String> = students.iter().map(|s| crate::project::nim(*s)).collect();
+    let mut hits = BTreeMap::new();
+    for file in files::live_files(&table, table.current_snapshot_id()).unwrap().data {
+        let path = file.data_file().file_path().to_owned();
+        let (input, metadata) = insightera_engine::lake::deletes::open(&path).unwrap();
+        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata);
+        let mut at = 0i64;
+        for batch in reader.build().unwrap() {
+            let batch: RecordBatch = batch.unwrap();
+            let nims = batch.column_by_name("nim").unwrap().as_string::<i32>().clone();
+            for row in 0..nims.len() {
+                if wanted.iter().any(|w| w == nims.value(row)) {
+                    hits.entry(path.clone()).or_insert_with(Vec::new).push(at);
+                }
+                at += 1;
+            }
+        }
+    }
+    if !hits.is_empty() {
+        let mut change = Change::append(&table, Vec::new());
+        change.operation = Operation::Delete;
+        change.deletes.push(upsert::position_delete_file(&table, &hits).unwrap());
+        commit::commit(project.workspace.lake(), &change).unwrap();
     }
 }
 

@@ -66,7 +66,7 @@ impl TestProject {
         .unwrap();
         std::fs::write(folder.join("pipelines/risk.toml"), pipeline).unwrap();
         let clock = Arc::new(ManualClock::new(START));
-        let workspace = Workspace::open(folder, Overrides::default(), clock.clone()).unwrap();
+        let workspace = Workspace::create(folder, Overrides::default(), clock.clone()).unwrap();
         Self { folder: folder.to_owned(), clock, workspace, _temp: None }
     }
 

@@ -125,7 +125,7 @@ fn the_index_is_a_cache() {
     project.run();
     let folder = project.folder.join(".insightera/state/risk");
     for damage in 0..3 {
-        project.upsert("gold.grades", grades_rows([damage, damage + 50].into_iter(), 1.0 + damage as f64));
+        project.upsert("gold.grades", grades_rows([damage + 1, damage + 50].into_iter(), 1.0 + damage as f64));
         for entry in std::fs::read_dir(&folder).unwrap().flatten() {
             match damage {
                 0 => std::fs::remove_file(entry.path()).unwrap(),

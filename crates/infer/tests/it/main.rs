@@ -24,9 +24,19 @@ fn folder(test: &str, variable: &str) -> Option<PathBuf> {
     found
 }
 
+/// All rows of a file, or of the part files of a folder in order.
 fn read_parquet(path: &Path) -> RecordBatch {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap().build().unwrap();
-    let batches: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
+    let mut files = vec![path.to_owned()];
+    if path.is_dir() {
+        let parts = std::fs::read_dir(path).unwrap().flatten().map(|e| e.path());
+        files = parts.filter(|p| p.file_name().unwrap().to_str().unwrap().starts_with("part-")).collect();
+        files.sort();
+    }
+    let mut batches: Vec<RecordBatch> = Vec::new();
+    for file in files {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(file).unwrap()).unwrap().build().unwrap();
+        batches.extend(reader.map(Result::unwrap));
+    }
     concat_batches(&batches[0].schema(), &batches).unwrap()
 }
 

@@ -27,7 +27,7 @@ pub fn init(dir: &Path, overrides: Overrides, printer: &Printer) -> anyhow::Resu
     }
     let example = dir.join("pipelines").join("example.toml");
     let made = write_new(&example, render_example_pipeline())
-        .and_then(|new| Workspace::open(dir, overrides, Arc::new(SystemClock::new())).map(|w| (new, w)));
+        .and_then(|new| Workspace::create(dir, overrides, Arc::new(SystemClock::new())).map(|w| (new, w)));
     let (new_example, workspace) = match made {
         Ok(made) => made,
         Err(error) => {

@@ -43,7 +43,8 @@ fn every_command_works_in_the_project_that_the_demo_leaves() {
 fn pipelines(shell: &Shell) {
     assert!(ask(shell, &["check"]).as_array().unwrap().iter().all(|p| p["status"] == "ok"));
     let plan = ask(shell, &["plan", "dropout_risk"]);
-    let names = ["pipeline", "entities", "to_score", "reasons", "inputs", "bytes", "model", "strategy", "why_not_snapshot"];
+    let names =
+        ["pipeline", "entities", "to_score", "reasons", "inputs", "bytes", "model", "strategy", "why_not_snapshot"];
     fields(&plan, &names);
     assert_eq!((&plan["to_score"], &plan["model"]["version"]), (&json!(0), &json!(1)));
     let run = ask(shell, &["run", "dropout_risk"]);

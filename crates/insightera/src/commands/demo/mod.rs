@@ -80,7 +80,7 @@ async fn show(demo: &Demo, university: &University, overrides: Overrides, printe
     let mut marker = Marker { format: 1, students: demo.students, seed: demo.seed, finished: None };
     folder::write_marker(dir, &marker)?;
     write_project(dir, university)?;
-    let workspace = Workspace::open(dir, overrides, clock)?;
+    let workspace = Workspace::create(dir, overrides, clock)?;
     marker.finished = Some(story::tell(&workspace, university, dir, printer, &Bars::new(printer)).await?);
     folder::write_marker(dir, &marker)?;
     Ok(Answer::silent())
