@@ -27,6 +27,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import agreement
 import project as projects
 import storage
 import students as data
@@ -262,6 +263,7 @@ def measure_storage(results, options, students, summary):
     ours_table = WORK / "project.scored" / "warehouse" / "ml_predictions" / "dropout_risk_predictions"
     spark_table = WORK / "spark.scored" / "ml_predictions" / "dropout_risk_predictions"
     results["storage"] = storage.compare(ours_table, spark_table, WORK / "scratch")
+    results["agreement"] = agreement.compare(ours_table, spark_table)
     (WORK / "results.json").write_text(json.dumps(results, indent=1))
 
 
@@ -329,6 +331,8 @@ def report(results, options, started):
     if len(days) == 2:
         lines += ["", f"{days[1]} against {days[0]}: CPU {ratio(runs, days[1], days[0], 'cpu')}, "
                       f"wall {ratio(runs, days[1], days[0], 'wall')}."]
+    if "agreement" in results:
+        lines += ["", agreement.line(results["agreement"])]
     lines += storage.lines(results)
     lines += ["", "Commands:", ""] + [f"- {name}: `{each['command']}`" for name, each in runs.items()]
     text = "\n".join(lines) + "\n"
