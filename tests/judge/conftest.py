@@ -94,6 +94,26 @@ def open_in_spark(spark_driver):
     return open_catalog
 
 
+@pytest.fixture
+def run_in_spark(tmp_path):
+    """A function: project, statements -> the rows of the last one, by a Spark that has ended when it returns."""
+
+    def run(project, *statements):
+        import json
+        import subprocess
+
+        script = tmp_path / "statements.json"
+        script.write_text(json.dumps([str(project.folder), list(statements)]))
+        done = subprocess.run([sys.executable, str(HERE / "spark_statements.py"), str(script), str(tmp_path)],
+                              capture_output=True, text=True, timeout=280)
+        if done.returncode == 3:
+            missing("Spark", done.stderr.strip().splitlines()[-1])
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def test_data():
     folder = os.environ.get("INSIGHTERA_TEST_DATA")

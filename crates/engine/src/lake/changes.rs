@@ -110,11 +110,15 @@ pub fn diff(table: &Table, from: i64, to: i64, key: &[String]) -> Result<Diff> {
                         }
                     }
                     (ManifestContentType::Deletes, ManifestStatus::Added) => deletes.push(file),
-                    (ManifestContentType::Deletes, ManifestStatus::Deleted) => {
-                        return declined(format!(
-                            "a commit took delete files out of `{name}`, rows may have come back"
-                        ));
-                    }
+                    // Its rows may have come back: they count as touched, too.
+                    (ManifestContentType::Deletes, ManifestStatus::Deleted) => match file.data_file().content_type() {
+                        DataContentType::PositionDeletes => deletes.push(file),
+                        _ => {
+                            return declined(format!(
+                                "a commit took equality deletes out of `{name}`, rows may have come back"
+                            ));
+                        }
+                    },
                     (_, ManifestStatus::Existing) => {}
                 }
             }
