@@ -90,7 +90,8 @@ fn collect(root: &Path, folder: &Path, files: &mut BTreeMap<String, Bytes>) -> R
         |e: std::io::Error| Error::new(ErrorKind::Unavailable, format!("cannot list `{}`: {e}", folder.display()));
     for entry in fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
+        let name = path.file_name().and_then(|n| n.to_str());
+        let name = name.ok_or_else(|| Error::invalid(format!("`{}` is no Unicode name", path.display())))?;
         if name.starts_with('.') || name.ends_with(".crc") || name == "_SUCCESS" {
             continue;
         }

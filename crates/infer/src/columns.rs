@@ -1,56 +1,86 @@
 //! Takes typed columns out of a batch.
+//!
+//! Integers, floats, decimals and booleans are numbers; null is missing (NaN).
+//! Strings of every Arrow layout, also behind a dictionary, are labels.
+//! Nothing is parsed and nothing else is cast: a date or a string where the
+//! model wants a number is an error.
 
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, StringArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type};
+use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use arrow::record_batch::RecordBatch;
 use insightera_core::closest;
 
 use crate::error::{Error, Result};
+use crate::model::Input;
 
-fn find<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
+/// Names in an error message.
+const NAMED: usize = 40;
+
+/// The column `name`; `wanted` is all that the model wants, for the message.
+pub fn find<'a>(batch: &'a RecordBatch, name: &str, wanted: &[Input]) -> Result<&'a ArrayRef> {
     batch.column_by_name(name).ok_or_else(|| {
         let schema = batch.schema();
-        let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-        let error = Error::invalid(format!("the model wants column `{name}`, which the rows do not have"));
-        match closest(name, names.iter().copied()) {
-            Some(near) => error.with_hint(format!("did you mean `{near}`?")),
-            None => error.with_hint(format!("the rows have {}", names.join(", "))),
+        let near = closest(name, schema.fields().iter().map(|f| f.name().as_str()));
+        let near = near.map(|n| format!("did you mean `{n}`? ")).unwrap_or_default();
+        let mut list = wanted.iter().take(NAMED).map(|i| i.name.as_str()).collect::<Vec<_>>().join("`, `");
+        if wanted.len() > NAMED {
+            list.push_str(&format!("` and {} more, up to `{}", wanted.len() - NAMED, wanted[wanted.len() - 1].name));
         }
+        Error::invalid(format!("the model wants column `{name}`, which the rows do not have"))
+            .with_hint(format!("{near}the model wants `{list}`"))
     })
 }
 
-fn wrong(name: &str, wanted: &str, found: &DataType) -> Error {
+/// The type of the values, behind a dictionary too.
+pub fn value_type(column: &ArrayRef) -> &DataType {
+    match column.data_type() {
+        DataType::Dictionary(_, value) => value,
+        other => other,
+    }
+}
+
+/// A column has a type that the model cannot use.
+pub fn wrong(name: &str, wanted: &str, found: &DataType) -> Error {
     Error::invalid(format!("the model wants {wanted} in column `{name}`, which has type {found}"))
         .with_hint("cast the column in the feature SQL")
 }
 
-/// A numeric column: integers, floats, decimals, booleans; null stays null.
-pub fn numbers(batch: &RecordBatch, name: &str) -> Result<Float64Array> {
-    let column = find(batch, name)?;
-    let value_type = match column.data_type() {
-        DataType::Dictionary(_, value) => value.as_ref(),
-        other => other,
-    };
-    let numeric = value_type.is_numeric() || matches!(value_type, DataType::Boolean | DataType::Null);
-    if !numeric {
-        return Err(wrong(name, "numbers", column.data_type()));
-    }
+fn numeric(column: &ArrayRef, name: &str) -> Result<()> {
+    let found = value_type(column);
+    let good = found.is_numeric() || matches!(found, DataType::Boolean | DataType::Null);
+    if good { Ok(()) } else { Err(wrong(name, "numbers", column.data_type())) }
+}
+
+/// A numeric column; null stays null.
+pub fn numbers(batch: &RecordBatch, name: &str, wanted: &[Input]) -> Result<Float64Array> {
+    let column = find(batch, name, wanted)?;
+    numeric(column, name)?;
     let plain = cast(column, &DataType::Float64).map_err(|_| wrong(name, "numbers", column.data_type()))?;
     Ok(plain.as_primitive::<Float64Type>().clone())
 }
 
-/// A column of labels: strings, or numbers as Spark writes them.
-pub fn labels(batch: &RecordBatch, name: &str) -> Result<StringArray> {
-    let column = find(batch, name)?;
-    let value_type = match column.data_type() {
-        DataType::Dictionary(_, value) => value.as_ref(),
-        other => other,
-    };
-    match value_type {
+/// A numeric column in single precision, null as NaN. Integers are rounded
+/// once, straight to single precision.
+pub fn singles(batch: &RecordBatch, name: &str, wanted: &[Input]) -> Result<Vec<f32>> {
+    let column = find(batch, name, wanted)?;
+    numeric(column, name)?;
+    if !value_type(column).is_integer() && !matches!(column.data_type(), DataType::Float32) {
+        return Ok(with_nan(&numbers(batch, name, wanted)?).into_iter().map(|v| v as f32).collect());
+    }
+    let plain = cast(column, &DataType::Float32).map_err(|_| wrong(name, "numbers", column.data_type()))?;
+    let plain = plain.as_primitive::<Float32Type>();
+    if plain.null_count() == 0 {
+        return Ok(plain.values().to_vec());
+    }
+    Ok(plain.iter().map(|v| v.unwrap_or(f32::NAN)).collect())
+}
+
+/// A column of strings.
+pub fn labels(batch: &RecordBatch, name: &str, wanted: &[Input]) -> Result<StringArray> {
+    let column = find(batch, name, wanted)?;
+    match value_type(column) {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => {}
-        // Spark's StringIndexer casts numbers to strings, doubles with ".0".
-        t if t.is_integer() || matches!(t, DataType::Boolean) => {}
         _ => return Err(wrong(name, "labels", column.data_type())),
     }
     let plain = cast(column, &DataType::Utf8).map_err(|_| wrong(name, "labels", column.data_type()))?;

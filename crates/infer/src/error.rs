@@ -35,6 +35,12 @@ impl Error {
         self
     }
 
+    /// The same error, said of a part of the model.
+    #[must_use]
+    pub(crate) fn within(self, part: &str) -> Self {
+        Self { message: format!("{part}: {}", self.message), ..self }
+    }
+
     /// What the caller must do.
     pub fn kind(&self) -> ErrorKind {
         self.kind

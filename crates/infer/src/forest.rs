@@ -1,17 +1,25 @@
 //! Decision trees: one packed form, one scalar kernel.
 //!
-//! All trees share one array of 16-byte nodes. Several rows walk a tree at
-//! once, so that their loads overlap; a leaf points at itself, so a walk takes
-//! as many steps as the tree is deep and needs no test for the end.
+//! All trees share one array of nodes of 16 bytes (12 in single precision).
+//! Several rows walk a tree at once, so that their loads overlap; a leaf leads
+//! to itself, so a walk takes as many steps as the tree is deep and needs no
+//! test for the end. A step is a load, a comparison and an addition.
 //!
 //! A numeric node goes left when `x < threshold`; Spark's `x <= t` becomes
-//! `x < next_up(t)`, which is the same for every number. NaN goes where the
-//! node says.
+//! `x < next_up(t)`, which is the same for every number. A missing value
+//! (NaN) costs nothing either: a row holds each value in the form that goes
+//! left, the form that goes right, or both, and a node names the one it wants.
+//!
+//! Every child, feature and category set is checked when a forest is built.
 
 use crate::error::{Error, Result};
 
 /// Rows that walk a tree together.
 const LANES: usize = 8;
+/// Bytes of a block: it shares the first-level cache with the nodes of a tree.
+const BLOCK_BYTES: usize = 24 << 10;
+/// Rows of a block at most.
+const MAX_BLOCK: usize = 256;
 
 /// A tree as a loader sees it.
 #[derive(Debug, Default)]
@@ -51,15 +59,19 @@ pub enum Test {
 
 /// A number that trees compare.
 pub trait Value: Copy + PartialOrd + Send + Sync + std::fmt::Debug + 'static {
+    /// Larger than every threshold.
+    const INFINITY: Self;
     /// From a threshold.
     fn from_f64(value: f64) -> Self;
     /// Whether it is NaN.
     fn missing(self) -> bool;
-    /// As a category; negative or too large is none.
+    /// As a category: XGBoost, in single precision, cuts off the fraction;
+    /// Spark, in double precision, knows whole numbers only.
     fn category(self) -> Option<usize>;
 }
 
 impl Value for f32 {
+    const INFINITY: Self = f32::INFINITY;
     fn from_f64(value: f64) -> Self {
         value as f32
     }
@@ -67,11 +79,12 @@ impl Value for f32 {
         self.is_nan()
     }
     fn category(self) -> Option<usize> {
-        (self >= 0.0 && self < 16_777_216.0).then_some(self as usize)
+        (0.0..16_777_216.0).contains(&self).then_some(self as usize)
     }
 }
 
 impl Value for f64 {
+    const INFINITY: Self = f64::INFINITY;
     fn from_f64(value: f64) -> Self {
         value
     }
@@ -79,22 +92,42 @@ impl Value for f64 {
         self.is_nan()
     }
     fn category(self) -> Option<usize> {
-        (self >= 0.0 && self < 4_294_967_296.0).then_some(self as usize)
+        ((0.0..4_294_967_296.0).contains(&self) && self.fract() == 0.0).then_some(self as usize)
     }
 }
 
-/// The child of a node is `left` or `left + 1`. `flags` bit 0: missing goes
-/// left; bit 1: categorical, the threshold is then the index of a set.
+/// The next node is `left`, or `left + 1` when `value >= threshold`. A leaf's
+/// threshold is NaN and its `left` is itself. `feature` is a place in a row of
+/// the block; with [`CATEGORICAL`] set, the threshold is the number of a set.
 #[derive(Debug, Clone, Copy)]
 struct Node<T> {
     threshold: T,
     left: u32,
-    feature: u16,
-    flags: u16,
+    feature: u32,
 }
 
-const MISSING_LEFT: u16 = 1;
-const CATEGORICAL: u16 = 2;
+const CATEGORICAL: u32 = 1 << 31;
+/// A category that is missing goes left.
+const MISSING_LEFT: u32 = 1 << 30;
+const PLACE: u32 = MISSING_LEFT - 1;
+
+/// Nodes of a model.
+const MAX_NODES: usize = 1 << 28;
+/// 64-bit words of all category sets.
+const MAX_SET_WORDS: usize = 1 << 24;
+/// Trees deeper than this are asked on the way whether all rows have arrived.
+const PATIENCE: u32 = 10;
+
+/// Which forms of a value a row of the block holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copies {
+    /// As it is: `NaN >= t` is false, so it goes left.
+    Left,
+    /// With infinity for NaN, so that it goes right.
+    Right,
+    /// Both, the left ones first.
+    Both,
+}
 
 /// Trees over `slots` features.
 #[derive(Debug)]
@@ -104,7 +137,8 @@ pub struct Forest<T> {
     /// The caller's leaf number of every node.
     leaves: Vec<u32>,
     sets: Vec<Vec<u64>>,
-    categorical: bool,
+    set_words: usize,
+    copies: Copies,
     slots: usize,
     max_depth: usize,
 }
@@ -112,18 +146,32 @@ pub struct Forest<T> {
 impl<T: Value> Forest<T> {
     /// Packs trees, checking every index.
     pub fn new(trees: &[TreeBuilder], slots: usize) -> Result<Self> {
+        if slots >= (PLACE / 2) as usize {
+            return Err(Error::invalid(format!("a tree model with {slots} features is too wide")));
+        }
+        let (mut left, mut right) = (false, false);
+        for node in trees.iter().flat_map(|t| &t.nodes) {
+            match node {
+                NodeBuilder::Split { test: Test::Less(_), missing_left: false, .. } => right = true,
+                NodeBuilder::Split { .. } => left = true,
+                NodeBuilder::Leaf(_) => {}
+            }
+        }
+        let copies = match (left, right) {
+            (true, true) => Copies::Both,
+            (false, true) => Copies::Right,
+            _ => Copies::Left,
+        };
         let mut forest = Self {
             nodes: Vec::new(),
             roots: Vec::with_capacity(trees.len()),
             leaves: Vec::new(),
             sets: Vec::new(),
-            categorical: false,
+            set_words: 0,
+            copies,
             slots,
             max_depth: 0,
         };
-        if slots > usize::from(u16::MAX) {
-            return Err(Error::invalid(format!("a tree model with {slots} features; at most 65535 are supported")));
-        }
         for (number, tree) in trees.iter().enumerate() {
             forest.push(tree).map_err(|e| Error::data(format!("tree {number}: {e}")))?;
         }
@@ -132,6 +180,9 @@ impl<T: Value> Forest<T> {
 
     /// Lays one tree out breadth first, siblings side by side.
     fn push(&mut self, tree: &TreeBuilder) -> Result<()> {
+        if self.nodes.len() + tree.nodes.len() > MAX_NODES {
+            return Err(Error::data(format!("the model has more than {MAX_NODES} nodes")));
+        }
         let root = self.nodes.len();
         let mut seen = vec![false; tree.nodes.len()];
         self.reserve();
@@ -145,11 +196,7 @@ impl<T: Value> Forest<T> {
                     return Err(Error::data(format!("node {from} has two parents")));
                 }
                 match node {
-                    NodeBuilder::Leaf(leaf) => {
-                        self.nodes[to] =
-                            Node { threshold: T::from_f64(f64::NAN), left: to as u32, feature: 0, flags: MISSING_LEFT };
-                        self.leaves[to] = *leaf;
-                    }
+                    NodeBuilder::Leaf(leaf) => self.leaves[to] = *leaf,
                     NodeBuilder::Split { feature, test, missing_left, left, right } => {
                         if *feature as usize >= self.slots {
                             return Err(Error::data(format!(
@@ -160,31 +207,10 @@ impl<T: Value> Forest<T> {
                         let child = self.nodes.len();
                         self.reserve();
                         self.reserve();
-                        let mut flags = if *missing_left { MISSING_LEFT } else { 0 };
-                        let threshold = match test {
-                            Test::Less(value) if value.is_nan() => {
-                                return Err(Error::data(format!("node {from} has NaN as its threshold")));
-                            }
-                            Test::Less(value) => T::from_f64(*value),
-                            Test::In(categories) => {
-                                flags |= CATEGORICAL;
-                                self.categorical = true;
-                                let mut set = Vec::new();
-                                for category in categories {
-                                    let word = *category as usize / 64;
-                                    if word >= 1 << 18 {
-                                        return Err(Error::data(format!("node {from} has category {category}")));
-                                    }
-                                    if set.len() <= word {
-                                        set.resize(word + 1, 0u64);
-                                    }
-                                    set[word] |= 1 << (category % 64);
-                                }
-                                self.sets.push(set);
-                                T::from_f64((self.sets.len() - 1) as f64)
-                            }
-                        };
-                        self.nodes[to] = Node { threshold, left: child as u32, feature: *feature as u16, flags };
+                        let (threshold, feature) = self
+                            .test(test, *feature, *missing_left)
+                            .map_err(|e| Error::data(format!("node {from} {e}")))?;
+                        self.nodes[to] = Node { threshold, left: child as u32, feature };
                         next.push((*left, child));
                         next.push((*right, child + 1));
                     }
@@ -195,16 +221,39 @@ impl<T: Value> Forest<T> {
             }
             level = next;
         }
-        if self.sets.len() > 16_000_000 {
-            return Err(Error::invalid("a model with more than 16 million categorical splits"));
-        }
         self.max_depth = self.max_depth.max(depth);
         self.roots.push((root as u32, depth as u32));
         Ok(())
     }
 
+    /// A node's threshold and feature fields.
+    fn test(&mut self, test: &Test, feature: u32, missing_left: bool) -> Result<(T, u32), String> {
+        let categories = match test {
+            Test::Less(value) if value.is_nan() => return Err("has NaN as its threshold".into()),
+            Test::Less(value) => {
+                let right = self.copies == Copies::Both && !missing_left;
+                return Ok((T::from_f64(*value), feature + if right { self.slots as u32 } else { 0 }));
+            }
+            Test::In(categories) => categories,
+        };
+        let words = categories.iter().max().map_or(0, |c| *c as usize / 64 + 1);
+        self.set_words += words;
+        // Every set has at least one word in this count; set numbers stay exact in single precision.
+        if self.set_words > MAX_SET_WORDS || self.sets.len() >= 1 << 24 {
+            return Err("has categories beyond what is supported".into());
+        }
+        let mut set = vec![0u64; words];
+        for category in categories {
+            set[*category as usize / 64] |= 1 << (category % 64);
+        }
+        self.sets.push(set);
+        let missing = if missing_left { MISSING_LEFT } else { 0 };
+        Ok((T::from_f64((self.sets.len() - 1) as f64), feature | CATEGORICAL | missing))
+    }
+
+    /// A new node, a leaf for the time being.
     fn reserve(&mut self) {
-        self.nodes.push(Node { threshold: T::from_f64(f64::NAN), left: 0, feature: 0, flags: MISSING_LEFT });
+        self.nodes.push(Node { threshold: T::from_f64(f64::NAN), left: self.nodes.len() as u32, feature: 0 });
         self.leaves.push(0);
     }
 
@@ -223,59 +272,111 @@ impl<T: Value> Forest<T> {
         self.max_depth
     }
 
-    /// Walks every tree for every row of a row-major block and hands
-    /// `(tree, row, leaf)` to `visit`, trees in order for each row.
-    #[inline]
-    pub fn visit(&self, block: &[T], rows: usize, mut visit: impl FnMut(usize, usize, u32)) {
-        for (tree, (root, depth)) in self.roots.iter().enumerate() {
-            let mut row = 0;
-            while row + LANES <= rows {
-                let mut at = [*root; LANES];
-                for _ in 0..*depth {
-                    for (lane, node) in at.iter_mut().enumerate() {
-                        *node = self.step(*node, &block[(row + lane) * self.slots..(row + lane + 1) * self.slots]);
-                    }
-                }
-                for (lane, node) in at.iter().enumerate() {
-                    visit(tree, row + lane, self.leaves[*node as usize]);
-                }
-                row += LANES;
-            }
-            while row < rows {
-                let mut at = *root;
-                for _ in 0..*depth {
-                    at = self.step(at, &block[row * self.slots..(row + 1) * self.slots]);
-                }
-                visit(tree, row, self.leaves[at as usize]);
-                row += 1;
+    /// Values of a row in a block.
+    fn stride(&self) -> usize {
+        self.slots.max(1) * if self.copies == Copies::Both { 2 } else { 1 }
+    }
+
+    /// An empty block, small enough for the first-level cache.
+    pub fn block(&self) -> Block<T> {
+        let row = self.stride() * size_of::<T>();
+        let rows = (BLOCK_BYTES / row).clamp(LANES, MAX_BLOCK) / LANES * LANES;
+        Block { values: vec![T::from_f64(0.0); rows * self.stride()], rows }
+    }
+
+    /// Puts one value into a block.
+    #[inline(always)]
+    pub fn put(&self, block: &mut Block<T>, row: usize, slot: usize, value: T) {
+        let at = row * self.stride() + slot;
+        let sent_right = if value.missing() { T::INFINITY } else { value };
+        match self.copies {
+            Copies::Left => block.values[at] = value,
+            Copies::Right => block.values[at] = sent_right,
+            Copies::Both => {
+                block.values[at] = value;
+                block.values[at + self.slots] = sent_right;
             }
         }
     }
 
-    /// One step down; a leaf stays: its flags send every value left, to itself.
+    /// Walks every tree for the first `rows` rows of a block and hands
+    /// `(tree, row, leaf)` to `visit`, trees in order for each row.
+    ///
+    /// This is the seam for faster kernels: which one walks is decided by the
+    /// forest alone, never by the rows.
+    #[inline]
+    pub fn visit(&self, block: &Block<T>, rows: usize, visit: impl FnMut(usize, usize, u32)) {
+        if self.sets.is_empty() {
+            self.walk::<false>(&block.values, rows, visit);
+        } else {
+            self.walk::<true>(&block.values, rows, visit);
+        }
+    }
+
+    #[inline]
+    fn walk<const SETS: bool>(&self, values: &[T], rows: usize, mut visit: impl FnMut(usize, usize, u32)) {
+        let stride = self.stride();
+        for (tree, (root, depth)) in self.roots.iter().enumerate() {
+            let mut start = 0;
+            while start < rows {
+                // The last rows walk together with whatever else the block holds.
+                let lanes: [usize; LANES] = std::array::from_fn(|lane| (start + lane) * stride);
+                let mut at = [*root; LANES];
+                let mut left = *depth;
+                while left > 0 {
+                    let steps = if left > PATIENCE { PATIENCE / 2 } else { left };
+                    for _ in 0..steps {
+                        for (node, from) in at.iter_mut().zip(lanes) {
+                            *node = self.step::<SETS>(*node, values, from);
+                        }
+                    }
+                    left -= steps;
+                    if left > 0 && at.iter().all(|node| self.nodes[*node as usize].left == *node) {
+                        break;
+                    }
+                }
+                for (lane, node) in at.iter().enumerate().take(rows - start) {
+                    visit(tree, start + lane, self.leaves[*node as usize]);
+                }
+                start += LANES;
+            }
+        }
+    }
+
+    /// One step down; a leaf stays where it is.
     #[inline(always)]
-    fn step(&self, at: u32, row: &[T]) -> u32 {
+    fn step<const SETS: bool>(&self, at: u32, values: &[T], from: usize) -> u32 {
         let node = &self.nodes[at as usize];
-        let value = row[node.feature as usize];
-        if self.categorical && node.flags & CATEGORICAL != 0 {
+        if SETS && node.feature & CATEGORICAL != 0 {
+            let value = values[from + (node.feature & PLACE) as usize];
             return node.left + u32::from(!self.in_set(node, value));
         }
-        let less = value < node.threshold;
-        // A leaf's threshold is NaN: nothing is less, nothing is not missing.
-        let missing = value.missing() | node.threshold.missing();
-        let left = less | (missing & (node.flags & MISSING_LEFT != 0));
-        node.left + u32::from(!left)
+        node.left + u32::from(values[from + node.feature as usize] >= node.threshold)
     }
 
     fn in_set(&self, node: &Node<T>, value: T) -> bool {
         if value.missing() {
-            return node.flags & MISSING_LEFT != 0;
+            return node.feature & MISSING_LEFT != 0;
         }
         let set = node.threshold.category().and_then(|s| self.sets.get(s));
         match (set, value.category()) {
             (Some(set), Some(category)) => set.get(category / 64).is_some_and(|word| word >> (category % 64) & 1 == 1),
             _ => false,
         }
+    }
+}
+
+/// Rows laid out for the trees, row by row.
+#[derive(Debug)]
+pub struct Block<T> {
+    values: Vec<T>,
+    rows: usize,
+}
+
+impl<T> Block<T> {
+    /// Rows that fit.
+    pub fn rows(&self) -> usize {
+        self.rows
     }
 }
 
@@ -292,9 +393,17 @@ mod tests {
         NodeBuilder::Split { feature, test: Test::Less(threshold), missing_left: false, left, right }
     }
 
-    fn leaf_of(forest: &Forest<f64>, row: &[f64]) -> u32 {
-        let mut found = u32::MAX;
-        forest.visit(row, 1, |_, _, leaf| found = leaf);
+    fn leaves_of(forest: &Forest<f64>, rows: &[Vec<f64>]) -> Vec<u32> {
+        let mut block = forest.block();
+        let mut found = Vec::new();
+        for chunk in rows.chunks(block.rows()) {
+            for (row, values) in chunk.iter().enumerate() {
+                values.iter().enumerate().for_each(|(slot, v)| forest.put(&mut block, row, slot, *v));
+            }
+            let mut leaves = vec![u32::MAX; chunk.len()];
+            forest.visit(&block, chunk.len(), |_, row, leaf| leaves[row] = leaf);
+            found.extend(leaves);
+        }
         found
     }
 
@@ -308,12 +417,62 @@ mod tests {
             NodeBuilder::Leaf(12),
         ];
         let forest = Forest::<f64>::new(&[TreeBuilder { nodes }], 2).unwrap();
-        let rows = [[0.5, 9.0], [1.0, 4.0], [1.0, 5.0], [f64::NAN, 0.0], [2.0, f64::NAN], [-1e300, 0.0]];
-        assert_eq!(rows.map(|r| leaf_of(&forest, &r)), [10, 11, 12, 11, 12, 10]);
-        let block: Vec<f64> = rows.iter().cycle().take(23).flatten().copied().collect();
-        let mut leaves = vec![0; 23];
-        forest.visit(&block, 23, |_, row, leaf| leaves[row] = leaf);
-        assert_eq!(leaves[17..23], [10, 10, 11, 12, 11, 12]);
+        let rows = [
+            [0.5, 9.0],
+            [1.0, 4.0],
+            [1.0, 5.0],
+            [f64::NAN, 0.0],
+            [2.0, f64::NAN],
+            [-1e300, 0.0],
+            [f64::INFINITY, f64::NEG_INFINITY],
+        ];
+        let wanted = [10, 11, 12, 11, 12, 10, 11];
+        let many: Vec<Vec<f64>> = rows.iter().cycle().take(1003).map(|r| r.to_vec()).collect();
+        let wanted: Vec<u32> = wanted.iter().cycle().take(1003).copied().collect();
+        assert_eq!(leaves_of(&forest, &many), wanted);
+    }
+
+    #[test]
+    fn a_missing_value_goes_where_its_node_says_even_at_infinite_thresholds() {
+        for threshold in [0.0, f64::INFINITY, f64::NEG_INFINITY] {
+            for (first, second) in [(true, true), (true, false), (false, true), (false, false)] {
+                let node = |missing_left, left, right| NodeBuilder::Split {
+                    feature: 0,
+                    test: Test::Less(threshold),
+                    missing_left,
+                    left,
+                    right,
+                };
+                let nodes = vec![
+                    node(first, 1, 2),
+                    node(second, 3, 4),
+                    node(second, 5, 6),
+                    NodeBuilder::Leaf(3),
+                    NodeBuilder::Leaf(4),
+                    NodeBuilder::Leaf(5),
+                    NodeBuilder::Leaf(6),
+                ];
+                let forest = Forest::<f64>::new(&[TreeBuilder { nodes }], 1).unwrap();
+                let wanted = if first { 3 } else { 5 } + u32::from(!second);
+                assert_eq!(leaves_of(&forest, &[vec![f64::NAN]]), [wanted], "{threshold} {first} {second}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_lopsided_tree_is_walked_to_its_end() {
+        let depth = 57;
+        let mut nodes = Vec::new();
+        for level in 0..depth {
+            nodes.push(split(0, f64::from(level), 2 * level as usize + 1, 2 * level as usize + 2));
+            nodes.push(NodeBuilder::Leaf(level as u32));
+        }
+        nodes.push(NodeBuilder::Leaf(1000));
+        let forest = Forest::<f64>::new(&[TreeBuilder { nodes }], 1).unwrap();
+        assert_eq!(forest.max_depth(), 57);
+        let rows: Vec<Vec<f64>> = (-1..60).map(|v| vec![f64::from(v)]).collect();
+        let wanted: Vec<u32> = (-1..60).map(|v: i32| if v >= 56 { 1000 } else { (v + 1) as u32 }).collect();
+        assert_eq!(leaves_of(&forest, &rows), wanted);
     }
 
     #[test]
@@ -336,6 +495,7 @@ mod tests {
             NodeBuilder::Leaf(2),
         ];
         let forest = Forest::<f64>::new(&[TreeBuilder { nodes }], 1).unwrap();
-        assert_eq!([1.0, 70.0, 2.0, -1.0, f64::NAN].map(|v| leaf_of(&forest, &[v])), [1, 1, 2, 2, 1]);
+        let rows = [1.0, 70.0, 2.0, -1.0, f64::NAN, 70.9, f64::INFINITY, 1e18].map(|v| vec![v]);
+        assert_eq!(leaves_of(&forest, &rows), [1, 1, 2, 2, 1, 2, 2, 2]);
     }
 }

@@ -9,8 +9,11 @@
 //! Scores are those of the library that made the model: XGBoost margins to the
 //! bit, Spark's within 1e-12.
 //!
-//! Coercions: integers, floats, decimals and booleans become numbers; null is
-//! a missing value, and so is NaN for XGBoost; Spark's Imputer replaces both.
+//! Columns are found by name; their order and any others do not matter.
+//! Integers, floats, decimals and booleans become numbers, strings (also in
+//! dictionaries) are labels, anything else is an error. Null is missing, and
+//! so is NaN: XGBoost sends both the node's default way, Spark's Imputer
+//! replaces both, its VectorAssembler refuses both or passes both on as NaN.
 
 mod artifact;
 mod columns;
@@ -40,9 +43,18 @@ pub fn load(artifact: &Artifact) -> Result<Arc<dyn Model>> {
     if files.keys().any(|path| path.starts_with("metadata/part-")) {
         return spark::load(artifact);
     }
+    if files.keys().any(|path| path == "metadata" || path.starts_with("metadata/")) {
+        return Err(Error::invalid(
+            "the folder has `metadata` but no `metadata/part-…`: it is no Spark ML model as a classic session saves it",
+        )
+        .with_hint("a model saved through Spark Connect has another layout: save it with a classic session"));
+    }
     if files.len() == 1
         && let Some((name, bytes)) = files.iter().next()
     {
+        if bytes.is_empty() {
+            return Err(Error::data(format!("`{name}` is empty")));
+        }
         let start = bytes.iter().find(|b| !b.is_ascii_whitespace());
         if name.ends_with(".pkl") || name.ends_with(".pickle") || name.ends_with(".joblib") {
             return Err(Error::invalid(format!("`{name}` is a pickle: loading one runs code, so it is never loaded"))

@@ -2,13 +2,27 @@
 //!
 //! Every stage becomes a [`stage::Stage`] over named columns; the last one, a
 //! tree ensemble or a linear model, becomes the [`head::Head`]. A stage that is
-//! not known is an error that names it.
+//! not known is an error that names it. Pipelines inside pipelines are laid
+//! out flat.
+//!
+//! - Stages whose columns the model does not use, such as the indexer of the
+//!   label, are left out: rows need no label. Classes have the labels of that
+//!   indexer, else `0`, `1`, ...; `prediction` is always the class number.
+//! - Null and NaN: an Imputer replaces both. A VectorAssembler refuses both
+//!   (`error`, `skip`) or passes NaN on (`keep`); trees send NaN to the right.
+//!   A StringIndexer treats null as a label it has not seen.
+//! - `margin` is the raw prediction of the positive class of two.
 
+mod frame;
 mod head;
 mod stage;
 mod store;
+mod trees;
 
-use std::collections::{BTreeMap, BTreeSet};
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
@@ -16,43 +30,55 @@ use serde_json::Value;
 
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
-use crate::model::{Description, Input, InputKind, Model, Predictions, Signature};
+use crate::model::{Description, Input, Model, Predictions, Signature};
+use frame::Frame;
 use head::Head;
-use stage::{Frame, Stage};
+use stage::{Stage, Width};
 use store::Folder;
+
+/// Pipelines inside pipelines.
+const MAX_NESTING: usize = 8;
 
 #[derive(Debug)]
 struct SparkModel {
     stages: Vec<Stage>,
     head: Head,
     features: String,
-    width: usize,
     description: Description,
     signature: Signature,
 }
 
 /// Loads a pipeline, or a folder of one fitted stage.
 pub fn load(artifact: &Artifact) -> Result<Arc<dyn Model>> {
-    let root = Folder::new(artifact, "");
-    let metadata = root.metadata()?;
-    let class = class_of(&metadata);
     let mut folders = Vec::new();
-    if class == "PipelineModel" {
-        let uids = metadata
-            .get("paramMap")
-            .and_then(|p| p.get("stageUids"))
-            .and_then(Value::as_array)
-            .ok_or_else(|| Error::data("`metadata` of the pipeline has no stageUids"))?;
-        for (index, uid) in uids.iter().enumerate() {
-            let uid = uid.as_str().unwrap_or_default();
-            let digits = uids.len().to_string().len();
-            let path = format!("stages/{index:0digits$}_{uid}/");
-            folders.push(Folder::new(artifact, &path));
-        }
-    } else {
-        folders.push(root);
+    flatten(artifact, "", 0, &mut folders)?;
+    build(folders).map(|model| Arc::new(model) as Arc<dyn Model>)
+}
+
+/// The folders of all stages, in order, with their metadata.
+fn flatten<'a>(
+    artifact: &'a Artifact,
+    path: &str,
+    nesting: usize,
+    folders: &mut Vec<(Folder<'a>, Value)>,
+) -> Result<()> {
+    let folder = Folder::new(artifact, path);
+    let metadata = folder.metadata()?;
+    if class_of(&metadata) != "PipelineModel" {
+        folders.push((folder, metadata));
+        return Ok(());
     }
-    build(&folders)
+    let uids = metadata.get("paramMap").and_then(|p| p.get("stageUids")).and_then(Value::as_array);
+    let uids = uids.ok_or_else(|| Error::data(format!("`{path}metadata` of the pipeline has no stageUids")))?;
+    if nesting > MAX_NESTING {
+        return Err(Error::data(format!("`{path}` is a pipeline nested too deep")));
+    }
+    let digits = uids.len().to_string().len();
+    for (index, uid) in uids.iter().enumerate() {
+        let uid = uid.as_str().unwrap_or_default();
+        flatten(artifact, &format!("{path}stages/{index:0digits$}_{uid}/"), nesting + 1, folders)?;
+    }
+    Ok(())
 }
 
 /// `org.apache.spark.ml.feature.StringIndexerModel` to its last part.
@@ -61,51 +87,72 @@ fn class_of(metadata: &Value) -> String {
     class.rsplit('.').next().unwrap_or_default().to_owned()
 }
 
-fn build(folders: &[Folder<'_>]) -> Result<Arc<dyn Model>> {
+fn build(folders: Vec<(Folder<'_>, Value)>) -> Result<SparkModel> {
     let mut stages = Vec::new();
-    let mut found: Option<(Head, String, String)> = None;
-    for folder in folders {
-        let metadata = folder.metadata()?;
-        let class = class_of(&metadata);
+    let mut found: Option<(Head, String, String, String)> = None;
+    for (folder, metadata) in &folders {
+        let class = class_of(metadata);
         if found.is_some() {
             return Err(Error::invalid(format!(
                 "the stage {class} comes after the model's estimator, which is not supported"
-            )));
+            ))
+            .with_hint("`prediction` is the number of the class: name it in an output expression"));
         }
-        let parameters = store::Parameters::new(&metadata);
+        let parameters = store::Parameters::new(metadata);
         match Stage::load(&class, &parameters, folder)? {
             Some(stage) => stages.push(stage),
             None => {
-                let head = Head::load(&class, &metadata, &parameters, folder)?;
-                found = Some((head, parameters.text("featuresCol").unwrap_or("features").to_owned(), class));
+                let head = Head::load(&class, metadata, &parameters, folder)?;
+                let text = |name: &str, default: &str| parameters.text(name).unwrap_or(default).to_owned();
+                found = Some((head, text("featuresCol", "features"), text("labelCol", "label"), class));
             }
         }
     }
-    let (head, features, class) =
+    let (mut head, features, label, class) =
         found.ok_or_else(|| Error::invalid("the pipeline has no estimator: it only prepares features"))?;
+    for stage in &stages {
+        if let Stage::StringIndexer { columns, .. } = stage
+            && let Some(column) = columns.iter().find(|c| c.output == label)
+        {
+            head.name_classes(&column.labels);
+        }
+    }
+    let mut needed = vec![features.clone()];
+    let mut kept: Vec<bool> = stages.iter_mut().rev().map(|stage| stage.keep_needed(&mut needed)).collect();
+    kept.reverse();
+    let mut kept = kept.into_iter();
+    stages.retain(|_| kept.next().unwrap_or(false));
+
     // The columns that no stage makes come from the rows.
-    let mut made: BTreeSet<&str> = BTreeSet::new();
-    let mut inputs: BTreeMap<&str, InputKind> = BTreeMap::new();
-    let mut order: Vec<&str> = Vec::new();
+    let mut made: HashMap<String, Width> = HashMap::new();
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    let mut inputs: Vec<Input> = Vec::new();
     for stage in &stages {
         for (name, kind) in stage.inputs() {
-            if !made.contains(name) && inputs.insert(name, kind).is_none() {
-                order.push(name);
+            if !made.contains_key(name) && seen.insert(name.to_owned()) {
+                inputs.push(Input { name: name.to_owned(), kind });
             }
         }
-        made.extend(stage.outputs());
+        stage.widths(&mut made)?;
     }
-    if !made.contains(features.as_str()) {
-        return Err(Error::invalid(format!(
-            "no stage makes the column `{features}`: rows would have to bring vectors"
-        ))
-        .with_hint("save the whole PipelineModel, with its VectorAssembler"));
+    match made.get(&features) {
+        Some(Width::Vector(width)) if *width == head.width() => {}
+        Some(width) => {
+            return Err(Error::data(format!(
+                "`{features}` has {} values, {class} was trained on {}",
+                width.values(),
+                head.width()
+            )));
+        }
+        None => {
+            return Err(Error::invalid(format!(
+                "no stage makes the column `{features}`: rows would have to bring vectors"
+            ))
+            .with_hint("save the whole PipelineModel, with its VectorAssembler"));
+        }
     }
-    let signature =
-        Signature { inputs: order.iter().map(|n| Input { name: (*n).to_owned(), kind: inputs[n] }).collect() };
     let description = Description { flavor: "spark".into(), objective: class, ..head.describe() };
-    let width = head.width();
-    Ok(Arc::new(SparkModel { stages, head, features, width, description, signature }))
+    Ok(SparkModel { stages, head, features, description, signature: Signature { inputs } })
 }
 
 impl Model for SparkModel {
@@ -118,17 +165,12 @@ impl Model for SparkModel {
     }
 
     fn score(&self, batch: &RecordBatch) -> Result<Predictions> {
-        let mut frame = Frame::new(batch);
+        let mut frame = Frame::new(batch, &self.signature.inputs);
         for stage in &self.stages {
-            stage.apply(&mut frame)?;
+            frame.apply(stage)?;
         }
-        let (width, values) = frame.vectors(&self.features)?;
-        if width != self.width {
-            return Err(Error::data(format!(
-                "the features have {width} values, the model was trained on {}",
-                self.width
-            )));
-        }
+        let (width, values) = frame.into_vectors(&self.features)?;
+        debug_assert_eq!(width, self.head.width());
         Ok(self.head.score(&values, batch.num_rows()))
     }
 }

@@ -1,22 +1,27 @@
-//! The stages that prepare features.
+//! The stages that prepare features: what they are, loaded and checked.
+//!
+//! Where Spark would drop a row (`handleInvalid = "skip"`), scoring is an
+//! error that says so: every row that comes in gets a prediction.
 
 use std::collections::HashMap;
 
-use arrow::array::Array;
-use arrow::datatypes::DataType;
-use arrow::record_batch::RecordBatch;
+use arrow::array::{Array, AsArray, ListArray};
 use serde_json::Value;
 
 use super::store::{self, Folder, Parameters};
-use crate::columns;
 use crate::error::{Error, Result};
 use crate::model::InputKind;
+
+/// Values of a made column at most.
+const MAX_WIDTH: usize = 1 << 20;
 
 /// What a stage does with a value that it does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Invalid {
-    /// Refuses the row.
+    /// Refuses it.
     Error,
+    /// Would drop the row.
+    Skip,
     /// Keeps it as a value of its own.
     Keep,
 }
@@ -25,15 +30,74 @@ pub enum Invalid {
 #[derive(Debug)]
 pub enum Stage {
     /// Labels to their numbers.
-    StringIndexer { columns: Vec<(String, String)>, labels: Vec<HashMap<String, usize>>, invalid: Invalid },
+    StringIndexer { columns: Vec<IndexedColumn>, invalid: Invalid },
     /// Numbers to one-hot vectors.
-    OneHot { columns: Vec<(String, String)>, sizes: Vec<usize>, width: Vec<usize>, invalid: Invalid },
+    OneHot { columns: Vec<EncodedColumn>, invalid: Invalid },
     /// Missing values to a constant.
-    Imputer { columns: Vec<(String, String)>, surrogates: Vec<f64>, missing: f64 },
+    Imputer { columns: Vec<ImputedColumn>, missing: f64 },
     /// Columns side by side.
     Assembler { inputs: Vec<String>, output: String, invalid: Invalid },
-    /// `(x - mean) * scale`.
+    /// `(x - shift) * scale`.
     Scaler { input: String, output: String, shift: Option<Vec<f64>>, scale: Option<Vec<f64>> },
+}
+
+/// A column of a StringIndexer.
+#[derive(Debug)]
+pub struct IndexedColumn {
+    /// Reads.
+    pub input: String,
+    /// Makes.
+    pub output: String,
+    /// In their order.
+    pub labels: Vec<String>,
+    /// Their numbers.
+    pub numbers: HashMap<String, u32>,
+    /// The labels that a column of doubles or floats can have: Spark indexes
+    /// the text of a number, so what is compared is the number of the text.
+    pub doubles: HashMap<u64, u32>,
+    /// Single precision, widened.
+    pub singles: HashMap<u64, u32>,
+}
+
+/// A column of a OneHotEncoder.
+#[derive(Debug)]
+pub struct EncodedColumn {
+    /// Reads.
+    pub input: String,
+    /// Makes.
+    pub output: String,
+    /// Categories it was fitted on.
+    pub size: u32,
+    /// Values of a vector.
+    pub width: usize,
+}
+
+/// A column of an Imputer.
+#[derive(Debug)]
+pub struct ImputedColumn {
+    /// Reads.
+    pub input: String,
+    /// Makes.
+    pub output: String,
+    /// For missing values.
+    pub surrogate: f64,
+}
+
+impl IndexedColumn {
+    fn new(input: String, output: String, labels: Vec<String>) -> Self {
+        // Java writes a finite number of a floating type with a point.
+        let floats = || {
+            labels
+                .iter()
+                .zip(0u32..)
+                .filter(|(l, _)| l.contains('.') || matches!(l.as_str(), "NaN" | "Infinity" | "-Infinity"))
+        };
+        let doubles = floats().filter_map(|(l, n)| l.parse::<f64>().ok().map(|v| (v.to_bits(), n))).collect();
+        let singles =
+            floats().filter_map(|(l, n)| l.parse::<f32>().ok().map(|v| (f64::from(v).to_bits(), n))).collect();
+        let numbers = labels.iter().cloned().zip(0u32..).collect();
+        Self { input, output, labels, numbers, doubles, singles }
+    }
 }
 
 impl Stage {
@@ -50,64 +114,55 @@ impl Stage {
         let invalid = || match parameters.text("handleInvalid").unwrap_or("error") {
             "error" => Ok(Invalid::Error),
             "keep" => Ok(Invalid::Keep),
-            other => Err(Error::invalid(format!(
-                "{class} has handleInvalid = `{other}`, which would drop rows without a word"
-            ))
-            .with_hint("fit the pipeline with handleInvalid = \"keep\" or \"error\"")),
+            "skip" => Ok(Invalid::Skip),
+            other => Err(Error::data(format!("{class} has handleInvalid = `{other}`"))),
+        };
+        let one = |name: &str| {
+            parameters.text(name).map(str::to_owned).ok_or_else(|| Error::data(format!("{class} has no {name}")))
         };
         Ok(Some(match class {
             "StringIndexerModel" => {
-                let rows = folder.rows("data")?;
-                let columns = pairs()?;
-                let lists = match rows.column_by_name("labelsArray") {
-                    Some(nested) => {
-                        let outer = nested.as_any().downcast_ref::<arrow::array::ListArray>();
-                        let inner = outer.filter(|l| !l.is_empty()).map(|l| l.value(0));
-                        let inner = inner.ok_or_else(|| Error::data("StringIndexerModel has no labels"))?;
-                        (0..inner.len()).map(|i| store::strings(&inner, i)).collect::<Result<Vec<_>>>()?
-                    }
-                    None => vec![store::strings(store::column(&rows, "labels")?, 0)?],
-                };
-                if lists.len() != columns.len() {
+                let (pairs, lists) = (pairs()?, labels(folder)?);
+                if lists.len() != pairs.len() {
                     return Err(Error::data("StringIndexerModel has another number of label lists than columns"));
                 }
-                let labels =
-                    lists.into_iter().map(|l| l.into_iter().enumerate().map(|(i, l)| (l, i)).collect()).collect();
-                Self::StringIndexer { columns, labels, invalid: invalid()? }
+                let columns = pairs
+                    .into_iter()
+                    .zip(lists)
+                    .map(|((input, output), labels)| IndexedColumn::new(input, output, labels));
+                Self::StringIndexer { columns: columns.collect(), invalid: invalid()? }
             }
             "OneHotEncoderModel" => {
                 let rows = folder.rows("data")?;
                 let sizes = store::list(store::column(&rows, "categorySizes")?, 0)?;
-                let sizes: Vec<usize> = sizes.into_iter().map(|s| s as usize).collect();
-                let columns = pairs()?;
-                if sizes.len() != columns.len() || sizes.iter().any(|s| *s > 10_000_000) {
+                let (pairs, invalid) = (pairs()?, invalid()?);
+                if sizes.len() != pairs.len() || sizes.iter().any(|s| !(*s >= 0.0 && *s < MAX_WIDTH as f64)) {
                     return Err(Error::data("OneHotEncoderModel has category sizes that do not fit its columns"));
                 }
-                let invalid = invalid()?;
-                let keep = usize::from(invalid == Invalid::Keep);
-                let drop = usize::from(parameters.flag("dropLast"));
-                let width = sizes.iter().map(|s| (s + keep).saturating_sub(drop)).collect();
-                Self::OneHot { columns, sizes, width, invalid }
+                let (keep, drop) = (usize::from(invalid == Invalid::Keep), usize::from(parameters.flag("dropLast")));
+                let column = |((input, output), size): ((String, String), f64)| {
+                    let width = (size as usize + keep).saturating_sub(drop);
+                    EncodedColumn { input, output, size: size as u32, width }
+                };
+                Self::OneHot { columns: pairs.into_iter().zip(sizes).map(column).collect(), invalid }
             }
             "ImputerModel" => {
                 let rows = folder.rows("data")?;
-                let columns = pairs()?;
-                let surrogates = columns
-                    .iter()
-                    .map(|(input, _)| {
-                        let value = store::numbers(store::column(&rows, input)?)?.first().copied();
-                        value.ok_or_else(|| Error::data(format!("ImputerModel has no value for `{input}`")))
-                    })
-                    .collect::<Result<_>>()?;
+                let column = |(input, output): (String, String)| {
+                    let value = store::numbers(store::column(&rows, &input)?)?.first().copied();
+                    let surrogate =
+                        value.ok_or_else(|| Error::data(format!("ImputerModel has no value for `{input}`")))?;
+                    Ok(ImputedColumn { input, output, surrogate })
+                };
                 let missing = match parameters.get("missingValue") {
                     Some(Value::Number(n)) => n.as_f64().unwrap_or(f64::NAN),
                     _ => f64::NAN,
                 };
-                Self::Imputer { columns, surrogates, missing }
+                Self::Imputer { columns: pairs()?.into_iter().map(column).collect::<Result<_>>()?, missing }
             }
             "VectorAssembler" => Self::Assembler {
                 inputs: parameters.columns("inputCols", "inputCol")?,
-                output: parameters.text("outputCol").unwrap_or("features").to_owned(),
+                output: one("outputCol")?,
                 invalid: invalid()?,
             },
             "StandardScalerModel" => {
@@ -119,13 +174,7 @@ impl Stage {
                 } else {
                     None
                 };
-                let column = |name: &str| {
-                    parameters
-                        .text(name)
-                        .map(str::to_owned)
-                        .ok_or_else(|| Error::data(format!("{class} has no {name}")))
-                };
-                Self::Scaler { input: column("inputCol")?, output: column("outputCol")?, shift, scale }
+                Self::Scaler { input: one("inputCol")?, output: one("outputCol")?, shift, scale }
             }
             _ => return Ok(None),
         }))
@@ -133,219 +182,122 @@ impl Stage {
 
     /// The columns it reads.
     pub fn inputs(&self) -> Vec<(&str, InputKind)> {
+        let number = |name| (name, InputKind::Numeric);
         match self {
-            Self::StringIndexer { columns, .. } => of_pairs(columns, InputKind::Categorical),
-            Self::OneHot { columns, .. } | Self::Imputer { columns, .. } => of_pairs(columns, InputKind::Numeric),
-            Self::Assembler { inputs, .. } => inputs.iter().map(|i| (i.as_str(), InputKind::Numeric)).collect(),
-            Self::Scaler { input, .. } => vec![(input.as_str(), InputKind::Numeric)],
+            Self::StringIndexer { columns, .. } => {
+                columns.iter().map(|c| (c.input.as_str(), InputKind::Categorical)).collect()
+            }
+            Self::OneHot { columns, .. } => columns.iter().map(|c| number(c.input.as_str())).collect(),
+            Self::Imputer { columns, .. } => columns.iter().map(|c| number(c.input.as_str())).collect(),
+            Self::Assembler { inputs, .. } => inputs.iter().map(|i| number(i.as_str())).collect(),
+            Self::Scaler { input, .. } => vec![number(input.as_str())],
         }
     }
 
-    /// The columns it makes.
-    pub fn outputs(&self) -> Vec<&str> {
+    /// Leaves out the columns that `needed` does not hold, adds to it what the
+    /// others read, and says whether anything is left.
+    pub fn keep_needed(&mut self, needed: &mut Vec<String>) -> bool {
         match self {
-            Self::StringIndexer { columns, .. } | Self::OneHot { columns, .. } | Self::Imputer { columns, .. } => {
-                columns.iter().map(|(_, o)| o.as_str()).collect()
+            Self::StringIndexer { columns, .. } => columns.retain(|c| needed.contains(&c.output)),
+            Self::OneHot { columns, .. } => columns.retain(|c| needed.contains(&c.output)),
+            Self::Imputer { columns, .. } => columns.retain(|c| needed.contains(&c.output)),
+            Self::Assembler { output, .. } | Self::Scaler { output, .. } => {
+                if !needed.contains(output) {
+                    return false;
+                }
             }
-            Self::Assembler { output, .. } | Self::Scaler { output, .. } => vec![output.as_str()],
         }
+        let inputs: Vec<String> = self.inputs().into_iter().map(|(name, _)| name.to_owned()).collect();
+        needed.extend_from_slice(&inputs);
+        !inputs.is_empty() || matches!(self, Self::Assembler { .. })
     }
 
-    /// Adds the columns it makes.
-    pub fn apply(&self, frame: &mut Frame<'_>) -> Result<()> {
+    /// Works out the width of the columns it makes from those before, so that
+    /// scoring need not check any.
+    pub fn widths(&self, made: &mut HashMap<String, Width>) -> Result<()> {
+        let number = |made: &HashMap<String, Width>, name: &str| match made.get(name) {
+            None | Some(Width::Number) => Ok(()),
+            Some(Width::Vector(_)) => {
+                Err(Error::data(format!("column `{name}` holds vectors where numbers were expected")))
+            }
+        };
         match self {
-            Self::StringIndexer { columns, labels, invalid } => {
-                for ((input, output), known) in columns.iter().zip(labels) {
-                    let values = columns::labels(frame.batch, input)?;
-                    let mut numbers = Vec::with_capacity(values.len());
-                    for row in 0..values.len() {
-                        let label = (!values.is_null(row)).then(|| values.value(row));
-                        let number = match (label.and_then(|l| known.get(l)), invalid) {
-                            (Some(number), _) => *number,
-                            (None, Invalid::Keep) => known.len(),
-                            (None, Invalid::Error) => return Err(unseen(input, label)),
-                        };
-                        numbers.push(number as f64);
+            Self::StringIndexer { columns, .. } => {
+                for column in columns {
+                    if made.contains_key(&column.input) {
+                        return Err(Error::invalid(format!(
+                            "a StringIndexer of the column `{}`, which another stage makes, is not supported",
+                            column.input
+                        )));
                     }
-                    frame.made.insert(output.clone(), Made::Numbers(numbers));
+                    made.insert(column.output.clone(), Width::Number);
                 }
             }
-            Self::OneHot { columns, sizes, width, invalid } => {
-                for (index, (input, output)) in columns.iter().enumerate() {
-                    let values = frame.numbers(input)?;
-                    let hot = values
-                        .into_iter()
-                        .map(|value| {
-                            if value >= 0.0 && value < sizes[index] as f64 && value.fract() == 0.0 {
-                                Ok(value as u32)
-                            } else if *invalid == Invalid::Keep {
-                                Ok(sizes[index] as u32)
-                            } else {
-                                Err(unseen(input, Some(&value.to_string())))
-                            }
-                        })
-                        .collect::<Result<Vec<u32>>>()?;
-                    frame.made.insert(output.clone(), Made::OneHot { width: width[index], hot });
+            Self::OneHot { columns, .. } => {
+                for column in columns {
+                    number(made, &column.input)?;
+                    made.insert(column.output.clone(), Width::Vector(column.width));
                 }
             }
-            Self::Imputer { columns, surrogates, missing } => {
-                for ((input, output), surrogate) in columns.iter().zip(surrogates) {
-                    // Spark casts back to the column's own type.
-                    let value = match frame.batch.column_by_name(input).map(|c| c.data_type()) {
-                        Some(t) if t.is_integer() => surrogate.trunc(),
-                        Some(DataType::Float32) => f64::from(*surrogate as f32),
-                        _ => *surrogate,
-                    };
-                    let mut values = frame.numbers(input)?;
-                    for v in &mut values {
-                        if v.is_nan() || *v == *missing {
-                            // Spark only replaces NaN where NaN is the missing value;
-                            // a null is always replaced, and both are NaN here.
-                            *v = value;
-                        }
-                    }
-                    frame.made.insert(output.clone(), Made::Numbers(values));
+            Self::Imputer { columns, .. } => {
+                for column in columns {
+                    number(made, &column.input)?;
+                    made.insert(column.output.clone(), Width::Number);
                 }
             }
-            Self::Assembler { inputs, output, invalid } => {
-                let assembled = frame.assemble(inputs, *invalid)?;
-                frame.made.insert(output.clone(), assembled);
+            Self::Assembler { inputs, output, .. } => {
+                let width: usize = inputs.iter().map(|i| made.get(i).map_or(1, |w| w.values())).sum();
+                if width > MAX_WIDTH {
+                    return Err(Error::invalid(format!("`{output}` has {width} values, which is too wide")));
+                }
+                made.insert(output.clone(), Width::Vector(width));
             }
             Self::Scaler { input, output, shift, scale } => {
-                let (width, mut values) = frame.vectors(input)?;
+                let Some(Width::Vector(width)) = made.get(input).copied() else {
+                    return Err(Error::data(format!("column `{input}` does not hold vectors")));
+                };
                 for part in [shift, scale].into_iter().flatten() {
                     if part.len() != width {
                         return Err(Error::data(format!(
-                            "StandardScalerModel was fitted on {} values, the rows have {width}",
+                            "StandardScalerModel was fitted on {} values, `{input}` has {width}",
                             part.len()
                         )));
                     }
                 }
-                for row in values.chunks_mut(width.max(1)) {
-                    if let Some(shift) = shift {
-                        row.iter_mut().zip(shift).for_each(|(v, s)| *v -= s);
-                    }
-                    if let Some(scale) = scale {
-                        row.iter_mut().zip(scale).for_each(|(v, s)| *v *= s);
-                    }
-                }
-                frame.made.insert(output.clone(), Made::Vectors { width, values });
+                made.insert(output.clone(), Width::Vector(width));
             }
         }
         Ok(())
     }
 }
 
-fn of_pairs(columns: &[(String, String)], kind: InputKind) -> Vec<(&str, InputKind)> {
-    columns.iter().map(|(i, _)| (i.as_str(), kind)).collect()
+/// What a column holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Width {
+    /// One number.
+    Number,
+    /// A vector of so many.
+    Vector(usize),
 }
 
-fn unseen(column: &str, value: Option<&str>) -> Error {
-    let shown = value.map_or_else(|| "null".to_owned(), |v| format!("`{v}`"));
-    Error::data(format!("column `{column}` has the value {shown}, which the model has never seen"))
-        .with_hint("fit the pipeline with handleInvalid = \"keep\", or filter such rows in the feature SQL")
+impl Width {
+    /// Values of a row.
+    pub fn values(self) -> usize {
+        match self {
+            Self::Number => 1,
+            Self::Vector(width) => width,
+        }
+    }
 }
 
-/// The columns of a batch, and those the stages made.
-#[derive(Debug)]
-pub struct Frame<'a> {
-    batch: &'a RecordBatch,
-    made: HashMap<String, Made>,
-}
-
-#[derive(Debug)]
-enum Made {
-    Numbers(Vec<f64>),
-    /// The one position of every row; outside the width is the empty vector.
-    OneHot {
-        width: usize,
-        hot: Vec<u32>,
-    },
-    Vectors {
-        width: usize,
-        values: Vec<f64>,
-    },
-}
-
-impl<'a> Frame<'a> {
-    /// A batch before any stage.
-    pub fn new(batch: &'a RecordBatch) -> Self {
-        Self { batch, made: HashMap::new() }
-    }
-
-    fn numbers(&self, name: &str) -> Result<Vec<f64>> {
-        match self.made.get(name) {
-            Some(Made::Numbers(values)) => Ok(values.clone()),
-            Some(_) => Err(Error::data(format!("column `{name}` holds vectors where numbers were expected"))),
-            None => Ok(columns::with_nan(&columns::numbers(self.batch, name)?)),
-        }
-    }
-
-    /// A column of vectors, row-major; taken out of the frame.
-    pub fn vectors(&mut self, name: &str) -> Result<(usize, Vec<f64>)> {
-        match self.made.remove(name) {
-            Some(Made::Vectors { width, values }) => Ok((width, values)),
-            _ => Err(Error::data(format!("column `{name}` does not hold vectors"))),
-        }
-    }
-
-    fn assemble(&self, inputs: &[String], invalid: Invalid) -> Result<Made> {
-        enum Part<'p> {
-            Numbers(std::borrow::Cow<'p, [f64]>),
-            OneHot(usize, &'p [u32]),
-            Vectors(usize, &'p [f64]),
-        }
-        let mut width = 0;
-        let mut parts = Vec::with_capacity(inputs.len());
-        for name in inputs {
-            let part = match self.made.get(name) {
-                Some(Made::Numbers(values)) => Part::Numbers(values.as_slice().into()),
-                Some(Made::OneHot { width, hot }) => Part::OneHot(*width, hot),
-                Some(Made::Vectors { width, values }) => Part::Vectors(*width, values),
-                None => Part::Numbers(columns::with_nan(&columns::numbers(self.batch, name)?).into()),
-            };
-            width += match &part {
-                Part::Numbers(_) => 1,
-                Part::OneHot(width, _) | Part::Vectors(width, _) => *width,
-            };
-            parts.push(part);
-        }
-        let rows = self.batch.num_rows();
-        let mut out = vec![0.0; rows * width];
-        let mut at = 0;
-        for (part, name) in parts.iter().zip(inputs) {
-            match part {
-                Part::Numbers(values) => {
-                    if invalid == Invalid::Error
-                        && let Some(row) = values.iter().position(|v| v.is_nan())
-                    {
-                        return Err(Error::data(format!(
-                            "column `{name}` has no value in row {row} of a batch, and the model refuses missing values"
-                        ))
-                        .with_hint(
-                            "fill it in the feature SQL, or fit the VectorAssembler with handleInvalid = \"keep\"",
-                        ));
-                    }
-                    values.iter().enumerate().for_each(|(row, v)| out[row * width + at] = *v);
-                    at += 1;
-                }
-                Part::OneHot(wide, hot) => {
-                    for (row, position) in hot.iter().enumerate() {
-                        if (*position as usize) < *wide {
-                            out[row * width + at + *position as usize] = 1.0;
-                        }
-                    }
-                    at += wide;
-                }
-                Part::Vectors(wide, values) => {
-                    for row in 0..rows {
-                        out[row * width + at..row * width + at + wide]
-                            .copy_from_slice(&values[row * wide..(row + 1) * wide]);
-                    }
-                    at += wide;
-                }
-            }
-        }
-        Ok(Made::Vectors { width, values: out })
-    }
+/// The label lists of a StringIndexer: one list per column, before Spark 3 one.
+fn labels(folder: &Folder<'_>) -> Result<Vec<Vec<String>>> {
+    let rows = folder.rows("data")?;
+    let Some(nested) = rows.column_by_name("labelsArray") else {
+        return Ok(vec![store::strings(store::column(&rows, "labels")?, 0)?]);
+    };
+    let outer: Option<&ListArray> = nested.as_list_opt();
+    let inner = outer.filter(|l| !l.is_empty()).map(|l| l.value(0));
+    let inner = inner.ok_or_else(|| Error::data("StringIndexerModel has no labels"))?;
+    (0..inner.len()).map(|i| store::strings(&inner, i)).collect()
 }

@@ -9,6 +9,9 @@ use serde_json::Value;
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 
+/// Values of a vector or matrix at most.
+const MAX_VALUES: usize = 1 << 24;
+
 /// A folder of an artifact.
 #[derive(Debug)]
 pub struct Folder<'a> {
@@ -155,7 +158,7 @@ pub fn vector(array: &ArrayRef, row: usize) -> Result<Vec<f64>> {
     let mut dense =
         vec![
             0.0;
-            usize::try_from(size).ok().filter(|s| *s <= 10_000_000).ok_or_else(|| Error::data("a vector's size"))?
+            usize::try_from(size).ok().filter(|s| *s <= MAX_VALUES).ok_or_else(|| Error::data("a vector's size"))?
         ];
     for (index, value) in indices.iter().zip(values) {
         *dense.get_mut(*index as usize).ok_or_else(|| Error::data("a vector's index is out of range"))? = value;
@@ -177,6 +180,9 @@ pub fn matrix(array: &ArrayRef, row: usize) -> Result<(usize, usize, Vec<f64>)> 
         flags.value(row)
     };
     let values = list(&fields("values")?, row)?;
+    if rows.saturating_mul(columns) > MAX_VALUES {
+        return Err(Error::data(format!("a matrix of {rows} rows and {columns} columns is too large")));
+    }
     let mut dense = vec![0.0; rows * columns];
     let mut put = |major: usize, minor: usize, value: f64| {
         let (r, c) = if transposed { (major, minor) } else { (minor, major) };

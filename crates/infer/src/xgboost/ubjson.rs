@@ -1,16 +1,20 @@
-//! A reader for UBJSON, draft 12, as XGBoost writes it: typed arrays with
+//! A reader for UBJSON, draft 12, as XGBoost writes it: typed lists with
 //! `$` and `#`, big-endian numbers.
 
-use serde_json::{Map, Number, Value};
+use super::document::{Document, ListBuilder};
 
 /// Deeper nesting than any model has.
 const MAX_DEPTH: usize = 64;
 
-/// Parses one value.
-pub fn parse(bytes: &[u8]) -> Result<Value, String> {
+/// Parses one value, which must be all there is.
+pub fn parse(bytes: &[u8]) -> Result<Document, String> {
     let mut reader = Reader { bytes, at: 0 };
     let marker = reader.byte()?;
-    reader.value(marker, 0)
+    let value = reader.value(marker, 0)?;
+    if reader.at < bytes.len() {
+        return Err(format!("something follows its end at byte {}", reader.at));
+    }
+    Ok(value)
 }
 
 struct Reader<'a> {
@@ -20,9 +24,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn byte(&mut self) -> Result<u8, String> {
-        let byte = self.bytes.get(self.at).copied().ok_or_else(|| "it ends too early".to_owned())?;
-        self.at += 1;
-        Ok(byte)
+        self.array::<1>().map(|[byte]| byte)
     }
 
     fn take(&mut self, count: usize) -> Result<&[u8], String> {
@@ -53,49 +55,50 @@ impl Reader<'_> {
     fn length(&mut self) -> Result<usize, String> {
         let marker = self.byte()?;
         let length = self.integer(marker)?;
+        // Every element of anything takes at least one byte.
         let left = self.bytes.len() - self.at;
-        // Every element of a typed array takes at least one byte.
-        usize::try_from(length)
-            .ok()
-            .filter(|n| *n <= left)
-            .ok_or_else(|| format!("a length of {length} at byte {}", self.at))
+        let length = usize::try_from(length).ok().filter(|n| *n <= left);
+        length.ok_or_else(|| format!("byte {} is the end of an impossible length", self.at))
     }
 
     fn string(&mut self) -> Result<String, String> {
         let length = self.length()?;
         let start = self.at;
-        String::from_utf8(self.take(length)?.to_vec()).map_err(|_| format!("a string at byte {start} is no UTF-8"))
+        String::from_utf8(self.take(length)?.to_vec()).map_err(|_| format!("the text at byte {start} is no UTF-8"))
     }
 
-    fn value(&mut self, marker: u8, depth: usize) -> Result<Value, String> {
+    fn value(&mut self, marker: u8, depth: usize) -> Result<Document, String> {
         if depth > MAX_DEPTH {
             return Err("it is nested too deep".into());
         }
         Ok(match marker {
-            b'Z' => Value::Null,
-            b'T' => Value::Bool(true),
-            b'F' => Value::Bool(false),
-            b'i' | b'U' | b'I' | b'l' | b'L' => Value::Number(self.integer(marker)?.into()),
-            b'd' => float(f64::from(f32::from_be_bytes(self.array()?))),
-            b'D' => float(f64::from_be_bytes(self.array()?)),
-            b'S' | b'H' => Value::String(self.string()?),
-            b'C' => Value::String(char::from(self.byte()?).to_string()),
+            b'Z' => Document::Null,
+            b'T' => Document::Number(1.0),
+            b'F' => Document::Number(0.0),
+            b'i' | b'U' | b'I' | b'l' | b'L' => Document::Number(self.integer(marker)? as f64),
+            b'd' => Document::Number(f64::from(f32::from_be_bytes(self.array()?))),
+            b'D' => Document::Number(f64::from_be_bytes(self.array()?)),
+            b'S' | b'H' => Document::Text(self.string()?),
+            b'C' => Document::Text(char::from(self.byte()?).to_string()),
             b'[' => self.list(depth)?,
-            b'{' => self.object(depth)?,
+            b'{' => self.map(depth)?,
             other => return Err(format!("byte {} is no type marker: 0x{other:02x}", self.at - 1)),
         })
     }
 
-    fn list(&mut self, depth: usize) -> Result<Value, String> {
+    fn list(&mut self, depth: usize) -> Result<Document, String> {
         let mut next = self.byte()?;
         let mut kind = None;
         if next == b'$' {
             kind = Some(self.byte()?);
             next = self.byte()?;
         }
+        let mut list = ListBuilder::Numbers(Vec::new());
         if next == b'#' {
             let count = self.length()?;
-            let mut list = Vec::with_capacity(count);
+            if let Some(numbers) = kind.map(|kind| self.typed(kind, count)).transpose()?.flatten() {
+                return Ok(Document::Numbers(numbers));
+            }
             for _ in 0..count {
                 let marker = match kind {
                     Some(kind) => kind,
@@ -103,70 +106,96 @@ impl Reader<'_> {
                 };
                 list.push(self.value(marker, depth + 1)?);
             }
-            return Ok(Value::Array(list));
+            return Ok(list.finish());
         }
         if kind.is_some() {
             return Err(format!("a typed list without a length at byte {}", self.at));
         }
-        let mut list = Vec::new();
         while next != b']' {
             if next != b'N' {
                 list.push(self.value(next, depth + 1)?);
             }
             next = self.byte()?;
         }
-        Ok(Value::Array(list))
+        Ok(list.finish())
     }
 
-    fn object(&mut self, depth: usize) -> Result<Value, String> {
-        let mut map = Map::new();
+    /// `count` numbers of one type; `None` when the type is no number.
+    fn typed(&mut self, kind: u8, count: usize) -> Result<Option<Vec<f64>>, String> {
+        let width = match kind {
+            b'i' | b'U' => 1,
+            b'I' => 2,
+            b'l' | b'd' => 4,
+            b'L' | b'D' => 8,
+            _ => return Ok(None),
+        };
+        let bytes = self.take(count.checked_mul(width).ok_or("a list is too long")?)?;
+        Ok(Some(match kind {
+            b'i' => bytes.iter().map(|b| f64::from(*b as i8)).collect(),
+            b'U' => bytes.iter().map(|b| f64::from(*b)).collect(),
+            b'I' => each(bytes, |b| f64::from(i16::from_be_bytes(b))),
+            b'l' => each(bytes, |b| f64::from(i32::from_be_bytes(b))),
+            b'd' => each(bytes, |b| f64::from(f32::from_be_bytes(b))),
+            b'L' => each(bytes, |b| i64::from_be_bytes(b) as f64),
+            _ => each(bytes, f64::from_be_bytes),
+        }))
+    }
+
+    fn map(&mut self, depth: usize) -> Result<Document, String> {
+        let mut map = Vec::new();
         if self.bytes.get(self.at) == Some(&b'#') {
             self.at += 1;
             for _ in 0..self.length()? {
-                let key = self.string()?;
-                let marker = self.byte()?;
-                map.insert(key, self.value(marker, depth + 1)?);
+                map.push(self.entry(depth)?);
             }
-            return Ok(Value::Object(map));
+            return Ok(Document::Map(map));
         }
         while self.bytes.get(self.at) != Some(&b'}') {
-            let key = self.string()?;
-            let marker = self.byte()?;
-            map.insert(key, self.value(marker, depth + 1)?);
+            map.push(self.entry(depth)?);
         }
         self.at += 1;
-        Ok(Value::Object(map))
+        Ok(Document::Map(map))
+    }
+
+    fn entry(&mut self, depth: usize) -> Result<(String, Document), String> {
+        let key = self.string()?;
+        let marker = self.byte()?;
+        Ok((key, self.value(marker, depth + 1)?))
     }
 }
 
-fn float(value: f64) -> Value {
-    Number::from_f64(value).map_or_else(|| Value::String(value.to_string()), Value::Number)
+fn each<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+    let (items, _) = bytes.as_chunks::<N>();
+    items.iter().map(|item| number(*item)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// `{"a": [1f, 2f], "b": "hi", "c": [-1, 258], "d": [true, {}], "e": 7}`.
+    const SAMPLE: &[u8] =
+        b"{i\x01a[$d#i\x02\x3f\x80\x00\x00\x40\x00\x00\x00i\x01bSi\x02hii\x01c[$I#i\x02\xff\xff\x01\x02i\x01d[#i\x02T{}i\x01ei\x07}";
+
     #[test]
-    fn typed_lists_and_objects_are_read() {
-        let bytes = b"{i\x01a[$d#i\x02\x3f\x80\x00\x00\x40\x00\x00\x00i\x01bSi\x02hi}";
-        let value = parse(bytes).unwrap();
-        assert_eq!(value, serde_json::json!({"a": [1.0, 2.0], "b": "hi"}));
+    fn it_reads_what_json_says() {
+        let json = r#"{"a": [1.0, 2.0], "b": "hi", "c": [-1, 258], "d": [true, {}], "e": 7}"#;
+        assert_eq!(parse(SAMPLE).unwrap(), serde_json::from_str::<Document>(json).unwrap());
     }
 
     #[test]
-    fn nothing_cut_short_or_garbled_panics() {
-        let bytes = b"{i\x01a[$d#i\x02\x3f\x80\x00\x00\x40\x00\x00\x00i\x01b[#i\x02TFi\x01c{}}";
-        assert!(parse(bytes).is_ok());
-        for cut in 0..bytes.len() {
-            assert!(parse(&bytes[..cut]).is_err(), "{cut}");
+    fn nothing_cut_short_is_read_and_nothing_garbled_panics() {
+        for cut in 0..SAMPLE.len() {
+            assert!(parse(&SAMPLE[..cut]).is_err(), "{cut}");
         }
-        for at in 0..bytes.len() {
-            for flip in [0x01, 0x40, 0x80, 0xff] {
-                let mut bad = bytes.to_vec();
+        for at in 0..SAMPLE.len() {
+            for flip in 1..=255 {
+                let mut bad = SAMPLE.to_vec();
                 bad[at] ^= flip;
                 let _ = parse(&bad);
             }
         }
+        let deep = [b"[".repeat(10_000), b"]".repeat(10_000)].concat();
+        assert!(parse(&deep).unwrap_err().contains("deep"));
     }
 }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use arrow::array::Array;
 use insightera_infer::{Artifact, load};
 
 use crate::{assert_close, numbers, read_parquet, ulps};

@@ -8,13 +8,14 @@ mod reference;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{Array, AsArray, Float64Array, RecordBatch};
+use arrow::array::{AsArray, Float64Array, RecordBatch};
 use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Float64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 /// A folder from the environment; without it the test says that it skips, and
 /// fails where `CI` is `true`.
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
 fn folder(test: &str, variable: &str) -> Option<PathBuf> {
     let found = std::env::var_os(variable).map(PathBuf::from).filter(|p| p.is_dir());
     if found.is_none() {
@@ -24,19 +25,17 @@ fn folder(test: &str, variable: &str) -> Option<PathBuf> {
     found
 }
 
-/// All rows of a file, or of the part files of a folder in order.
+/// A Parquet file, or a folder of them.
 fn read_parquet(path: &Path) -> RecordBatch {
     let mut files = vec![path.to_owned()];
     if path.is_dir() {
-        let parts = std::fs::read_dir(path).unwrap().flatten().map(|e| e.path());
-        files = parts.filter(|p| p.file_name().unwrap().to_str().unwrap().starts_with("part-")).collect();
+        files = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.retain(|file| file.extension().is_some_and(|e| e == "parquet"));
         files.sort();
     }
-    let mut batches: Vec<RecordBatch> = Vec::new();
-    for file in files {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(file).unwrap()).unwrap().build().unwrap();
-        batches.extend(reader.map(Result::unwrap));
-    }
+    let read =
+        |file: &PathBuf| ParquetRecordBatchReaderBuilder::try_new(File::open(file).unwrap()).unwrap().build().unwrap();
+    let batches: Vec<RecordBatch> = files.iter().flat_map(read).map(Result::unwrap).collect();
     concat_batches(&batches[0].schema(), &batches).unwrap()
 }
 

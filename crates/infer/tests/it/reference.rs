@@ -1,6 +1,9 @@
 //! Reference models with the outputs of the libraries that made them.
 
-use arrow::array::Array;
+use std::collections::HashMap;
+
+use arrow::array::{Array, AsArray, Float64Array};
+use arrow::datatypes::Float64Type;
 use insightera_infer::{Artifact, load};
 
 use crate::{assert_close, folder, numbers, read_parquet, ulps};
@@ -43,18 +46,33 @@ fn spark_models_score_as_spark_does() {
         let model = load(&Artifact::read(&entry.path()).unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
         let wanted = read_parquet(&expected);
         let scored = model.score(&rows).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let predictions = numbers(&wanted, "prediction");
-        if scored.probability.is_some() {
-            assert_eq!(scored.prediction, predictions, "{name}: classes");
-        }
-        assert_close(&name, &scored.prediction, &predictions, 1e-12);
-        if let (Some(found), Some(column)) = (
-            &scored.probability,
-            wanted.schema().fields().iter().find(|f| f.name() == "p1" || f.name() == "probability_1"),
-        ) {
-            assert_close(&name, found, &numbers(&wanted, column.name()), 1e-12);
+        // Spark wrote the rows in any order.
+        let places: HashMap<i64, usize> =
+            numbers(&rows, "id").values().iter().enumerate().map(|(row, id)| (*id as i64, row)).collect();
+        let ids = numbers(&wanted, "id");
+        assert_eq!(ids.len(), rows.num_rows(), "{name}");
+        let in_order = |values: &dyn Fn(usize) -> f64| {
+            Float64Array::from_iter_values(ids.values().iter().map(|id| values(places[&(*id as i64)])))
+        };
+        let predictions = in_order(&|row| scored.prediction.value(row));
+        assert_close(
+            &name,
+            &predictions,
+            &numbers(&wanted, "prediction"),
+            if scored.probabilities.is_some() { 0.0 } else { 1e-12 },
+        );
+        if let Some(classes) = &scored.probabilities {
+            let lists = wanted.column_by_name("probability").unwrap().as_list::<i32>();
+            let count = classes.labels.len();
+            for class in 0..count {
+                let found = in_order(&|row| classes.values[row * count + class]);
+                let wanted = Float64Array::from_iter_values(
+                    (0..lists.len()).map(|row| lists.value(row).as_primitive::<Float64Type>().value(class)),
+                );
+                assert_close(&name, &found, &wanted, 1e-12);
+            }
         }
         models += 1;
     }
-    assert!(models >= 4, "only {models} models found");
+    assert!(models >= 5, "only {models} models found");
 }

@@ -1,0 +1,282 @@
+//! Spark's tree ensembles.
+
+use std::collections::BTreeSet;
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+
+use super::store::{self, Folder};
+use crate::error::{Error, Result};
+use crate::forest::{Forest, NodeBuilder, Test, TreeBuilder, next_up};
+use crate::model::Description;
+
+/// Categories of a split at most.
+const MAX_CATEGORIES: i64 = 1 << 20;
+
+/// A tree ensemble.
+#[derive(Debug)]
+pub struct Trees {
+    forest: Forest<f64>,
+    width: usize,
+    /// `stride` values a leaf.
+    values: Vec<f64>,
+    stride: usize,
+    combine: Combine,
+}
+
+/// How the values of the trees become one.
+#[derive(Debug)]
+enum Combine {
+    Sum,
+    Mean,
+    Weighted(Vec<f64>),
+}
+
+impl Trees {
+    /// Loads the trees of a model of this class over `width` features; with
+    /// `shares` a leaf holds a number per class, else one prediction.
+    pub fn load(class: &str, width: usize, shares: bool, folder: &Folder<'_>) -> Result<Self> {
+        let single = class.starts_with("DecisionTree");
+        let nodes = nodes(&folder.rows("data")?, single)?;
+        let trees = nodes.last().map_or(0, |n| n.tree + 1);
+        let weights = if single { Vec::new() } else { weights(&folder.rows("treesMetadata")?, trees)? };
+        // Spark ignores the weights of forests, which are all 1.
+        let combine = if class.starts_with("GBT") {
+            Combine::Weighted(weights)
+        } else if shares || single {
+            Combine::Sum
+        } else {
+            Combine::Mean
+        };
+        let stride = if shares { nodes.first().map_or(0, |n| n.stats.len()) } else { 1 };
+        if stride == 0 {
+            return Err(Error::data(format!("{class} has no classes")));
+        }
+        // A forest adds the shares of its trees, a tree alone gives its counts.
+        let leaves = if !shares {
+            Leaves::Prediction
+        } else if single {
+            Leaves::Counts
+        } else {
+            Leaves::Shares
+        };
+        let mut values = Vec::new();
+        let mut builders: Vec<TreeBuilder> = (0..trees).map(|_| TreeBuilder::default()).collect();
+        for node in nodes {
+            builders[node.tree].nodes.push(node.build(leaves, stride, &mut values)?);
+        }
+        if builders.is_empty() || builders.iter().any(|b| b.nodes.is_empty()) {
+            return Err(Error::data(format!("{class} lacks trees")));
+        }
+        let forest = Forest::new(&builders, width)?;
+        Ok(Self { forest, width, values, stride, combine })
+    }
+
+    /// Values of a feature vector.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Values of a row's score.
+    pub fn outputs(&self) -> usize {
+        self.stride
+    }
+
+    /// Their number and size.
+    pub fn describe(&self) -> Description {
+        Description {
+            trees: self.forest.trees(),
+            nodes: self.forest.node_count(),
+            max_depth: self.forest.max_depth(),
+            ..Description::default()
+        }
+    }
+
+    /// Scores row-major feature vectors, `outputs` values a row.
+    pub fn score(&self, features: &[f64], rows: usize) -> Vec<f64> {
+        let (stride, values) = (self.stride, self.values.as_slice());
+        let mut sums = vec![0.0; rows * stride];
+        let mut block = self.forest.block();
+        for start in (0..rows).step_by(block.rows()) {
+            let count = block.rows().min(rows - start);
+            for row in 0..count {
+                let from = (start + row) * self.width;
+                for (slot, value) in features[from..from + self.width].iter().enumerate() {
+                    self.forest.put(&mut block, row, slot, *value);
+                }
+            }
+            let out = &mut sums[start * stride..(start + count) * stride];
+            match (&self.combine, stride) {
+                (Combine::Weighted(weights), _) => {
+                    self.forest
+                        .visit(&block, count, |tree, row, leaf| out[row] += weights[tree] * values[leaf as usize]);
+                }
+                (_, 1) => self.forest.visit(&block, count, |_, row, leaf| out[row] += values[leaf as usize]),
+                (_, 2) => {
+                    let (out, _) = out.as_chunks_mut::<2>();
+                    let (values, _) = values.as_chunks::<2>();
+                    self.forest.visit(&block, count, |_, row, leaf| {
+                        let share = values[leaf as usize];
+                        out[row][0] += share[0];
+                        out[row][1] += share[1];
+                    });
+                }
+                _ => self.forest.visit(&block, count, |_, row, leaf| {
+                    let leaf = &values[leaf as usize * stride..(leaf as usize + 1) * stride];
+                    out[row * stride..(row + 1) * stride].iter_mut().zip(leaf).for_each(|(sum, share)| *sum += share);
+                }),
+            }
+        }
+        if matches!(self.combine, Combine::Mean) {
+            let trees = self.forest.trees() as f64;
+            sums.iter_mut().for_each(|sum| *sum /= trees);
+        }
+        sums
+    }
+}
+
+/// The weights of the trees, by tree number. Names differ between Spark
+/// versions, the order does not: number, metadata, weight.
+fn weights(rows: &RecordBatch, trees: usize) -> Result<Vec<f64>> {
+    if rows.num_columns() < 3 {
+        return Err(Error::data("`treesMetadata` has fewer than three columns"));
+    }
+    let numbers = store::integers(rows.column(0))?;
+    let values = store::numbers(rows.column(2))?;
+    let mut weights = vec![f64::NAN; trees];
+    for (number, weight) in numbers.iter().zip(values) {
+        if let Some(slot) = usize::try_from(*number).ok().and_then(|n| weights.get_mut(n)) {
+            *slot = weight;
+        }
+    }
+    if weights.iter().any(|w| w.is_nan()) {
+        return Err(Error::data("`treesMetadata` lacks the weight of a tree"));
+    }
+    Ok(weights)
+}
+
+struct FlatNode {
+    tree: usize,
+    id: usize,
+    prediction: f64,
+    stats: Vec<f64>,
+    left: i64,
+    right: i64,
+    feature: i64,
+    categories: i64,
+    thresholds: Vec<f64>,
+}
+
+/// All nodes, by tree and id. Ids must count from 0 in every tree.
+fn nodes(rows: &RecordBatch, single: bool) -> Result<Vec<FlatNode>> {
+    let (trees, fields): (Vec<i64>, RecordBatch) = if single {
+        (vec![0; rows.num_rows()], rows.clone())
+    } else {
+        let data = store::column(rows, "nodeData")?;
+        let data = data.as_struct_opt().ok_or_else(|| Error::data("`nodeData` is no struct"))?;
+        (store::integers(store::column(rows, "treeID")?)?, data.clone().into())
+    };
+    let numbers = |name: &str| store::numbers(store::column(&fields, name)?);
+    let integers = |name: &str| store::integers(store::column(&fields, name)?);
+    let (ids, predictions) = (integers("id")?, numbers("prediction")?);
+    let (left, right) = (integers("leftChild")?, integers("rightChild")?);
+    let stats: &ArrayRef = store::column(&fields, "impurityStats")?;
+    let split = store::column(&fields, "split")?;
+    let split = split.as_struct_opt().ok_or_else(|| Error::data("`split` is no struct"))?.clone();
+    let split: RecordBatch = split.into();
+    let features = store::integers(store::column(&split, "featureIndex")?)?;
+    let thresholds = store::column(&split, "leftCategoriesOrThreshold")?;
+    let categories = store::integers(store::column(&split, "numCategories")?)?;
+    let mut nodes = (0..fields.num_rows())
+        .map(|row| {
+            let place = |n: i64| usize::try_from(n).ok().filter(|n| *n < 100_000_000);
+            let (tree, id) = (place(trees[row]), place(ids[row]));
+            let (Some(tree), Some(id)) = (tree.filter(|t| *t < 1_000_000), id) else {
+                return Err(Error::data("a node has an impossible number"));
+            };
+            Ok(FlatNode {
+                tree,
+                id,
+                prediction: predictions[row],
+                stats: store::list(stats, row)?,
+                left: left[row],
+                right: right[row],
+                feature: features[row],
+                categories: categories[row],
+                thresholds: store::list(thresholds, row)?,
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    nodes.sort_by_key(|n| (n.tree, n.id));
+    let mut expected = 0;
+    let mut tree = 0;
+    for node in &nodes {
+        if node.tree != tree {
+            (tree, expected) = (node.tree, 0);
+        }
+        if node.id != expected {
+            return Err(Error::data(format!("tree {tree} lacks node {expected}")));
+        }
+        expected += 1;
+    }
+    Ok(nodes)
+}
+
+/// What a leaf holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaves {
+    Prediction,
+    Counts,
+    Shares,
+}
+
+impl FlatNode {
+    fn build(self, leaves: Leaves, stride: usize, values: &mut Vec<f64>) -> Result<NodeBuilder> {
+        let tree = self.tree;
+        if self.left < 0 || self.right < 0 {
+            let leaf = (values.len() / stride) as u32;
+            if leaves == Leaves::Prediction {
+                values.push(self.prediction);
+                return Ok(NodeBuilder::Leaf(leaf));
+            }
+            if self.stats.len() != stride {
+                return Err(Error::data(format!("a leaf of tree {tree} has {} classes of {stride}", self.stats.len())));
+            }
+            let total: f64 = self.stats.iter().sum();
+            let total = if leaves == Leaves::Counts || total == 0.0 { 1.0 } else { total };
+            values.extend(self.stats.iter().map(|s| s / total));
+            return Ok(NodeBuilder::Leaf(leaf));
+        }
+        let feature =
+            u32::try_from(self.feature).map_err(|_| Error::data(format!("a split of tree {tree} has no feature")))?;
+        let (left, right) = (self.left as usize, self.right as usize);
+        if self.categories < 0 {
+            let threshold = self.thresholds.first().copied();
+            let threshold = threshold.ok_or_else(|| Error::data(format!("a split of tree {tree} has no threshold")))?;
+            // NaN is not `<=` anything, so Spark sends it to the right.
+            return Ok(NodeBuilder::Split {
+                feature,
+                test: Test::Less(next_up(threshold)),
+                missing_left: false,
+                left,
+                right,
+            });
+        }
+        let known = |c: f64| (c >= 0.0 && c < self.categories as f64 && c.fract() == 0.0).then_some(c as u32);
+        let set: Option<BTreeSet<u32>> = self.thresholds.iter().map(|c| known(*c)).collect();
+        let set = set.filter(|_| self.categories <= MAX_CATEGORIES);
+        let set = set.ok_or_else(|| Error::data(format!("a split of tree {tree} has impossible categories")))?;
+        // Spark keeps the smaller of the two sets, and whatever is not in it,
+        // NaN included, goes to the other side.
+        if set.len() <= self.categories as usize / 2 {
+            return Ok(NodeBuilder::Split {
+                feature,
+                test: Test::In(set.into_iter().collect()),
+                missing_left: false,
+                left,
+                right,
+            });
+        }
+        let rest = (0..self.categories as u32).filter(|c| !set.contains(c)).collect();
+        Ok(NodeBuilder::Split { feature, test: Test::In(rest), missing_left: false, left: right, right: left })
+    }
+}

@@ -1,0 +1,168 @@
+//! What JSON and UBJSON files hold alike: a tree whose lists of numbers are
+//! kept as plain vectors, since they are nearly all of a model.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use crate::error::{Error, Result};
+
+/// A value of a model file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Document {
+    /// Nothing.
+    Null,
+    /// A number; true is 1 and false 0.
+    Number(f64),
+    /// Text.
+    Text(String),
+    /// A list that holds only numbers, or nothing.
+    Numbers(Vec<f64>),
+    /// Any other list.
+    List(Vec<Document>),
+    /// Names and values, in the order of the file.
+    Map(Vec<(String, Document)>),
+}
+
+impl Document {
+    /// The value of a name.
+    pub fn get(&self, name: &str) -> Option<&Self> {
+        match self {
+            Self::Map(entries) => entries.iter().find(|(key, _)| key == name).map(|(_, value)| value),
+            _ => None,
+        }
+    }
+
+    /// The value of a name that must be there.
+    pub fn field(&self, name: &str) -> Result<&Self> {
+        self.get(name).ok_or_else(|| Error::data(format!("it has no `{name}`")))
+    }
+
+    /// Text.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// A number, also one written as text.
+    pub fn number(&self) -> Option<f64> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Text(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// A whole number from 0 to a billion, which must be there.
+    pub fn count(&self, name: &str) -> Result<usize> {
+        let found = self.field(name)?.number().filter(|n| *n >= 0.0 && *n < 1e9 && n.fract() == 0.0);
+        found.map(|n| n as usize).ok_or_else(|| Error::data(format!("`{name}` is no usable number")))
+    }
+
+    /// A list of numbers that must be there.
+    pub fn numbers(&self, name: &str) -> Result<&[f64]> {
+        match self.field(name)? {
+            Self::Numbers(numbers) => Ok(numbers),
+            _ => Err(Error::data(format!("`{name}` is no list of numbers"))),
+        }
+    }
+
+    /// The items of a list that holds no numbers.
+    pub fn items(&self) -> Option<&[Self]> {
+        match self {
+            Self::List(items) => Some(items),
+            Self::Numbers(numbers) if numbers.is_empty() => Some(&[]),
+            _ => None,
+        }
+    }
+}
+
+/// Collects a list, as numbers for as long as it holds nothing else.
+#[derive(Debug)]
+pub enum ListBuilder {
+    /// So far only numbers.
+    Numbers(Vec<f64>),
+    /// Something else.
+    List(Vec<Document>),
+}
+
+impl ListBuilder {
+    /// Adds an item.
+    pub fn push(&mut self, item: Document) {
+        match (&mut *self, item) {
+            (Self::Numbers(numbers), Document::Number(number)) => numbers.push(number),
+            (Self::Numbers(numbers), item) => {
+                let mut list: Vec<Document> = numbers.drain(..).map(Document::Number).collect();
+                list.push(item);
+                *self = Self::List(list);
+            }
+            (Self::List(list), item) => list.push(item),
+        }
+    }
+
+    /// The list.
+    pub fn finish(self) -> Document {
+        match self {
+            Self::Numbers(numbers) => Document::Numbers(numbers),
+            Self::List(list) => Document::List(list),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(DocumentVisitor)
+    }
+}
+
+struct DocumentVisitor;
+
+impl<'de> Visitor<'de> for DocumentVisitor {
+    type Value = Document;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Document, E> {
+        Ok(Document::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Document, E> {
+        Ok(Document::Number(f64::from(u8::from(value))))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Document, E> {
+        Ok(Document::Number(value as f64))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Document, E> {
+        Ok(Document::Number(value as f64))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Document, E> {
+        Ok(Document::Number(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Document, E> {
+        Ok(Document::Text(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Document, A::Error> {
+        let mut list = ListBuilder::Numbers(Vec::new());
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(list.finish())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Document, A::Error> {
+        let mut map = Vec::new();
+        while let Some(entry) = entries.next_entry()? {
+            map.push(entry);
+        }
+        Ok(Document::Map(map))
+    }
+}
