@@ -144,7 +144,7 @@ const QUERIES: [&str; 5] = [
     "SELECT g.nim, g.gpa, a.rate, g.feature_timestamp FROM gold.grades g JOIN gold.attendance a ON g.nim = a.nim",
     "SELECT g.nim, g.gpa, coalesce(a.rate, 1) AS rate, g.feature_timestamp FROM gold.grades g LEFT JOIN gold.attendance a ON a.nim = g.nim WHERE g.gpa > 1.5 OR g.gpa IS NULL",
     "WITH m AS (SELECT nim, max(gpa) AS gpa, max(feature_timestamp) AS feature_timestamp FROM gold.grades GROUP BY nim) SELECT m.nim, m.gpa, a.rate, m.feature_timestamp FROM m JOIN gold.attendance a USING (nim)",
-    "SELECT g.nim, g.gpa - avg(g.gpa) OVER () AS gpa, a.rate, g.feature_timestamp FROM gold.grades g JOIN gold.attendance a ON g.nim = a.nim",
+    "SELECT g.nim, g.gpa - max(g.gpa) OVER () AS gpa, a.rate, g.feature_timestamp FROM gold.grades g JOIN gold.attendance a ON g.nim = a.nim",
     "SELECT a.nim, g.gpa, a.rate, g.feature_timestamp FROM gold.attendance a LEFT JOIN gold.grades g ON g.nim = a.nim",
 ];
 
