@@ -16,6 +16,7 @@ use arrow::array::{
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Date32Type, Int64Type};
+use arrow::row::{RowConverter, Rows, SortField};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::{Error, Result};
@@ -174,6 +175,26 @@ impl KeyColumn {
             Self::Text(a) => bytes(STRING, a.as_string_view().value(row).as_bytes(), out),
             Self::Bytes(a) => bytes(BYTES, a.as_binary_view().value(row), out),
         }
+    }
+}
+
+/// The order of keys, whatever the widths of their columns in a table: rows
+/// compare as bytes.
+#[derive(Debug)]
+pub struct KeyOrder(RowConverter);
+
+impl KeyOrder {
+    /// The order of the key `columns` of batches like this one.
+    pub fn new(batch: &RecordBatch, columns: &[String]) -> Result<Self> {
+        let keys = Keys::new(batch, columns)?;
+        let fields = keys.columns.iter().map(|c| SortField::new(c.array().data_type().clone())).collect();
+        RowConverter::new(fields).map(Self).map_err(|e| Error::internal(format!("keys have no order: {e}")).cause(e))
+    }
+
+    /// The comparable form of every row.
+    pub fn rows(&self, keys: &Keys) -> Result<Rows> {
+        let columns: Vec<ArrayRef> = keys.columns.iter().map(|c| c.array().clone()).collect();
+        self.0.convert_columns(&columns).map_err(|e| Error::internal(format!("keys cannot be ordered: {e}")).cause(e))
     }
 }
 

@@ -1,8 +1,9 @@
 //! The two plan nodes of a run: [`ScoreExec`] and [`WriteExec`].
 //!
 //! Score: feature rows in, prediction rows out, only of entities whose hash
-//! says so. Write: prediction rows in, sorted by entity key into data files;
-//! out comes one row per file, its description as JSON. The nodes hold plain
+//! says so; the end of a shard, a batch without rows, passes. Write: prediction
+//! rows in, sorted by entity key into data files, shard by shard where there
+//! are any; out comes one row per file, its description as JSON. The nodes hold plain
 //! data; the model, the index and the output expressions come from the
 //! session's [`Resources`].
 
@@ -285,7 +286,7 @@ fn score_batch(
     batch: &RecordBatch,
 ) -> Result<Option<RecordBatch>> {
     if batch.num_rows() == 0 {
-        return Ok(None);
+        return Ok(Some(RecordBatch::new_empty(schema.clone())));
     }
     let counters = &resources.counters;
     let (rows, reasons, features) = resources.timed(&counters.decide_ns, || decide_batch(spec, resources, batch))?;
@@ -501,16 +502,19 @@ pub fn removed_rows(spec: &ScoreSpec, plan: &OutputPlan, schema: &SchemaRef, key
 pub struct WriteExec {
     input: Arc<dyn ExecutionPlan>,
     key: Vec<String>,
+    /// How many shards each partition of the input has, in the order of their
+    /// keys, each ended by a batch without rows; `None` when there are none.
+    shards: Option<usize>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
 }
 
 impl WriteExec {
-    /// Writes the rows of `input`.
-    pub fn new(input: Arc<dyn ExecutionPlan>, key: Vec<String>) -> Self {
+    /// Writes the rows of `input`, which may come in shards.
+    pub fn new(input: Arc<dyn ExecutionPlan>, key: Vec<String>, shards: Option<usize>) -> Self {
         let schema = Arc::new(Schema::new(vec![Field::new("data_file", DataType::Utf8, false)]));
         let properties = properties(&schema, input.output_partitioning().partition_count());
-        Self { input, key, schema, properties }
+        Self { input, key, shards, schema, properties }
     }
 }
 
@@ -545,63 +549,102 @@ impl ExecutionPlan for WriteExec {
         self: Arc<Self>,
         mut children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(children.swap_remove(0), self.key.clone())))
+        Ok(Arc::new(Self::new(children.swap_remove(0), self.key.clone(), self.shards)))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
         let resources = resources(&context)?;
         let mut input = self.input.execute(partition, context)?;
-        let (key, schema) = (self.key.clone(), self.schema.clone());
+        let (key, schema, shards) = (self.key.clone(), self.schema.clone(), self.shards);
         let work = async move {
+            let mut files = SortedFiles { resources: &resources, key: &key, shards: shards.unwrap_or(1), writer: None };
             let mut batches = Vec::new();
             while let Some(batch) = input.next().await {
                 let batch = batch?;
                 if batch.num_rows() > 0 {
                     batches.push(batch);
+                } else if shards.is_some() {
+                    files.write(std::mem::take(&mut batches)).map_err(external)?;
                 }
             }
-            let written = resources.timed(&resources.counters.write_ns, || write_sorted(&resources, batches, &key));
-            let json = StringArray::from(written.map_err(external)?);
+            files.write(batches).map_err(external)?;
+            let json = StringArray::from(files.finish().map_err(external)?);
             Ok(RecordBatch::try_new(schema, vec![Arc::new(json)])?)
         };
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), futures::stream::once(work))))
     }
 }
 
-fn write_sorted(resources: &Resources, batches: Vec<RecordBatch>, key: &[String]) -> Result<Vec<String>> {
-    let Some(table) = &resources.table else { return Err(Error::internal("a write without a table")) };
-    let files = write_rows(table, &batches, key)?;
-    let metadata = table.metadata();
-    files
-        .into_iter()
-        .map(|file| {
-            iceberg::spec::serialize_data_file_to_json(
-                file,
-                metadata.default_partition_type(),
-                metadata.format_version(),
-            )
-            .map_err(|e| Error::internal(format!("a data file description: {e}")).cause(e))
+/// The files of one partition.
+struct SortedFiles<'a> {
+    resources: &'a Resources,
+    key: &'a [String],
+    shards: usize,
+    writer: Option<TableWriter>,
+}
+
+impl SortedFiles<'_> {
+    /// Writes rows whose keys are all larger than those before.
+    fn write(&mut self, batches: Vec<RecordBatch>) -> Result<()> {
+        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        if rows == 0 {
+            return Ok(());
+        }
+        let resources = self.resources;
+        resources.timed(&resources.counters.write_ns, || {
+            let Some(table) = &resources.table else { return Err(Error::internal("a write without a table")) };
+            let mut writer = match self.writer.take() {
+                Some(writer) => writer,
+                None => sorted_writer(table, self.key, rows * self.shards)?,
+            };
+            write_sorted(&mut writer, batches, self.key)?;
+            self.writer = Some(writer);
+            Ok(())
         })
-        .collect()
+    }
+
+    /// The descriptions of the finished files.
+    fn finish(self) -> Result<Vec<String>> {
+        let (resources, Some(writer)) = (self.resources, self.writer) else { return Ok(Vec::new()) };
+        let Some(table) = &resources.table else { return Err(Error::internal("a write without a table")) };
+        let metadata = table.metadata();
+        resources.timed(&resources.counters.write_ns, || {
+            let describe = |file| {
+                let (partition, version) = (metadata.default_partition_type(), metadata.format_version());
+                iceberg::spec::serialize_data_file_to_json(file, partition, version)
+                    .map_err(|e| Error::internal(format!("a data file description: {e}")).cause(e))
+            };
+            writer.finish()?.into_iter().map(describe).collect()
+        })
+    }
 }
 
 /// Writes batches, sorted by `key`, into data files of `table`.
-pub fn write_rows(table: &Table, batches: &[RecordBatch], key: &[String]) -> Result<Vec<iceberg::spec::DataFile>> {
-    const CHUNK: usize = 16 * 1024;
+pub fn write_rows(table: &Table, batches: Vec<RecordBatch>, key: &[String]) -> Result<Vec<iceberg::spec::DataFile>> {
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
     if rows == 0 {
         return Ok(Vec::new());
     }
-    let order = sorted_order(batches, key)?;
-    let options = WriteOptions { bloom: key.to_vec(), sorted_by: key.to_vec(), expected_rows: rows };
-    let mut writer = TableWriter::new(table, options)?;
+    let mut writer = sorted_writer(table, key, rows)?;
+    write_sorted(&mut writer, batches, key)?;
+    writer.finish()
+}
+
+fn sorted_writer(table: &Table, key: &[String], expected_rows: usize) -> Result<TableWriter> {
+    TableWriter::new(table, WriteOptions { bloom: key.to_vec(), sorted_by: key.to_vec(), expected_rows })
+}
+
+/// Sorts the rows of these batches and writes them.
+fn write_sorted(writer: &mut TableWriter, batches: Vec<RecordBatch>, key: &[String]) -> Result<()> {
+    const CHUNK: usize = 16 * 1024;
+    let order = sorted_order(&batches, key)?;
     let parts: Vec<&RecordBatch> = batches.iter().collect();
     for chunk in order.chunks(CHUNK) {
         let sorted = interleave_record_batch(&parts, chunk)
             .map_err(|e| Error::internal(format!("rows cannot be sorted: {e}")).cause(e))?;
         writer.write(&sorted)?;
     }
-    writer.finish()
+    Ok(())
 }
 
 /// (batch, row) in the order of the key columns.

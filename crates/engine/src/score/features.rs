@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use datafusion::catalog::TableProvider;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 
@@ -10,7 +11,7 @@ use super::inputs::Inputs;
 use crate::config::{Duplicates, Pipeline};
 use crate::error::{Error, Result};
 use crate::lake::TableName;
-use crate::lake::scan::KeyFilter;
+use crate::lake::scan::{KeyFilter, Scan};
 use crate::sql::{plan_error, session};
 use crate::workspace::Workspace;
 
@@ -57,6 +58,8 @@ pub struct FeatureQuery {
     pub context: SessionContext,
     /// Its plan, unoptimised.
     pub plan: LogicalPlan,
+    /// The scans of its inputs by name; none when other tables stand for them.
+    pub scans: BTreeMap<String, Arc<Scan>>,
 }
 
 impl FeatureQuery {
@@ -67,10 +70,22 @@ impl FeatureQuery {
         inputs: &Inputs,
         keys: &BTreeMap<String, KeyFilter>,
     ) -> Result<Self> {
-        let what = source(pipeline);
         let context = session(workspace, &pipeline.features.time_zone)?;
-        for (name, scan) in inputs.scans(keys)? {
-            crate::sql::put(&context, &TableName::parse(&name)?, Arc::new(scan))?;
+        let scans: BTreeMap<String, Arc<Scan>> =
+            inputs.scans(keys)?.into_iter().map(|(name, scan)| (name, Arc::new(scan))).collect();
+        let tables = scans.iter().map(|(name, scan)| (name.clone(), scan.clone() as Arc<dyn TableProvider>)).collect();
+        Ok(Self { scans, ..Self::over(context, pipeline, tables).await? })
+    }
+
+    /// Plans the query over these tables.
+    pub async fn over(
+        context: SessionContext,
+        pipeline: &Pipeline,
+        tables: BTreeMap<String, Arc<dyn TableProvider>>,
+    ) -> Result<Self> {
+        let what = source(pipeline);
+        for (name, table) in tables {
+            crate::sql::put(&context, &TableName::parse(&name)?, table)?;
         }
         let sql = &pipeline.features.sql;
         let plan = context.state().create_logical_plan(sql).await.map_err(|e| plan_error(&what, sql, e))?;
@@ -78,7 +93,7 @@ impl FeatureQuery {
         {
             return Err(Error::invalid(format!("{what}: a feature query must be a SELECT")));
         }
-        Ok(Self { context, plan })
+        Ok(Self { context, plan, scans: BTreeMap::new() })
     }
 
     /// The plan that a run executes: with `duplicates = "latest"`, only the

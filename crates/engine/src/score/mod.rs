@@ -26,6 +26,7 @@ mod output;
 mod plan;
 mod progress;
 mod run;
+mod shards;
 mod state;
 mod timestamps;
 mod verify;

@@ -21,7 +21,7 @@ use super::features::{self, FeatureQuery};
 use super::index::{Entries, State};
 use super::inputs::{Consumed, Input};
 use super::plan::{Draft, ModelName, Reasons, Work};
-use super::{locality, metrics, state, timestamps};
+use super::{locality, metrics, shards, state, timestamps};
 use crate::error::{Error, Result};
 use crate::lake::commit::{self, Change, Fence, Outcome};
 use crate::lake::faults::{self, Bug};
@@ -168,22 +168,32 @@ pub async fn evaluate(
 ) -> Result<Evaluation> {
     let pipeline = &draft.definition.pipeline;
     let what = features::source(pipeline);
-    let failed = |e| {
-        let error = plan_error(&what, &pipeline.features.sql, e);
-        match draft.inputs.find_damaged() {
-            Some(damaged) if error.kind() == ErrorKind::Data => damaged,
-            _ => error,
-        }
+    let damaged = |error: Error| match (error.kind() == ErrorKind::Data).then(|| draft.inputs.find_damaged()).flatten()
+    {
+        Some(damaged) => damaged,
+        _ => error,
     };
+    let failed = |e| damaged(plan_error(&what, &pipeline.features.sql, e));
     let query = FeatureQuery::new(workspace, pipeline, &draft.inputs, &work.filters).await?;
-    let logical = query.run_plan(pipeline)?;
     let state = query.context.state();
-    let mut physical = state.create_physical_plan(&logical).await.map_err(failed)?;
+    (reporter.stage)("read", None);
+    let start = workspace.clock().monotonic_seconds();
+    let mut stages = BTreeMap::new();
+    let candidates = work.candidates.as_ref().map(|keys| keys.len() as u64);
+    let sharded = match &work.prepared.locality {
+        Ok(keys) => shards::sharded(workspace, pipeline, &query, keys, candidates).await.map_err(&damaged)?,
+        Err(_) => None,
+    };
+    let (mut physical, shards) = match &sharded {
+        Some(sharded) => (sharded.plan.clone(), Some(sharded.shards_per_partition)),
+        None => (state.create_physical_plan(&query.run_plan(pipeline)?).await.map_err(failed)?, None),
+    };
+    stages.insert("read", workspace.clock().monotonic_seconds() - start);
     let spec = Arc::new(spec);
     let schema = work.prepared.output.row_schema();
     physical = Arc::new(ScoreExec::new(physical, spec.clone(), schema));
     if !spec.dry {
-        physical = Arc::new(WriteExec::new(physical, spec.key.clone()));
+        physical = Arc::new(WriteExec::new(physical, spec.key.clone(), shards));
     }
     let slots = work.index.slots();
     let resources = Arc::new(Resources {
@@ -206,8 +216,9 @@ pub async fn evaluate(
     (reporter.stage)("score", Some(work.rows));
     let start = workspace.clock().monotonic_seconds();
     let batches = datafusion::physical_plan::collect(physical.clone(), context).await.map_err(failed)?;
-    let mut stages = BTreeMap::from([("evaluate", workspace.clock().monotonic_seconds() - start)]);
+    stages.insert("evaluate", workspace.clock().monotonic_seconds() - start);
     drop::<Arc<dyn ExecutionPlan>>(physical);
+    drop(sharded);
     let mut files = Vec::new();
     if let Some(table) = table {
         let metadata = table.metadata();
@@ -475,7 +486,7 @@ fn removal_files(work: &Work, spec: &ScoreSpec, table: &Table, removed: &[usize]
     let keys: Vec<&[u8]> = removed.iter().filter_map(|slot| work.index.key_of(*slot)).collect();
     let output = &work.prepared.output;
     let rows = removed_rows(spec, output, &output.row_schema(), &keys)?;
-    write_rows(table, &[rows], &spec.key)
+    write_rows(table, vec![rows], &spec.key)
 }
 
 fn describe(

@@ -9,4 +9,5 @@ pub(crate) use error::plan_error;
 pub(crate) use query::put;
 pub use query::{QueryResult, query};
 pub use session::session;
+pub(crate) use session::single_threaded_session;
 pub(crate) use travel::parse;

@@ -14,8 +14,28 @@ pub const CATALOG: &str = "insightera";
 
 /// A session with as many partitions as threads and the run's memory limit.
 pub fn session(workspace: &Workspace, time_zone: &str) -> Result<SessionContext> {
+    with_partitions(workspace, time_zone, workspace.threads())
+}
+
+/// A session whose plans have one partition and can be executed again and
+/// again.
+pub fn single_threaded_session(workspace: &Workspace, time_zone: &str) -> Result<SessionContext> {
+    let context = with_partitions(workspace, time_zone, 1)?;
+    // A filter that a join hands to its other side belongs to one execution.
+    let state = context.state_ref();
+    let mut state = state.write();
+    let optimizer = &mut state.config_mut().options_mut().optimizer;
+    optimizer.enable_dynamic_filter_pushdown = false;
+    optimizer.enable_join_dynamic_filter_pushdown = false;
+    optimizer.enable_topk_dynamic_filter_pushdown = false;
+    optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+    drop(state);
+    Ok(context)
+}
+
+fn with_partitions(workspace: &Workspace, time_zone: &str, partitions: usize) -> Result<SessionContext> {
     let mut config = SessionConfig::new()
-        .with_target_partitions(workspace.threads())
+        .with_target_partitions(partitions)
         .with_default_catalog_and_schema(CATALOG, "default")
         .with_create_default_catalog_and_schema(true)
         .with_information_schema(true);
