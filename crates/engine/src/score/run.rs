@@ -391,7 +391,9 @@ async fn attempt(
     let timestamp = prediction_time(workspace, &table);
     let spec = draft.spec(work, &run_id, timestamp, options, false);
     if work.count_dropped {
+        let count_start = clock.monotonic_seconds();
         report.dropped_by_joins = dropped_by_joins(workspace, &draft, work).await?;
+        report.stages.insert("count", clock.monotonic_seconds() - count_start);
     }
     let evaluation = evaluate(workspace, &draft, work, spec.clone(), Some(&table), reporter).await?;
     evaluation.refuse_duplicates(&draft)?;
@@ -436,7 +438,9 @@ async fn attempt(
     };
     report.snapshot_id = Some(snapshot_id);
     report.stages.insert("commit", clock.monotonic_seconds() - commit_start);
+    let index_start = clock.monotonic_seconds();
     save_index(workspace, name, draft, &committed, snapshot_id, entries);
+    report.stages.insert("index", clock.monotonic_seconds() - index_start);
     report.seconds = clock.monotonic_seconds() - start;
     Ok(Attempt::Done(Box::new(report)))
 }
