@@ -155,7 +155,7 @@ pub struct Resources {
     /// Which index slots were seen, one bit each.
     pub seen: Vec<AtomicU64>,
     /// What was scored, for the index.
-    pub collected: Mutex<Entries>,
+    pub collected: Mutex<Vec<Entries>>,
     /// The hashes of rows that were seen and not scored.
     pub counters: Counters,
     /// The first key that came twice.
@@ -357,7 +357,7 @@ fn decide_batch(spec: &ScoreSpec, resources: &Resources, batch: &RecordBatch) ->
     counters.rows.fetch_add(batch.num_rows() as u64 - null_keys, Ordering::Relaxed);
     counters.null_keys.fetch_add(null_keys, Ordering::Relaxed);
     if !entries.is_empty() {
-        resources.collected.lock().unwrap_or_else(std::sync::PoisonError::into_inner).append(entries);
+        resources.collected.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(entries);
     }
     Ok((rows, reasons, features))
 }

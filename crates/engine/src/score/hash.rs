@@ -19,7 +19,8 @@
 //! Numbers are little endian. Widening a type therefore changes no hash. This
 //! is a public format: `tests/vectors/feature_hash.json` holds test vectors.
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, BooleanArray, RecordBatch, StringViewArray};
+use arrow::buffer::{NullBuffer, ScalarBuffer};
 use arrow::compute::cast;
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType,
@@ -56,8 +57,52 @@ fn target(data_type: &DataType) -> Option<DataType> {
 /// The hashed columns of a batch, ready to be read row by row.
 #[derive(Debug)]
 pub struct FeatureHasher {
-    columns: Vec<(Vec<u8>, ArrayRef)>,
+    columns: Vec<HashedColumn>,
     rows: usize,
+}
+
+#[derive(Debug)]
+struct HashedColumn {
+    /// The encoded name.
+    name: Vec<u8>,
+    nulls: Option<NullBuffer>,
+    values: Values,
+}
+
+#[derive(Debug)]
+enum Values {
+    Null,
+    Boolean(BooleanArray),
+    /// A class and its numbers: integers, dates, timestamps.
+    Numbers(u8, ScalarBuffer<i64>),
+    Floats(ScalarBuffer<f64>),
+    Text(StringViewArray),
+    Bytes(BinaryViewArray),
+    Decimals(ScalarBuffer<i128>, i8),
+}
+
+impl Values {
+    /// Of a column of a type that [`target`] names.
+    fn new(column: &ArrayRef) -> Self {
+        match column.data_type() {
+            DataType::Boolean => Self::Boolean(column.as_boolean().clone()),
+            DataType::Int64 => Self::Numbers(2, column.as_primitive::<Int64Type>().values().clone()),
+            DataType::Float64 => Self::Floats(column.as_primitive::<Float64Type>().values().clone()),
+            DataType::Utf8View => Self::Text(column.as_string_view().clone()),
+            DataType::BinaryView => Self::Bytes(column.as_binary_view().clone()),
+            DataType::Date32 => {
+                Self::Numbers(6, column.as_primitive::<Date32Type>().values().iter().map(|d| i64::from(*d)).collect())
+            }
+            DataType::Timestamp(_, zone) => {
+                let class = if zone.is_some() { 7 } else { 8 };
+                Self::Numbers(class, column.as_primitive::<TimestampMicrosecondType>().values().clone())
+            }
+            DataType::Decimal128(_, scale) => {
+                Self::Decimals(column.as_primitive::<Decimal128Type>().values().clone(), *scale)
+            }
+            _ => Self::Null,
+        }
+    }
 }
 
 impl FeatureHasher {
@@ -74,9 +119,10 @@ impl FeatureHasher {
             let wanted = target(column.data_type()).unwrap_or(DataType::Boolean);
             let column = cast(column, &wanted)
                 .map_err(|e| Error::data(format!("feature column `{name}` cannot be hashed: {e}")).cause(e))?;
-            let mut prefix = (name.len() as u32).to_le_bytes().to_vec();
-            prefix.extend_from_slice(name.as_bytes());
-            columns.push((prefix, column));
+            let mut encoded = (name.len() as u32).to_le_bytes().to_vec();
+            encoded.extend_from_slice(name.as_bytes());
+            let nulls = column.nulls().filter(|nulls| nulls.null_count() > 0).cloned();
+            columns.push(HashedColumn { name: encoded, nulls, values: Values::new(&column) });
         }
         Ok(Self { columns, rows: batch.num_rows() })
     }
@@ -87,9 +133,13 @@ impl FeatureHasher {
         (0..self.rows)
             .map(|row| {
                 buffer.clear();
-                for (prefix, column) in &self.columns {
-                    buffer.extend_from_slice(prefix);
-                    encode(column, row, &mut buffer);
+                for column in &self.columns {
+                    buffer.extend_from_slice(&column.name);
+                    if column.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
+                        buffer.push(0);
+                    } else {
+                        encode(&column.values, row, &mut buffer);
+                    }
                 }
                 xxh3_64(&buffer)
             })
@@ -98,28 +148,15 @@ impl FeatureHasher {
 }
 
 #[inline]
-fn encode(column: &ArrayRef, row: usize, out: &mut Vec<u8>) {
-    if column.is_null(row) {
-        out.push(0);
-        return;
-    }
-    match column.data_type() {
-        DataType::Float64 => {
-            let value = column.as_primitive::<Float64Type>().value(row);
-            out.push(3);
-            out.extend_from_slice(&canonical(value).to_le_bytes());
-        }
-        DataType::Int64 => number(2, column.as_primitive::<Int64Type>().value(row), out),
-        DataType::Utf8View => bytes(4, column.as_string_view().value(row).as_bytes(), out),
-        DataType::BinaryView => bytes(5, column.as_binary_view().value(row), out),
-        DataType::Boolean => out.extend_from_slice(&[1, u8::from(column.as_boolean().value(row))]),
-        DataType::Date32 => number(6, i64::from(column.as_primitive::<Date32Type>().value(row)), out),
-        DataType::Timestamp(_, zone) => {
-            let class = if zone.is_some() { 7 } else { 8 };
-            number(class, column.as_primitive::<TimestampMicrosecondType>().value(row), out);
-        }
-        DataType::Decimal128(_, scale) => {
-            let (mut value, mut scale) = (column.as_primitive::<Decimal128Type>().value(row), *scale);
+fn encode(values: &Values, row: usize, out: &mut Vec<u8>) {
+    match values {
+        Values::Floats(values) => number(3, canonical(values[row]), out),
+        Values::Numbers(class, values) => number(*class, values[row] as u64, out),
+        Values::Text(values) => bytes(4, values.value(row).as_bytes(), out),
+        Values::Bytes(values) => bytes(5, values.value(row), out),
+        Values::Boolean(values) => out.extend_from_slice(&[1, u8::from(values.value(row))]),
+        Values::Decimals(values, scale) => {
+            let (mut value, mut scale) = (values[row], *scale);
             while value != 0 && value % 10 == 0 && scale > i8::MIN {
                 value /= 10;
                 scale -= 1;
@@ -128,7 +165,7 @@ fn encode(column: &ArrayRef, row: usize, out: &mut Vec<u8>) {
             out.extend_from_slice(&[9, scale as u8]);
             out.extend_from_slice(&value.to_le_bytes());
         }
-        _ => out.push(0),
+        Values::Null => out.push(0),
     }
 }
 
@@ -143,9 +180,11 @@ fn canonical(value: f64) -> u64 {
     }
 }
 
-fn number(class: u8, value: i64, out: &mut Vec<u8>) {
-    out.push(class);
-    out.extend_from_slice(&value.to_le_bytes());
+#[inline]
+fn number(class: u8, value: u64, out: &mut Vec<u8>) {
+    let mut encoded = [class; 9];
+    encoded[1..].copy_from_slice(&value.to_le_bytes());
+    out.extend_from_slice(&encoded);
 }
 
 fn bytes(class: u8, value: &[u8], out: &mut Vec<u8>) {
@@ -159,8 +198,8 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::array::{
-        BooleanArray, Decimal128Array, Float32Array, Float64Array, Int32Array, Int64Array, StringArray,
-        TimestampMicrosecondArray, TimestampNanosecondArray,
+        Decimal128Array, Float32Array, Float64Array, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray,
+        TimestampNanosecondArray,
     };
 
     use super::*;

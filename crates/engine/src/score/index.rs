@@ -80,15 +80,51 @@ impl Entries {
         self.ends.push(self.keys.len());
     }
 
-    /// Moves all of `other` behind what is here.
-    pub fn append(&mut self, mut other: Self) {
-        let offset = self.keys.len();
-        self.hashes.append(&mut other.hashes);
-        self.features.append(&mut other.features);
-        self.definitions.append(&mut other.definitions);
-        self.live.append(&mut other.live);
-        self.keys.append(&mut other.keys);
-        self.ends.extend(other.ends.into_iter().map(|end| end + offset));
+    /// All of them, in this order.
+    pub fn concat(parts: Vec<Self>) -> Self {
+        let rows = parts.iter().map(Self::len).sum();
+        let mut all = Self {
+            hashes: Vec::with_capacity(rows),
+            features: Vec::with_capacity(rows),
+            definitions: Vec::with_capacity(rows),
+            live: Vec::with_capacity(rows),
+            ends: Vec::with_capacity(rows),
+            keys: Vec::with_capacity(parts.iter().map(|p| p.keys.len()).sum()),
+        };
+        for mut part in parts {
+            let offset = all.keys.len();
+            all.hashes.append(&mut part.hashes);
+            all.features.append(&mut part.features);
+            all.definitions.append(&mut part.definitions);
+            all.live.append(&mut part.live);
+            all.keys.append(&mut part.keys);
+            all.ends.extend(part.ends.into_iter().map(|end| end + offset));
+        }
+        all
+    }
+
+    /// The entries by hash, those of one key in order of arrival.
+    pub fn by_hash(&self) -> Vec<u32> {
+        // First into buckets of about four by the leading bits, then each.
+        let bits = (self.len() / 4).checked_ilog2().unwrap_or(0);
+        let bucket = |hash: &KeyHash| bucket_of(*hash, bits) as usize;
+        let mut ends = vec![0u32; (1 << bits) + 1];
+        self.hashes.iter().for_each(|hash| ends[bucket(hash) + 1] += 1);
+        for at in 1..ends.len() {
+            ends[at] += ends[at - 1];
+        }
+        let mut order = vec![0u32; self.len()];
+        for (at, hash) in self.hashes.iter().enumerate() {
+            let next = &mut ends[bucket(hash)];
+            order[*next as usize] = at as u32;
+            *next += 1;
+        }
+        let mut from = 0;
+        for end in &ends[..1 << bits] {
+            order[from..*end as usize].sort_unstable_by_key(|at| (self.hashes[*at as usize], *at));
+            from = *end as usize;
+        }
+        order
     }
 
     /// The hashes of the keys, in order of arrival.
@@ -259,8 +295,7 @@ impl StateIndex {
         let merge = self.segments.is_empty() || small * 8 > base || self.segments.len() >= MAX_SEGMENTS;
         fs::create_dir_all(folder).map_err(|e| durable::io_error("create folder", folder, e))?;
         let segment = if merge {
-            let mut all = self.take_all();
-            all.append(entries);
+            let all = if self.segments.is_empty() { entries } else { Entries::concat(vec![self.take_all(), entries]) };
             Segment::build(&anchor, None, &all, 0)?
         } else {
             let mut live = self.live as i64;
@@ -321,10 +356,8 @@ impl Segment {
             return Err(Error::internal("a state index of more than 4 GiB of keys"));
         }
         // By hash, then by arrival: of one key the last given counts.
-        let mut order: Vec<u32> = (0..entries.len() as u32).collect();
-        order.sort_unstable_by_key(|at| (entries.hashes[*at as usize], *at));
-        let mut kept: Vec<usize> = Vec::with_capacity(order.len());
-        for at in order {
+        let mut kept: Vec<usize> = Vec::with_capacity(entries.len());
+        for at in entries.by_hash() {
             let at = at as usize;
             match kept.last_mut() {
                 Some(last) if entries.hashes[*last] == entries.hashes[at] => *last = at,
@@ -349,6 +382,7 @@ impl Segment {
         let header =
             Header { anchor: anchor.clone(), parent, entries: kept.len(), live, bucket_bits, key_bytes, definitions };
         let json = serde_json::to_vec(&header).map_err(|e| Error::internal(format!("index header: {e}")))?;
+        let header_bytes = json.len();
         let mut bytes = Vec::with_capacity(json.len() + kept.len() * 48 + key_bytes);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&(json.len() as u32).to_le_bytes());
@@ -373,7 +407,7 @@ impl Segment {
         kept.iter().for_each(|at| bytes.extend_from_slice(entries.key(*at)));
         let sum = xxh3_64(&bytes);
         bytes.extend_from_slice(&sum.to_le_bytes());
-        Self::parse(bytes).ok_or_else(|| Error::internal("a state index that cannot be read back"))
+        Self::layout(bytes, header, header_bytes).ok_or_else(|| Error::internal("a state index of a wrong size"))
     }
 
     fn write(&self, path: &Path) -> Result<()> {
@@ -392,6 +426,12 @@ impl Segment {
         }
         let length = u32::from_le_bytes(bytes.get(8..12)?.try_into().ok()?) as usize;
         let header: Header = serde_json::from_slice(bytes.get(12..12 + length)?).ok()?;
+        Self::layout(bytes, header, length)
+    }
+
+    /// Where the columns are behind a header of `length` bytes.
+    fn layout(bytes: Vec<u8>, header: Header, length: usize) -> Option<Self> {
+        let body = bytes.len().checked_sub(8)?;
         let n = header.entries;
         let buckets = 12 + length;
         let hashes = buckets + 4 * ((1usize << header.bucket_bits.min(40)) + 1);

@@ -127,6 +127,8 @@ pub struct Evaluation {
     pub removed: Vec<usize>,
     /// Rows with a null key.
     pub null_keys: u64,
+    /// Rows that joins dropped, where evaluating counted them.
+    pub dropped_by_joins: Option<u64>,
     /// New states.
     pub entries: Entries,
     /// Files written.
@@ -181,7 +183,10 @@ pub async fn evaluate(
     let mut stages = BTreeMap::new();
     let candidates = work.candidates.as_ref().map(|keys| keys.len() as u64);
     let sharded = match &work.prepared.locality {
-        Ok(keys) => shards::sharded(workspace, pipeline, &query, keys, candidates).await.map_err(&damaged)?,
+        Ok(keys) => {
+            let count = work.count_dropped && table.is_some();
+            shards::sharded(workspace, pipeline, &query, keys, candidates, count).await.map_err(&damaged)?
+        }
         Err(_) => None,
     };
     let (mut physical, shards) = match &sharded {
@@ -218,7 +223,7 @@ pub async fn evaluate(
     let batches = datafusion::physical_plan::collect(physical.clone(), context).await.map_err(failed)?;
     stages.insert("evaluate", workspace.clock().monotonic_seconds() - start);
     drop::<Arc<dyn ExecutionPlan>>(physical);
-    drop(sharded);
+    let dropped_by_joins = sharded.and_then(|sharded| sharded.dropped_by_joins);
     let mut files = Vec::new();
     if let Some(table) = table {
         let metadata = table.metadata();
@@ -252,7 +257,9 @@ pub async fn evaluate(
             .collect(),
     };
     let reasons: [u64; 6] = std::array::from_fn(|i| counters.reasons[i].load(Ordering::Relaxed));
-    let entries = std::mem::take(&mut *resources.collected.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    let entries = Entries::concat(std::mem::take(
+        &mut *resources.collected.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+    ));
     let mut duplicates = resources.duplicates.load(Ordering::Relaxed);
     let mut example = resources.duplicate.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     count_new_duplicates(&entries, &work.index, &mut duplicates, &mut example);
@@ -266,6 +273,7 @@ pub async fn evaluate(
         reasons,
         removed,
         null_keys: counters.null_keys.load(Ordering::Relaxed),
+        dropped_by_joins,
         entries,
         files,
         duplicates: (duplicates, example),
@@ -312,12 +320,11 @@ fn count_new_duplicates(
     count: &mut u64,
     example: &mut Option<String>,
 ) {
-    let mut hashes: Vec<(u128, u32)> = entries.hashes().iter().enumerate().map(|(at, h)| (*h, at as u32)).collect();
-    hashes.sort_unstable();
-    for pair in hashes.windows(2) {
-        if pair[0].0 == pair[1].0 && index.get(pair[0].0).is_none() {
+    let hash = |at: u32| entries.hashes()[at as usize];
+    for pair in entries.by_hash().windows(2) {
+        if hash(pair[0]) == hash(pair[1]) && index.get(hash(pair[0])).is_none() {
             *count += 1;
-            example.get_or_insert_with(|| state::show_key(entries.key(pair[0].1 as usize)));
+            example.get_or_insert_with(|| state::show_key(entries.key(pair[1] as usize)));
         }
     }
 }
@@ -390,13 +397,12 @@ async fn attempt(
     let (table, added_columns) = ready_table(workspace, &draft, work)?;
     let timestamp = prediction_time(workspace, &table);
     let spec = draft.spec(work, &run_id, timestamp, options, false);
-    if work.count_dropped {
-        let count_start = clock.monotonic_seconds();
-        report.dropped_by_joins = dropped_by_joins(workspace, &draft, work).await?;
-        report.stages.insert("count", clock.monotonic_seconds() - count_start);
-    }
     let evaluation = evaluate(workspace, &draft, work, spec.clone(), Some(&table), reporter).await?;
     evaluation.refuse_duplicates(&draft)?;
+    report.dropped_by_joins = match evaluation.dropped_by_joins {
+        None if work.count_dropped => dropped_by_joins(workspace, &draft, work).await?,
+        counted => counted,
+    };
     let Evaluation { entities, reasons, mut removed, null_keys, mut entries, mut files, stages, .. } = evaluation;
 
     if faults::bug(Bug::ForgetRemoved) {

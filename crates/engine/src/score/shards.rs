@@ -9,11 +9,13 @@
 //! files that a run writes hold disjoint ranges of keys.
 
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::fs::{self, File};
+use std::hash::BuildHasherDefault;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
@@ -36,12 +38,13 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
 };
 use futures::{StreamExt, TryStreamExt};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::features::FeatureQuery;
-use super::locality::KeyColumns;
+use super::locality::{self, KeyColumns};
 use crate::config::Pipeline;
 use crate::error::{Error, Result};
-use crate::key::{KeyOrder, Keys};
+use crate::key::{HashOfHash, KeyOrder, Keys};
 use crate::lake::durable::io_error;
 use crate::lake::scan::Scan;
 use crate::sql;
@@ -65,6 +68,9 @@ pub struct Sharded {
     pub plan: Arc<dyn ExecutionPlan>,
     /// Shards that a partition evaluates, at most.
     pub shards_per_partition: usize,
+    /// Rows of the query's first input that lack a partner in another, if they
+    /// were to be counted.
+    pub dropped_by_joins: Option<u64>,
     /// The temporary files; they go when this is dropped.
     pub files: ShardFiles,
 }
@@ -72,7 +78,8 @@ pub struct Sharded {
 /// Cuts the inputs of an entity-local query into shards, when they are large.
 ///
 /// `most` is the number of entities where the run knows it: a run of a few
-/// changed entities needs no shards.
+/// changed entities needs no shards. With `count_dropped`, the rows that inner
+/// joins drop are counted on the way.
 ///
 /// # Errors
 /// When an input cannot be read or the disk refuses.
@@ -82,6 +89,7 @@ pub async fn sharded(
     query: &FeatureQuery,
     keys: &KeyColumns,
     most: Option<u64>,
+    count_dropped: bool,
 ) -> Result<Option<Sharded>> {
     let failed = |e| sql::plan_error(&super::features::source(pipeline), &pipeline.features.sql, e);
     let state = query.context.state();
@@ -107,13 +115,17 @@ pub async fn sharded(
         (Some(input), Some(columns)) => Arc::new(cuts(&state, input, columns, count).await.map_err(failed)?),
         _ => return Ok(None),
     };
+    let joined = if count_dropped { locality::inner_joined(&query.plan) } else { None };
+    let mut hashes: BTreeMap<&str, KeyHashes> = BTreeMap::new();
     let mut tables: BTreeMap<String, Arc<dyn TableProvider>> = BTreeMap::new();
     for (number, (name, input)) in inputs.iter().enumerate() {
         let folder = files.path.join(number.to_string());
         fs::create_dir_all(&folder).map_err(|e| io_error("create folder", &folder, e))?;
         let Some(columns) = keys.get(name) else { return Ok(None) };
         let columns_read = input.with_keys(columns).map_err(failed)?;
-        spill(&state, input, columns, &columns_read, &cuts, &folder).await.map_err(failed)?;
+        let keep = joined.as_ref().is_some_and(|(first, partners)| first == name || partners.contains(name));
+        let found = spill(&state, input, (columns, keep), &columns_read, &cuts, &folder).await.map_err(failed)?;
+        hashes.insert(name, found);
         let table = ShardTable {
             schema: input.scan.schema(),
             columns: columns_read,
@@ -122,6 +134,14 @@ pub async fn sharded(
         };
         tables.insert(name.clone(), Arc::new(table));
     }
+    let dropped_by_joins = match &joined {
+        Some((first, partners)) => {
+            let partners: Vec<&KeyHashes> = partners.iter().filter_map(|name| hashes.get(name.as_str())).collect();
+            hashes.get(first.as_str()).map(|first| dropped(first, &partners, threads))
+        }
+        None => count_dropped.then_some(0),
+    };
+    drop(hashes);
     let context = sql::single_threaded_session(workspace, &pipeline.features.time_zone)?;
     let query = FeatureQuery::over(context, pipeline, tables).await?;
     let state = query.context.state();
@@ -130,7 +150,7 @@ pub async fn sharded(
         each = Arc::new(CoalescePartitionsExec::new(each));
     }
     let plan = Arc::new(ShardsExec::new(each, count, threads));
-    Ok(Some(Sharded { plan, shards_per_partition: count.div_ceil(threads), files }))
+    Ok(Some(Sharded { plan, shards_per_partition: count.div_ceil(threads), dropped_by_joins, files }))
 }
 
 /// What a query reads of one table.
@@ -257,22 +277,84 @@ async fn cuts(state: &SessionState, input: &Input, keys: &[String], count: usize
 
 type ShardWriter = Mutex<Option<StreamWriter<BufWriter<File>>>>;
 
-/// Reads an input once and writes every row to the file of its shard.
+/// The hashes of an input's keys.
+#[derive(Debug, Default)]
+struct KeyHashes {
+    /// By shard.
+    shards: Vec<Vec<u64>>,
+    /// Keys that are null have no partner.
+    nulls: u64,
+}
+
+impl KeyHashes {
+    fn push(&mut self, shard: usize, hash: u64) {
+        if self.shards.len() <= shard {
+            self.shards.resize_with(shard + 1, Vec::new);
+        }
+        self.shards[shard].push(hash);
+    }
+
+    fn append(&mut self, other: Self) {
+        self.nulls += other.nulls;
+        for (shard, hashes) in other.shards.into_iter().enumerate() {
+            if self.shards.len() <= shard {
+                self.shards.resize_with(shard + 1, Vec::new);
+            }
+            self.shards[shard].extend(hashes);
+        }
+    }
+}
+
+/// How many rows of `first` have a key that is not in each of `partners`.
+fn dropped(first: &KeyHashes, partners: &[&KeyHashes], threads: usize) -> u64 {
+    let next = AtomicUsize::new(0);
+    let count = || {
+        let mut dropped = 0;
+        loop {
+            let shard = next.fetch_add(1, Ordering::Relaxed);
+            let Some(rows) = first.shards.get(shard) else { return dropped };
+            let sets: Vec<HashSet<u64, BuildHasherDefault<HashOfHash>>> = partners
+                .iter()
+                .map(|p| p.shards.get(shard).map(|keys| keys.iter().copied().collect()).unwrap_or_default())
+                .collect();
+            dropped += rows.iter().filter(|key| sets.iter().any(|set| !set.contains(key))).count() as u64;
+        }
+    };
+    let counted: u64 = std::thread::scope(|scope| {
+        let workers: Vec<_> = (1..threads).map(|_| scope.spawn(count)).collect();
+        let own = count();
+        own + workers.into_iter().map(|worker| worker.join().unwrap_or(0)).sum::<u64>()
+    });
+    counted + first.nulls
+}
+
+/// Reads an input once and writes every row to the file of its shard. Answers
+/// the hashes of the keys if they are to be kept.
 async fn spill(
     state: &SessionState,
     input: &Input,
-    keys: &[String],
+    (keys, keep): (&[String], bool),
     columns: &[usize],
     cuts: &Arc<Vec<Box<[u8]>>>,
     folder: &Path,
-) -> DfResult<()> {
+) -> DfResult<KeyHashes> {
     let writers: Arc<Vec<ShardWriter>> = Arc::new((0..=cuts.len()).map(|_| Mutex::new(None)).collect());
     let (cuts, keys, shared, target) = (cuts.clone(), keys.to_vec(), writers.clone(), folder.to_owned());
-    read_all(state, &input.scan, columns, move |(): &mut (), batch| {
-        let rows = KeyOrder::new(&batch, &keys)?.rows(&Keys::new(&batch, &keys)?)?;
+    let found = read_all(state, &input.scan, columns, move |kept: &mut KeyHashes, batch| {
+        let batch_keys = Keys::new(&batch, &keys)?;
+        let rows = KeyOrder::new(&batch, &keys)?.rows(&batch_keys)?;
         let mut pieces: Vec<Vec<u32>> = vec![Vec::new(); cuts.len() + 1];
         for (row, key) in rows.iter().enumerate() {
-            pieces[cuts.partition_point(|cut| cut.as_ref() <= key.as_ref())].push(row as u32);
+            let shard = cuts.partition_point(|cut| cut.as_ref() <= key.as_ref());
+            pieces[shard].push(row as u32);
+            if !keep {
+                continue;
+            }
+            if batch_keys.is_null(row) {
+                kept.nulls += 1;
+            } else {
+                kept.push(shard, xxh3_64(key.as_ref()));
+            }
         }
         drop(rows);
         for (shard, piece) in pieces.into_iter().enumerate().filter(|(_, piece)| !piece.is_empty()) {
@@ -289,7 +371,9 @@ async fn spill(
             finish(&mut writer, &shard_file(folder, shard)).map_err(external)?;
         }
     }
-    Ok(())
+    let mut hashes = KeyHashes::default();
+    found.into_iter().for_each(|part| hashes.append(part));
+    Ok(hashes)
 }
 
 fn shard_file(folder: &Path, shard: usize) -> PathBuf {

@@ -32,10 +32,8 @@ enum Made {
         width: usize,
         hot: Vec<u32>,
     },
-    Vectors {
-        width: usize,
-        values: Vec<f64>,
-    },
+    /// Column by column.
+    Vectors(Vec<Vec<f64>>),
 }
 
 impl<'a> Frame<'a> {
@@ -87,28 +85,27 @@ impl<'a> Frame<'a> {
                 self.made.insert(output, assembled);
             }
             Stage::Scaler { input, output, shift, scale } => {
-                let (width, values) = self.dense(input)?;
-                let mut values = values.into_owned();
-                for row in values.chunks_mut(width.max(1)) {
-                    if let Some(shift) = shift {
-                        row.iter_mut().zip(shift).for_each(|(v, s)| *v -= s);
+                let mut columns = self.vectors(input)?.into_owned();
+                for (place, column) in columns.iter_mut().enumerate() {
+                    if let Some(shift) = shift.as_ref().and_then(|shift| shift.get(place)) {
+                        column.iter_mut().for_each(|v| *v -= shift);
                     }
-                    if let Some(scale) = scale {
-                        row.iter_mut().zip(scale).for_each(|(v, s)| *v *= s);
+                    if let Some(scale) = scale.as_ref().and_then(|scale| scale.get(place)) {
+                        column.iter_mut().for_each(|v| *v *= scale);
                     }
                 }
-                self.made.insert(output, Made::Vectors { width, values });
+                self.made.insert(output, Made::Vectors(columns));
             }
         }
         Ok(())
     }
 
-    /// The vectors of a column, row-major, with their width.
-    pub fn into_vectors(mut self, name: &str) -> Result<(usize, Vec<f64>)> {
-        if let Some(Made::Vectors { width, values }) = self.made.remove(name) {
-            return Ok((width, values));
+    /// The vectors of a column, value by value.
+    pub fn into_vectors(mut self, name: &str) -> Result<Vec<Vec<f64>>> {
+        if let Some(Made::Vectors(columns)) = self.made.remove(name) {
+            return Ok(columns);
         }
-        self.dense(name).map(|(width, values)| (width, values.into_owned()))
+        self.vectors(name).map(Cow::into_owned)
     }
 
     /// The numbers of labels.
@@ -149,85 +146,54 @@ impl<'a> Frame<'a> {
         }
     }
 
-    fn dense(&self, name: &str) -> Result<(usize, Cow<'_, [f64]>)> {
+    fn vectors(&self, name: &str) -> Result<Cow<'_, [Vec<f64>]>> {
         match self.made.get(name) {
-            Some(Made::Vectors { width, values }) => Ok((*width, values.into())),
-            Some(Made::OneHot { width, hot }) => {
-                let mut values = vec![0.0; width * hot.len()];
-                for (row, place) in hot.iter().enumerate() {
-                    if *place == NULL {
-                        return Err(missing(name, row, Invalid::Error));
-                    }
-                    if (*place as usize) < *width {
-                        values[row * width + *place as usize] = 1.0;
-                    }
-                }
-                Ok((*width, values.into()))
-            }
+            Some(Made::Vectors(columns)) => Ok(columns.into()),
+            Some(Made::OneHot { width, hot }) => one_hot(name, *width, hot, Invalid::Error).map(Cow::Owned),
             _ => Err(Error::data(format!("column `{name}` does not hold vectors"))),
         }
     }
 
     fn assemble(&self, inputs: &[String], invalid: Invalid) -> Result<Made> {
-        enum Part<'p> {
-            Numbers(Cow<'p, [f64]>),
-            OneHot(usize, &'p [u32]),
-            Vectors(usize, &'p [f64]),
-        }
-        let mut width = 0;
-        let mut parts = Vec::with_capacity(inputs.len());
+        let mut out: Vec<Vec<f64>> = Vec::new();
         for name in inputs {
-            let part = match self.made.get(name.as_str()) {
-                Some(Made::Numbers(values)) => Part::Numbers(values.as_slice().into()),
-                Some(Made::OneHot { width, hot }) => Part::OneHot(*width, hot),
-                Some(Made::Vectors { width, values }) => Part::Vectors(*width, values),
-                None => Part::Numbers(columns::with_nan(&columns::numbers(self.batch, name, self.wanted)?).into()),
+            let numbers = match self.made.get(name.as_str()) {
+                Some(Made::Numbers(values)) => values.clone(),
+                Some(Made::OneHot { width, hot }) => {
+                    out.extend(one_hot(name, *width, hot, invalid)?);
+                    continue;
+                }
+                Some(Made::Vectors(columns)) => {
+                    out.extend(columns.iter().cloned());
+                    continue;
+                }
+                None => columns::with_nan(&columns::numbers(self.batch, name, self.wanted)?),
             };
-            width += match &part {
-                Part::Numbers(_) => 1,
-                Part::OneHot(width, _) | Part::Vectors(width, _) => *width,
-            };
-            parts.push(part);
-        }
-        let rows = self.batch.num_rows();
-        let mut out = vec![0.0; rows * width];
-        let mut at = 0;
-        for (part, name) in parts.iter().zip(inputs) {
-            match part {
-                Part::Numbers(values) => {
-                    if invalid != Invalid::Keep
-                        && let Some(row) = values.iter().position(|v| v.is_nan())
-                    {
-                        return Err(missing(name, row, invalid));
-                    }
-                    values.iter().enumerate().for_each(|(row, v)| out[row * width + at] = *v);
-                    at += 1;
-                }
-                Part::OneHot(wide, hot) => {
-                    for (row, place) in hot.iter().enumerate() {
-                        let vector = &mut out[row * width + at..row * width + at + wide];
-                        if *place == NULL {
-                            if invalid != Invalid::Keep {
-                                return Err(missing(name, row, invalid));
-                            }
-                            vector.fill(f64::NAN);
-                        } else if let Some(one) = vector.get_mut(*place as usize) {
-                            *one = 1.0;
-                        }
-                    }
-                    at += wide;
-                }
-                Part::Vectors(wide, values) => {
-                    for row in 0..rows {
-                        out[row * width + at..row * width + at + wide]
-                            .copy_from_slice(&values[row * wide..(row + 1) * wide]);
-                    }
-                    at += wide;
-                }
+            if invalid != Invalid::Keep
+                && let Some(row) = numbers.iter().position(|v| v.is_nan())
+            {
+                return Err(missing(name, row, invalid));
             }
+            out.push(numbers);
         }
-        Ok(Made::Vectors { width, values: out })
+        Ok(Made::Vectors(out))
     }
+}
+
+/// One-hot positions as columns; a null is NaN in all of them, or refused.
+fn one_hot(name: &str, width: usize, hot: &[u32], invalid: Invalid) -> Result<Vec<Vec<f64>>> {
+    let mut columns = vec![vec![0.0; hot.len()]; width];
+    for (row, place) in hot.iter().enumerate() {
+        if *place == NULL {
+            if invalid != Invalid::Keep {
+                return Err(missing(name, row, invalid));
+            }
+            columns.iter_mut().for_each(|column| column[row] = f64::NAN);
+        } else if let Some(column) = columns.get_mut(*place as usize) {
+            column[row] = 1.0;
+        }
+    }
+    Ok(columns)
 }
 
 fn unseen(column: &str, value: Option<&str>, invalid: Invalid) -> Error {

@@ -139,26 +139,43 @@ impl Head {
         }
     }
 
-    /// Scores row-major feature vectors.
-    pub fn score(&self, features: &[f64], rows: usize) -> Predictions {
+    /// Scores features, one column of `rows` values each.
+    pub fn score(&self, features: &[Vec<f64>], rows: usize) -> Predictions {
         let raw = match &self.function {
             Function::Trees(trees) => trees.score(features, rows),
-            Function::Linear { width, coefficients, intercepts } => {
-                let mut raw = Vec::with_capacity(rows * intercepts.len());
-                for row in 0..rows {
-                    let x = &features[row * width..(row + 1) * width];
-                    for (set, intercept) in intercepts.iter().enumerate() {
-                        raw.push(dot(x, &coefficients[set * width..(set + 1) * width]) + intercept);
-                    }
-                }
-                raw
-            }
+            Function::Linear { width, coefficients, intercepts } => coefficients
+                .chunks(*width.max(&1))
+                .chain(std::iter::repeat(&[][..]))
+                .zip(intercepts)
+                .map(|(set, intercept)| linear(features, set, *intercept, rows))
+                .collect(),
         };
         match &self.classes {
-            Some(classes) => classes.decide(raw),
-            None => Predictions { prediction: raw.into(), probability: None, probabilities: None, margin: None },
+            Some(classes) => classes.decide(by_row(raw)),
+            None => {
+                Predictions { prediction: by_row(raw).into(), probability: None, probabilities: None, margin: None }
+            }
         }
     }
+}
+
+/// Columns of scores row by row.
+fn by_row(mut columns: Vec<Vec<f64>>) -> Vec<f64> {
+    if columns.len() == 1 {
+        return columns.swap_remove(0);
+    }
+    let rows = columns.first().map_or(0, Vec::len);
+    (0..rows).flat_map(|row| columns.iter().map(move |column| column[row])).collect()
+}
+
+/// Products added in the order of the features, the intercept last.
+fn linear(features: &[Vec<f64>], coefficients: &[f64], intercept: f64, rows: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; rows];
+    for (column, coefficient) in features.iter().zip(coefficients) {
+        sums.iter_mut().zip(column).for_each(|(sum, value)| *sum += value * coefficient);
+    }
+    sums.iter_mut().for_each(|sum| *sum += intercept);
+    sums
 }
 
 impl Classes {
@@ -199,10 +216,6 @@ impl Classes {
             margin: margin.map(Float64Array::from),
         }
     }
-}
-
-fn dot(x: &[f64], coefficients: &[f64]) -> f64 {
-    x.iter().zip(coefficients).map(|(a, b)| a * b).sum()
 }
 
 fn complement(of_class_0: f64) -> [f64; 2] {

@@ -169,8 +169,8 @@ impl Model for SparkModel {
         for stage in &self.stages {
             frame.apply(stage)?;
         }
-        let (width, values) = frame.into_vectors(&self.features)?;
-        debug_assert_eq!(width, self.head.width());
-        Ok(self.head.score(&values, batch.num_rows()))
+        let features = frame.into_vectors(&self.features)?;
+        debug_assert_eq!(features.len(), self.head.width());
+        Ok(self.head.score(&features, batch.num_rows()))
     }
 }

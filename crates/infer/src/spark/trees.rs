@@ -6,7 +6,7 @@ use arrow::array::{ArrayRef, AsArray, RecordBatch};
 
 use super::store::{self, Folder};
 use crate::error::{Error, Result};
-use crate::forest::{Forest, NodeBuilder, Test, TreeBuilder, next_up};
+use crate::forest::{Ensemble, Leaves, NodeBuilder, Test, TreeBuilder, next_up};
 use crate::model::Description;
 
 /// Categories of a split at most.
@@ -15,20 +15,10 @@ const MAX_CATEGORIES: i64 = 1 << 20;
 /// A tree ensemble.
 #[derive(Debug)]
 pub struct Trees {
-    forest: Forest<f64>,
-    width: usize,
-    /// `stride` values a leaf.
-    values: Vec<f64>,
-    stride: usize,
-    combine: Combine,
-}
-
-/// How the values of the trees become one.
-#[derive(Debug)]
-enum Combine {
-    Sum,
-    Mean,
-    Weighted(Vec<f64>),
+    forest: Ensemble<f64, f64>,
+    outputs: usize,
+    /// The sum is divided by the number of trees.
+    mean: bool,
 }
 
 impl Trees {
@@ -40,45 +30,41 @@ impl Trees {
         let trees = nodes.last().map_or(0, |n| n.tree + 1);
         let weights = if single { Vec::new() } else { weights(&folder.rows("treesMetadata")?, trees)? };
         // Spark ignores the weights of forests, which are all 1.
-        let combine = if class.starts_with("GBT") {
-            Combine::Weighted(weights)
-        } else if shares || single {
-            Combine::Sum
-        } else {
-            Combine::Mean
-        };
+        let boosted = class.starts_with("GBT");
+        let mean = !boosted && !shares && !single;
         let stride = if shares { nodes.first().map_or(0, |n| n.stats.len()) } else { 1 };
         if stride == 0 {
             return Err(Error::data(format!("{class} has no classes")));
         }
         // A forest adds the shares of its trees, a tree alone gives its counts.
         let leaves = if !shares {
-            Leaves::Prediction
+            Leaf::Prediction
         } else if single {
-            Leaves::Counts
+            Leaf::Counts
         } else {
-            Leaves::Shares
+            Leaf::Shares
         };
         let mut values = Vec::new();
         let mut builders: Vec<TreeBuilder> = (0..trees).map(|_| TreeBuilder::default()).collect();
         for node in nodes {
-            builders[node.tree].nodes.push(node.build(leaves, stride, &mut values)?);
+            let weight = if boosted { weights[node.tree] } else { 1.0 };
+            builders[node.tree].nodes.push(node.build(leaves, stride, weight, &mut values)?);
         }
         if builders.is_empty() || builders.iter().any(|b| b.nodes.is_empty()) {
             return Err(Error::data(format!("{class} lacks trees")));
         }
-        let forest = Forest::new(&builders, width)?;
-        Ok(Self { forest, width, values, stride, combine })
+        let leaves = if stride == 1 { Leaves::single(values) } else { Leaves::vectors(values, stride) };
+        Ok(Self { forest: Ensemble::new(&builders, width, leaves)?, outputs: stride, mean })
     }
 
     /// Values of a feature vector.
     pub fn width(&self) -> usize {
-        self.width
+        self.forest.slots()
     }
 
     /// Values of a row's score.
     pub fn outputs(&self) -> usize {
-        self.stride
+        self.outputs
     }
 
     /// Their number and size.
@@ -91,44 +77,12 @@ impl Trees {
         }
     }
 
-    /// Scores row-major feature vectors, `outputs` values a row.
-    pub fn score(&self, features: &[f64], rows: usize) -> Vec<f64> {
-        let (stride, values) = (self.stride, self.values.as_slice());
-        let mut sums = vec![0.0; rows * stride];
-        let mut block = self.forest.block();
-        for start in (0..rows).step_by(block.rows()) {
-            let count = block.rows().min(rows - start);
-            for row in 0..count {
-                let from = (start + row) * self.width;
-                for (slot, value) in features[from..from + self.width].iter().enumerate() {
-                    self.forest.put(&mut block, row, slot, *value);
-                }
-            }
-            let out = &mut sums[start * stride..(start + count) * stride];
-            match (&self.combine, stride) {
-                (Combine::Weighted(weights), _) => {
-                    self.forest
-                        .visit(&block, count, |tree, row, leaf| out[row] += weights[tree] * values[leaf as usize]);
-                }
-                (_, 1) => self.forest.visit(&block, count, |_, row, leaf| out[row] += values[leaf as usize]),
-                (_, 2) => {
-                    let (out, _) = out.as_chunks_mut::<2>();
-                    let (values, _) = values.as_chunks::<2>();
-                    self.forest.visit(&block, count, |_, row, leaf| {
-                        let share = values[leaf as usize];
-                        out[row][0] += share[0];
-                        out[row][1] += share[1];
-                    });
-                }
-                _ => self.forest.visit(&block, count, |_, row, leaf| {
-                    let leaf = &values[leaf as usize * stride..(leaf as usize + 1) * stride];
-                    out[row * stride..(row + 1) * stride].iter_mut().zip(leaf).for_each(|(sum, share)| *sum += share);
-                }),
-            }
-        }
-        if matches!(self.combine, Combine::Mean) {
+    /// Scores features, one column each; answers a column per output.
+    pub fn score(&self, features: &[Vec<f64>], rows: usize) -> Vec<Vec<f64>> {
+        let mut sums = self.forest.sums(features, rows, &vec![0.0; self.outputs]);
+        if self.mean {
             let trees = self.forest.trees() as f64;
-            sums.iter_mut().for_each(|sum| *sum /= trees);
+            sums.iter_mut().flatten().for_each(|sum| *sum /= trees);
         }
         sums
     }
@@ -223,26 +177,26 @@ fn nodes(rows: &RecordBatch, single: bool) -> Result<Vec<FlatNode>> {
 
 /// What a leaf holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leaves {
+enum Leaf {
     Prediction,
     Counts,
     Shares,
 }
 
 impl FlatNode {
-    fn build(self, leaves: Leaves, stride: usize, values: &mut Vec<f64>) -> Result<NodeBuilder> {
+    fn build(self, leaves: Leaf, stride: usize, weight: f64, values: &mut Vec<f64>) -> Result<NodeBuilder> {
         let tree = self.tree;
         if self.left < 0 || self.right < 0 {
             let leaf = (values.len() / stride) as u32;
-            if leaves == Leaves::Prediction {
-                values.push(self.prediction);
+            if leaves == Leaf::Prediction {
+                values.push(weight * self.prediction);
                 return Ok(NodeBuilder::Leaf(leaf));
             }
             if self.stats.len() != stride {
                 return Err(Error::data(format!("a leaf of tree {tree} has {} classes of {stride}", self.stats.len())));
             }
             let total: f64 = self.stats.iter().sum();
-            let total = if leaves == Leaves::Counts || total == 0.0 { 1.0 } else { total };
+            let total = if leaves == Leaf::Counts || total == 0.0 { 1.0 } else { total };
             values.extend(self.stats.iter().map(|s| s / total));
             return Ok(NodeBuilder::Leaf(leaf));
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::document::Document;
 use super::{Column, Transform, XgboostModel, tree, ubjson};
 use crate::error::{Error, Result};
-use crate::forest::Forest;
+use crate::forest::{Ensemble, Leaves};
 use crate::model::{Description, Input, InputKind, Model, Signature};
 
 /// Loads a model from the bytes of one file.
@@ -59,13 +59,13 @@ fn build(document: &Document) -> Result<XgboostModel> {
         let weight = weight.ok_or_else(|| Error::data("`weight_drop` is shorter than the trees"))?;
         built.push(tree::build(source, weight as f32, &mut values).map_err(|e| e.within(&format!("tree {index}")))?);
     }
-    let forest = Forest::new(&built, features)?;
     let groups = (0..used)
         .map(|tree| match info.get(tree) {
             Some(group) if *group >= 0.0 && *group < classes as f64 => Ok(*group as u32),
             _ => Err(Error::data(format!("tree {tree} belongs to no class"))),
         })
         .collect::<Result<Vec<u32>>>()?;
+    let forest = Ensemble::new(&built, features, Leaves::grouped(values, groups, classes))?;
     let base = base_margin(parameters, classes, link)?;
     let classifier = matches!(transform, Transform::Softmax | Transform::Hinge) || objective.starts_with("binary:");
     let labels: Vec<String> =
@@ -85,7 +85,7 @@ fn build(document: &Document) -> Result<XgboostModel> {
     let inputs = names.into_iter().zip(&columns).map(|(name, column)| Input { name, kind: kind(column) }).collect();
     let signature = Signature { inputs };
     let labels = labels.into();
-    Ok(XgboostModel { forest, columns, values, groups, base, transform, classifier, labels, description, signature })
+    Ok(XgboostModel { forest, columns, base, transform, classifier, labels, description, signature })
 }
 
 /// How a base score becomes a margin.

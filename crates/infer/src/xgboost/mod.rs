@@ -32,7 +32,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::columns;
 use crate::error::{Error, Result};
-use crate::forest::Forest;
+use crate::forest::Ensemble;
 use crate::model::{ClassProbabilities, Description, Model, Predictions, Signature};
 
 pub use load::load;
@@ -63,12 +63,8 @@ enum Column {
 
 #[derive(Debug)]
 struct XgboostModel {
-    forest: Forest<f32>,
+    forest: Ensemble<f32, f32>,
     columns: Vec<Column>,
-    /// By leaf.
-    values: Vec<f32>,
-    /// The class of every tree.
-    groups: Vec<u32>,
     /// The base margin of every class.
     base: Vec<f32>,
     transform: Transform,
@@ -112,51 +108,27 @@ impl XgboostModel {
         inputs.iter().zip(&self.columns).map(read).collect()
     }
 
-    /// Margins, row-major, one per class.
-    fn margins(&self, batch: &RecordBatch) -> Result<Vec<f32>> {
-        let features = self.features(batch)?;
-        let (rows, classes) = (batch.num_rows(), self.base.len());
-        let mut margins: Vec<f32> = self.base.iter().copied().cycle().take(rows * classes).collect();
-        let mut block = self.forest.block();
-        for start in (0..rows).step_by(block.rows()) {
-            let count = block.rows().min(rows - start);
-            for (slot, column) in features.iter().enumerate() {
-                for (row, value) in column[start..start + count].iter().enumerate() {
-                    self.forest.put(&mut block, row, slot, *value);
-                }
-            }
-            let out = &mut margins[start * classes..(start + count) * classes];
-            if classes == 1 {
-                self.forest.visit(&block, count, |_, row, leaf| out[row] += self.values[leaf as usize]);
-            } else {
-                self.forest.visit(&block, count, |tree, row, leaf| {
-                    out[row * classes + self.groups[tree] as usize] += self.values[leaf as usize];
-                });
-            }
-        }
-        Ok(margins)
-    }
-
-    fn softmax(&self, mut margins: Vec<f32>) -> Predictions {
-        let classes = self.base.len();
-        let mut predictions = Vec::with_capacity(margins.len() / classes);
-        for row in margins.chunks_mut(classes) {
+    fn softmax(&self, margins: &[Vec<f32>], rows: usize) -> Predictions {
+        let classes = margins.len();
+        let mut predictions = Vec::with_capacity(rows);
+        let mut values = Vec::with_capacity(rows * classes);
+        let mut shares = vec![0f32; classes];
+        for row in 0..rows {
             let mut best = 0;
-            for (class, margin) in row.iter().enumerate() {
-                if *margin > row[best] {
+            for class in 0..classes {
+                if margins[class][row] > margins[best][row] {
                     best = class;
                 }
             }
             predictions.push(best as f64);
-            let most = row[best];
+            let most = margins[best][row];
             let mut sum = 0f64;
-            for value in row.iter_mut() {
-                *value = (*value - most).exp();
-                sum += f64::from(*value);
+            for (share, margin) in shares.iter_mut().zip(margins) {
+                *share = (margin[row] - most).exp();
+                sum += f64::from(*share);
             }
-            row.iter_mut().for_each(|value| *value /= sum as f32);
+            values.extend(shares.iter().map(|share| f64::from(share / sum as f32)));
         }
-        let values = margins.into_iter().map(f64::from).collect();
         let probabilities = ClassProbabilities { labels: self.labels.clone(), values };
         Predictions {
             prediction: predictions.into(),
@@ -187,10 +159,11 @@ impl Model for XgboostModel {
     }
 
     fn score(&self, batch: &RecordBatch) -> Result<Predictions> {
-        let margins = self.margins(batch)?;
+        let mut margins = self.forest.sums(&self.features(batch)?, batch.num_rows(), &self.base);
         if self.transform == Transform::Softmax {
-            return Ok(self.softmax(margins));
+            return Ok(self.softmax(&margins, batch.num_rows()));
         }
+        let margins = std::mem::take(&mut margins[0]);
         let margin = widened(margins.iter().copied());
         if self.transform == Transform::Sigmoid && self.classifier {
             let shares: Vec<f32> = margins.iter().map(|m| sigmoid(*m)).collect();

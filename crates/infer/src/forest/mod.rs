@@ -1,0 +1,294 @@
+//! Sums of decision trees: one checked form, two kernels.
+//!
+//! A loader describes its trees node by node; [`Ensemble::new`] checks every
+//! child, feature and category set and chooses a kernel by the shape of the
+//! trees alone, never by the rows. Trees of at most 256 leaves are evaluated
+//! whole, 64 rows at a time ([`lanes`]); others are walked from the root, eight
+//! rows at a time ([`walk`]). Both find the same leaf for the same row, and a
+//! row's leaves are added in the order of the trees: the same bits from either
+//! kernel, on every processor, however rows are cut into batches.
+
+mod lanes;
+mod walk;
+
+use std::ops::AddAssign;
+
+use crate::error::{Error, Result};
+
+/// A tree as a loader sees it.
+#[derive(Debug, Default)]
+pub struct TreeBuilder {
+    /// Its nodes; the root is the first.
+    pub nodes: Vec<NodeBuilder>,
+}
+
+/// One node as a loader sees it.
+#[derive(Debug, Clone)]
+pub enum NodeBuilder {
+    /// Ends here with a value of the caller's.
+    Leaf(u32),
+    /// Goes on.
+    Split {
+        /// The slot it looks at.
+        feature: u32,
+        /// How it decides.
+        test: Test,
+        /// Where a missing value goes.
+        missing_left: bool,
+        /// The left child.
+        left: usize,
+        /// The right child.
+        right: usize,
+    },
+}
+
+/// How a node decides.
+#[derive(Debug, Clone)]
+pub enum Test {
+    /// Left when the value is less.
+    Less(f64),
+    /// Left when the value, as a category, is in the set.
+    In(Vec<u32>),
+}
+
+/// A number that trees compare.
+pub trait Value: Copy + PartialOrd + Default + Send + Sync + std::fmt::Debug + 'static {
+    /// Larger than every threshold.
+    const INFINITY: Self;
+    /// Not a number.
+    const NAN: Self;
+    /// From a threshold.
+    fn from_f64(value: f64) -> Self;
+    /// Whether it is NaN.
+    fn missing(self) -> bool;
+    /// As a category: XGBoost, in single precision, cuts off the fraction;
+    /// Spark, in double precision, knows whole numbers only.
+    fn category(self) -> Option<usize>;
+    /// An order of all numbers.
+    fn order(&self, other: &Self) -> std::cmp::Ordering;
+}
+
+impl Value for f32 {
+    const INFINITY: Self = f32::INFINITY;
+    const NAN: Self = f32::NAN;
+    fn from_f64(value: f64) -> Self {
+        value as f32
+    }
+    fn missing(self) -> bool {
+        self.is_nan()
+    }
+    fn category(self) -> Option<usize> {
+        (0.0..16_777_216.0).contains(&self).then_some(self as usize)
+    }
+    fn order(&self, other: &Self) -> std::cmp::Ordering {
+        self.total_cmp(other)
+    }
+}
+
+impl Value for f64 {
+    const INFINITY: Self = f64::INFINITY;
+    const NAN: Self = f64::NAN;
+    fn from_f64(value: f64) -> Self {
+        value
+    }
+    fn missing(self) -> bool {
+        self.is_nan()
+    }
+    fn category(self) -> Option<usize> {
+        ((0.0..4_294_967_296.0).contains(&self) && self.fract() == 0.0).then_some(self as usize)
+    }
+    fn order(&self, other: &Self) -> std::cmp::Ordering {
+        self.total_cmp(other)
+    }
+}
+
+/// A number that leaves hold.
+pub trait Sum: Copy + AddAssign + Default + Send + Sync + std::fmt::Debug + 'static {}
+
+impl Sum for f32 {}
+impl Sum for f64 {}
+
+/// What the leaves of all trees hold.
+#[derive(Debug)]
+pub struct Leaves<V> {
+    /// `width` numbers a leaf, by the loader's leaf numbers.
+    pub values: Vec<V>,
+    /// Numbers of a leaf.
+    pub width: usize,
+    /// The output that each tree adds to, where a leaf holds one number for one
+    /// of several; empty when all trees add to all outputs.
+    pub groups: Vec<u32>,
+    /// Outputs of a row.
+    pub outputs: usize,
+}
+
+impl<V> Leaves<V> {
+    /// Leaves of one number, all added up.
+    pub fn single(values: Vec<V>) -> Self {
+        Self { values, width: 1, groups: Vec::new(), outputs: 1 }
+    }
+
+    /// Leaves of `width` numbers, added up number by number.
+    pub fn vectors(values: Vec<V>, width: usize) -> Self {
+        Self { values, width, groups: Vec::new(), outputs: width }
+    }
+
+    /// Leaves of one number, added up by the tree's group.
+    pub fn grouped(values: Vec<V>, groups: Vec<u32>, outputs: usize) -> Self {
+        Self { values, width: 1, groups, outputs }
+    }
+
+    fn check(&self, trees: &[TreeBuilder]) -> Result<()> {
+        let known = self.values.len().checked_div(self.width).unwrap_or(0);
+        let leaf = |node: &NodeBuilder| matches!(node, NodeBuilder::Leaf(leaf) if *leaf as usize >= known);
+        if let Some(tree) = trees.iter().position(|t| t.nodes.iter().any(leaf)) {
+            return Err(Error::data(format!("tree {tree} has a leaf without a value")));
+        }
+        let groups = self.groups.len() == trees.len() && self.groups.iter().all(|g| (*g as usize) < self.outputs);
+        if (self.outputs != self.width || !self.groups.is_empty()) && !(groups && self.width == 1) {
+            return Err(Error::data("trees and outputs do not go together"));
+        }
+        Ok(())
+    }
+
+    /// The first output that a tree adds to.
+    fn output_of(&self, tree: usize) -> usize {
+        self.groups.get(tree).map_or(0, |group| *group as usize)
+    }
+}
+
+/// Trees over `slots` features whose leaves are added up.
+#[derive(Debug)]
+pub struct Ensemble<T, V> {
+    kernel: Kernel<T, V>,
+    slots: usize,
+    outputs: usize,
+    trees: usize,
+    nodes: usize,
+    max_depth: usize,
+}
+
+#[derive(Debug)]
+enum Kernel<T, V> {
+    Lanes(lanes::Lanes<T, V>),
+    Walk(walk::Walk<T>, Leaves<V>),
+}
+
+/// Nodes of a model.
+const MAX_NODES: usize = 1 << 28;
+
+impl<T: Value, V: Sum> Ensemble<T, V> {
+    /// Packs trees, checking every index.
+    ///
+    /// # Errors
+    /// When a node has no parent or two, a feature or a leaf does not exist, or
+    /// the model is larger than what is supported.
+    pub fn new(trees: &[TreeBuilder], slots: usize, leaves: Leaves<V>) -> Result<Self> {
+        leaves.check(trees)?;
+        let (mut nodes, mut max_depth) = (0usize, 0);
+        for (number, tree) in trees.iter().enumerate() {
+            nodes += tree.nodes.len();
+            let depth = check(tree, slots).map_err(|e| Error::data(format!("tree {number}: {e}")))?;
+            max_depth = max_depth.max(depth);
+        }
+        if nodes > MAX_NODES {
+            return Err(Error::data(format!("the model has more than {MAX_NODES} nodes")));
+        }
+        let outputs = leaves.outputs;
+        let kernel = match lanes::Lanes::new(trees, slots, &leaves) {
+            Some(lanes) => Kernel::Lanes(lanes),
+            None => Kernel::Walk(walk::Walk::new(trees, slots)?, leaves),
+        };
+        Ok(Self { kernel, slots, outputs, trees: trees.len(), nodes, max_depth })
+    }
+
+    /// Features.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Trees.
+    pub fn trees(&self) -> usize {
+        self.trees
+    }
+
+    /// Nodes, leaves included.
+    pub fn node_count(&self) -> usize {
+        self.nodes
+    }
+
+    /// The longest path from a root to a leaf.
+    pub fn max_depth(&self) -> usize {
+        self.max_depth
+    }
+
+    /// Adds the leaves of every row to `base`, one number an output: a column
+    /// of `rows` sums for each output. `columns` are the features, one column
+    /// of `rows` values each.
+    ///
+    /// # Panics
+    /// When there are fewer columns than features or fewer values than rows.
+    pub fn sums(&self, columns: &[impl AsRef<[T]>], rows: usize, base: &[V]) -> Vec<Vec<V>> {
+        assert_eq!(base.len(), self.outputs, "a base for every output");
+        let columns: Vec<&[T]> = columns.iter().take(self.slots).map(|c| &c.as_ref()[..rows]).collect();
+        assert_eq!(columns.len(), self.slots, "a column for every feature");
+        let mut sums: Vec<Vec<V>> = base.iter().map(|base| vec![*base; rows]).collect();
+        match &self.kernel {
+            Kernel::Lanes(lanes) => lanes.add(&columns, rows, &mut sums),
+            Kernel::Walk(walk, leaves) => walk.add(&columns, rows, leaves, &mut sums),
+        }
+        sums
+    }
+}
+
+/// Every node but the root has one parent and every index is in range. Answers
+/// the depth.
+fn check(tree: &TreeBuilder, slots: usize) -> Result<usize, String> {
+    let mut seen = vec![false; tree.nodes.len()];
+    let mut level = vec![0usize];
+    let mut depth = 0;
+    loop {
+        let mut next = Vec::new();
+        for at in level {
+            let node = tree.nodes.get(at).ok_or_else(|| format!("node {at} does not exist"))?;
+            if std::mem::replace(&mut seen[at], true) {
+                return Err(format!("node {at} has two parents"));
+            }
+            let NodeBuilder::Split { feature, test, left, right, .. } = node else { continue };
+            if *feature as usize >= slots {
+                return Err(format!("node {at} splits on feature {feature} of {slots}"));
+            }
+            if matches!(test, Test::Less(threshold) if threshold.is_nan()) {
+                return Err(format!("node {at} has NaN as its threshold"));
+            }
+            next.extend([*left, *right]);
+        }
+        if next.is_empty() {
+            return Ok(depth);
+        }
+        depth += 1;
+        level = next;
+    }
+}
+
+/// Categories as bits.
+fn bits(categories: &[u32]) -> Vec<u64> {
+    let mut set = vec![0u64; categories.iter().max().map_or(0, |c| *c as usize / 64 + 1)];
+    for category in categories {
+        set[*category as usize / 64] |= 1 << (category % 64);
+    }
+    set
+}
+
+/// Whether a value, which is not missing, is in a set.
+fn contains<T: Value>(set: &[u64], value: T) -> bool {
+    value.category().is_some_and(|c| set.get(c / 64).is_some_and(|word| word >> (c % 64) & 1 == 1))
+}
+
+/// The smallest number above `value`: `x <= value` is `x < next_up(value)`.
+pub fn next_up(value: f64) -> f64 {
+    value.next_up()
+}
+
+#[cfg(test)]
+mod tests;
