@@ -11,31 +11,52 @@
 //!
 //! A tree is evaluated from its leaves up: each node selects, row by row,
 //! between the leaf numbers that its children found. That visits all nodes but
-//! has no branch and no dependent load: 64 rows cost three vector instructions
-//! a node and register. The compiler vectorises the loops; [`Lanes::add`] runs
-//! them compiled for the widest registers that the processor has.
+//! has no branch, and no load depends on another: 64 rows cost three vector
+//! instructions a node and register. Several trees are evaluated together,
+//! lowest nodes first, so that a node's operands were finished long before. The
+//! compiler vectorises the loops; [`Lanes::add`] runs them compiled for the
+//! widest registers that the processor has.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Leaves, NodeBuilder, Sum, Test, TreeBuilder, Value, bits, contains};
 
 /// Rows of a block.
-const ROWS: usize = 64;
+const ROWS: usize = 128;
 /// Leaves of a tree: their numbers are bytes.
 const MAX_LEAVES: usize = 256;
 /// Thresholds of a lane: bins are 0 to 254, and 255 for a missing value.
 const MAX_CUTS: usize = 254;
 /// Lanes of a block: together they stay in the second-level cache.
 const MAX_LANES: usize = 4096;
+/// Trees are evaluated together until their leaf numbers fill this many places:
+/// the work space stays in the first-level cache.
+const GROUP: usize = 64;
 /// The first places of the work space hold the numbers of the leaves.
 const CONSTANTS: usize = MAX_LEAVES;
 
-/// Bins, less 128: signed bytes compare in one instruction.
-type Lane = [i8; ROWS];
-/// Leaf numbers.
-type Found = [u8; ROWS];
+/// Bins, less 128: signed bytes compare in one instruction. Aligned, so that no
+/// load crosses a cache line.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Lane([i8; ROWS]);
 
-/// `work[out] = lane < threshold ? work[left] : work[right]`
+/// Leaf numbers.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Found([u8; ROWS]);
+
+/// A node above two leaves with consecutive numbers:
+/// `work[out] = lane < threshold ? leaf : leaf + 1`
+#[derive(Debug, Clone, Copy)]
+struct Pair {
+    lane: u16,
+    out: u16,
+    threshold: i8,
+    leaf: u8,
+}
+
+/// Any other node: `work[out] = lane < threshold ? work[left] : work[right]`
 #[derive(Debug, Clone, Copy)]
 struct Select {
     lane: u16,
@@ -45,10 +66,17 @@ struct Select {
     threshold: i8,
 }
 
-/// The end of a tree's selections, and where its values are.
+/// Trees that are evaluated together: the ends of their parts of the program.
+#[derive(Debug)]
+struct Group {
+    pairs: usize,
+    selects: usize,
+    trees: usize,
+}
+
+/// Where a tree's leaf numbers end up, and where its values are.
 #[derive(Debug)]
 struct Tree {
-    end: usize,
     found: u16,
     output: usize,
     values: usize,
@@ -82,7 +110,9 @@ pub struct Lanes<T, V> {
     fills: Vec<Fill<T>>,
     lanes: usize,
     work: usize,
-    program: Vec<Select>,
+    groups: Vec<Group>,
+    pairs: Vec<Pair>,
+    selects: Vec<Select>,
     trees: Vec<Tree>,
     /// By tree and leaf, `width` numbers each.
     values: Vec<V>,
@@ -97,20 +127,29 @@ impl<T: Value, V: Sum> Lanes<T, V> {
             return None;
         }
         let mut plan = Plan::new(trees, slots)?;
-        let (mut program, mut packed) = (Vec::new(), Vec::with_capacity(trees.len()));
-        let mut values = Vec::new();
-        let mut work = CONSTANTS;
+        let (mut groups, mut pairs, mut packed, mut values) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        // With the height of the node above the leaves, for the order within a group.
+        let (mut selects, mut open): (Vec<Select>, Vec<(usize, Select)>) = (Vec::new(), Vec::new());
+        let (mut top, mut work) = (CONSTANTS, CONSTANTS);
         for (number, tree) in trees.iter().enumerate() {
             let at = values.len();
-            let found = plan.tree(tree, &mut program, &mut work, &mut |leaf| {
+            let found = plan.tree(tree, &mut pairs, &mut open, &mut top, &mut |leaf| {
                 let from = leaf as usize * leaves.width;
                 values.extend_from_slice(&leaves.values[from..from + leaves.width]);
             })?;
-            packed.push(Tree { end: program.len(), found, output: leaves.output_of(number), values: at });
+            packed.push(Tree { found, output: leaves.output_of(number), values: at });
+            work = work.max(top);
+            if top - CONSTANTS >= GROUP || number + 1 == trees.len() {
+                open.sort_by_key(|(height, _)| *height);
+                selects.extend(open.drain(..).map(|(_, select)| select));
+                groups.push(Group { pairs: pairs.len(), selects: selects.len(), trees: packed.len() });
+                top = CONSTANTS;
+            }
         }
         // A byte can be any leaf: the last tree has as many values as the others could have.
         values.resize(values.len() + MAX_LEAVES * leaves.width, V::default());
-        Some(Self { fills: plan.fills, lanes: plan.lanes, work, program, trees: packed, values, width: leaves.width })
+        let (fills, lanes, width) = (plan.fills, plan.lanes, leaves.width);
+        Some(Self { fills, lanes, work, groups, pairs, selects, trees: packed, values, width })
     }
 
     /// Adds the leaves of all rows to `sums`, one column an output.
@@ -145,10 +184,10 @@ impl<T: Value, V: Sum> Lanes<T, V> {
 
     #[inline(always)]
     fn add_blocks(&self, columns: &[&[T]], rows: usize, sums: &mut [Vec<V>]) {
-        let mut lanes: Vec<Lane> = vec![[0; ROWS]; self.lanes];
-        let mut work: Vec<Found> = vec![[0; ROWS]; self.work];
+        let mut lanes: Vec<Lane> = vec![Lane([0; ROWS]); self.lanes];
+        let mut work: Vec<Found> = vec![Found([0; ROWS]); self.work];
         for (number, constant) in work.iter_mut().take(CONSTANTS).enumerate() {
-            *constant = [number as u8; ROWS];
+            constant.0 = [number as u8; ROWS];
         }
         for start in (0..rows).step_by(ROWS) {
             let count = ROWS.min(rows - start);
@@ -157,51 +196,93 @@ impl<T: Value, V: Sum> Lanes<T, V> {
                 values[..count].copy_from_slice(&columns[fill.feature][start..start + count]);
                 fill.fill(&values, &mut lanes);
             }
-            let mut from = 0;
-            for tree in &self.trees {
-                for select in &self.program[from..tree.end] {
-                    let lane = &lanes[select.lane as usize];
-                    let (left, right) = (work[select.left as usize], work[select.right as usize]);
+            let (mut pairs, mut selects, mut trees) = (0, 0, 0);
+            for group in &self.groups {
+                for pair in &self.pairs[pairs..group.pairs] {
+                    let lane = &lanes[pair.lane as usize].0;
+                    let right = pair.leaf.wrapping_add(1);
+                    let mut out = [0; ROWS];
+                    for row in 0..ROWS {
+                        out[row] = right.wrapping_sub(u8::from(lane[row] < pair.threshold));
+                    }
+                    work[pair.out as usize].0 = out;
+                }
+                for select in &self.selects[selects..group.selects] {
+                    let lane = &lanes[select.lane as usize].0;
+                    let (left, right) = (work[select.left as usize].0, work[select.right as usize].0);
                     let mut out = [0; ROWS];
                     for row in 0..ROWS {
                         // A mask, not a choice of two addresses.
                         let below = 0u8.wrapping_sub(u8::from(lane[row] < select.threshold));
                         out[row] = right[row] ^ ((left[row] ^ right[row]) & below);
                     }
-                    work[select.out as usize] = out;
+                    work[select.out as usize].0 = out;
                 }
-                from = tree.end;
-                self.add_tree(tree, &work[tree.found as usize], start, count, sums);
+                self.add_trees(&self.trees[trees..group.trees], &work, start, count, sums);
+                (pairs, selects, trees) = (group.pairs, group.selects, group.trees);
+            }
+        }
+    }
+
+    /// Adds the leaves that trees have found, in the order of the trees.
+    #[inline(always)]
+    fn add_trees(&self, trees: &[Tree], work: &[Found], start: usize, count: usize, sums: &mut [Vec<V>]) {
+        let found = |tree: &Tree| &work[tree.found as usize].0;
+        match self.width {
+            1 => {
+                // Four trees at a time, so that a sum is loaded and stored once.
+                let (fours, rest) = trees.as_chunks::<4>();
+                for four in fours {
+                    let [a, b, c, d] = four.each_ref().map(|tree| self.table::<MAX_LEAVES>(tree.values));
+                    let [of_a, of_b, of_c, of_d] = four.each_ref().map(found);
+                    let output = four[0].output;
+                    if four.iter().any(|tree| tree.output != output) {
+                        for tree in four {
+                            self.add_tree(tree, found(tree), start, count, sums);
+                        }
+                        continue;
+                    }
+                    for (row, sum) in sums[output][start..start + count].iter_mut().enumerate() {
+                        let mut total = *sum;
+                        total += a[of_a[row % ROWS] as usize];
+                        total += b[of_b[row % ROWS] as usize];
+                        total += c[of_c[row % ROWS] as usize];
+                        total += d[of_d[row % ROWS] as usize];
+                        *sum = total;
+                    }
+                }
+                for tree in rest {
+                    self.add_tree(tree, found(tree), start, count, sums);
+                }
+            }
+            2 => {
+                let [zero, one] = sums else { return };
+                let (zero, one) = (&mut zero[start..start + count], &mut one[start..start + count]);
+                for tree in trees {
+                    let values: &[V; 2 * MAX_LEAVES] = self.table(tree.values);
+                    for ((zero, one), leaf) in zero.iter_mut().zip(&mut *one).zip(found(tree)) {
+                        *zero += values[2 * *leaf as usize];
+                        *one += values[2 * *leaf as usize + 1];
+                    }
+                }
+            }
+            width => {
+                for tree in trees {
+                    for (output, sums) in sums.iter_mut().enumerate() {
+                        for (sum, leaf) in sums[start..start + count].iter_mut().zip(found(tree)) {
+                            *sum += self.values[tree.values + width * *leaf as usize + output];
+                        }
+                    }
+                }
             }
         }
     }
 
     #[inline(always)]
-    fn add_tree(&self, tree: &Tree, found: &Found, start: usize, count: usize, sums: &mut [Vec<V>]) {
-        match self.width {
-            1 => {
-                let values: &[V; MAX_LEAVES] = self.table(tree.values);
-                let sums = &mut sums[tree.output][start..start + count];
-                for (sum, leaf) in sums.iter_mut().zip(found) {
-                    *sum += values[*leaf as usize];
-                }
-            }
-            2 => {
-                let values: &[V; 2 * MAX_LEAVES] = self.table(tree.values);
-                let [zero, one] = sums else { return };
-                let (zero, one) = (&mut zero[start..start + count], &mut one[start..start + count]);
-                for ((zero, one), leaf) in zero.iter_mut().zip(one).zip(found) {
-                    *zero += values[2 * *leaf as usize];
-                    *one += values[2 * *leaf as usize + 1];
-                }
-            }
-            width => {
-                for (output, sums) in sums.iter_mut().enumerate() {
-                    for (sum, leaf) in sums[start..start + count].iter_mut().zip(found) {
-                        *sum += self.values[tree.values + width * *leaf as usize + output];
-                    }
-                }
-            }
+    fn add_tree(&self, tree: &Tree, found: &[u8; ROWS], start: usize, count: usize, sums: &mut [Vec<V>]) {
+        let values: &[V; MAX_LEAVES] = self.table(tree.values);
+        for (sum, leaf) in sums[tree.output][start..start + count].iter_mut().zip(found) {
+            *sum += values[*leaf as usize];
         }
     }
 
@@ -244,7 +325,7 @@ impl<T: Value> Fill<T> {
             let lane = &mut lanes[lane];
             for row in 0..ROWS {
                 let bin = if missing[row] { instead } else { bins[row] };
-                lane[row] = (bin ^ 128) as i8;
+                lane.0[row] = (bin ^ 128) as i8;
             }
         }
     }
@@ -336,80 +417,66 @@ impl<T: Value> Plan<T> {
         }
     }
 
-    /// Appends the selections of a tree and answers where its leaf numbers
-    /// end up. `keep` is told the leaves in the order of their numbers.
+    /// Adds the nodes of a tree and answers where its leaf numbers end up.
+    /// `keep` is told the leaves in the order of their numbers.
     fn tree(
         &mut self,
         tree: &TreeBuilder,
-        program: &mut Vec<Select>,
-        work: &mut usize,
+        pairs: &mut Vec<Pair>,
+        selects: &mut Vec<(usize, Select)>,
+        top: &mut usize,
         keep: &mut impl FnMut(u32),
     ) -> Option<u16> {
-        // Parents before children; then, from the end, children before parents.
-        let mut order = vec![0usize];
-        let mut next = 0;
-        while let Some(at) = order.get(next).copied() {
-            if let NodeBuilder::Split { left, right, .. } = &tree.nodes[at] {
-                order.extend([*left, *right]);
-            }
-            next += 1;
-        }
-        // Places of the work space that a node needs at once: the child that
-        // needs more goes first, so that eight places do for 256 leaves.
-        let mut needs = vec![0usize; tree.nodes.len()];
-        for at in order.iter().rev() {
-            if let NodeBuilder::Split { left, right, .. } = &tree.nodes[*at] {
-                let (a, b) = (needs[*left], needs[*right]);
-                needs[*at] = if a == b { a + 1 } else { a.max(b) };
-            }
-        }
         enum Step {
             Enter(usize),
             Leave(usize),
         }
         let mut leaves = 0u16;
-        let mut results: HashMap<usize, u16> = HashMap::new();
-        let mut free: Vec<u16> = Vec::new();
-        let mut top = CONSTANTS;
+        // By node: where its leaf numbers are, and its height above the leaves.
+        let mut done: HashMap<usize, (u16, usize)> = HashMap::new();
         let mut steps = vec![Step::Enter(0)];
         while let Some(step) = steps.pop() {
-            match step {
-                Step::Enter(at) => match &tree.nodes[at] {
-                    NodeBuilder::Leaf(leaf) => {
-                        keep(*leaf);
-                        results.insert(at, leaves);
-                        leaves += 1;
+            let at = match step {
+                Step::Enter(at) => {
+                    match &tree.nodes[at] {
+                        NodeBuilder::Leaf(leaf) => {
+                            keep(*leaf);
+                            done.insert(at, (leaves, 0));
+                            leaves += 1;
+                        }
+                        NodeBuilder::Split { left, right, .. } => {
+                            steps.extend([Step::Leave(at), Step::Enter(*right), Step::Enter(*left)]);
+                        }
                     }
-                    NodeBuilder::Split { left, right, .. } => {
-                        steps.push(Step::Leave(at));
-                        let (first, second) =
-                            if needs[*left] >= needs[*right] { (*left, *right) } else { (*right, *left) };
-                        steps.push(Step::Enter(second));
-                        steps.push(Step::Enter(first));
-                    }
-                },
-                Step::Leave(at) => {
-                    let NodeBuilder::Split { feature, test, missing_left, left, right } = &tree.nodes[at] else {
-                        continue;
-                    };
-                    let (lane, below) = self.place(*feature, test, *missing_left);
-                    let (left, right) = (results.remove(left)?, results.remove(right)?);
-                    free.extend([left, right].into_iter().filter(|place| usize::from(*place) >= CONSTANTS));
-                    let out = free.pop().unwrap_or_else(|| {
-                        top += 1;
-                        (top - 1) as u16
-                    });
-                    *work = (*work).max(top);
-                    results.insert(at, out);
-                    if self.lanes > MAX_LANES {
-                        return None;
-                    }
-                    let threshold = (below as u8 ^ 128) as i8;
-                    program.push(Select { lane: lane as u16, left, right, out, threshold });
+                    continue;
                 }
+                Step::Leave(at) => at,
+            };
+            let NodeBuilder::Split { feature, test, missing_left, left, right } = &tree.nodes[at] else { continue };
+            let (lane, below) = self.place(*feature, test, *missing_left);
+            if self.lanes > MAX_LANES {
+                return None;
             }
+            let (lane, threshold) = (lane as u16, (below as u8 ^ 128) as i8);
+            let ((left, left_height), (right, right_height)) = (done.remove(left)?, done.remove(right)?);
+            let height = left_height.max(right_height) + 1;
+            // A node takes the place of a child, unless both are leaves.
+            let out = if left_height > 0 {
+                left
+            } else if right_height > 0 {
+                right
+            } else {
+                *top += 1;
+                (*top - 1) as u16
+            };
+            if height == 1 {
+                pairs.push(Pair { lane, out, threshold, leaf: left as u8 });
+            } else {
+                selects.push((height, Select { lane, left, right, out, threshold }));
+            }
+            done.insert(at, (out, height));
         }
-        results.remove(&0)
+        done.remove(&0).map(|(found, _)| found)
     }
 }
 
