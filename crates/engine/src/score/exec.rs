@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arrow::array::{
-    Array, ArrayRef, Date32Array, Float64Array, Int64Array, MapArray, RecordBatch, StringArray, StructArray,
+    Array, ArrayRef, Date32Array, Float64Array, Int64Array, MapArray, RecordBatch, Scalar, StringArray, StructArray,
     TimestampMicrosecondArray, UInt32Array, new_null_array,
 };
 use arrow::buffer::OffsetBuffer;
-use arrow::compute::{cast, interleave_record_batch, take_record_batch};
+use arrow::compute::kernels::cmp::not_distinct;
+use arrow::compute::{cast, interleave, take, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::{DataFusionError, Result as DfResult};
@@ -637,14 +638,42 @@ fn sorted_writer(table: &Table, key: &[String], expected_rows: usize) -> Result<
 /// Sorts the rows of these batches and writes them.
 fn write_sorted(writer: &mut TableWriter, batches: Vec<RecordBatch>, key: &[String]) -> Result<()> {
     const CHUNK: usize = 16 * 1024;
+    let failed = |e: arrow::error::ArrowError| Error::internal(format!("rows cannot be sorted: {e}")).cause(e);
+    let Some(schema) = batches.first().map(RecordBatch::schema) else { return Ok(()) };
     let order = sorted_order(&batches, key)?;
-    let parts: Vec<&RecordBatch> = batches.iter().collect();
+    // A column of one value, such as the run id, is the same in any order.
+    let zeros = UInt32Array::from(vec![0; CHUNK.min(order.len())]);
+    let columns = (0..schema.fields().len())
+        .map(|at| {
+            let parts: Vec<&dyn Array> = batches.iter().map(|b| b.column(at).as_ref()).collect();
+            Ok(if one_value(&parts) { Err(take(parts[0], &zeros, None)?) } else { Ok(parts) })
+        })
+        .collect::<Result<Vec<Result<Vec<&dyn Array>, ArrayRef>>, _>>()
+        .map_err(failed)?;
     for chunk in order.chunks(CHUNK) {
-        let sorted = interleave_record_batch(&parts, chunk)
-            .map_err(|e| Error::internal(format!("rows cannot be sorted: {e}")).cause(e))?;
+        let sorted = columns
+            .iter()
+            .map(|column| match column {
+                Ok(parts) => interleave(parts, chunk),
+                Err(repeated) => Ok(repeated.slice(0, chunk.len())),
+            })
+            .collect::<Result<Vec<ArrayRef>, _>>()
+            .and_then(|columns| RecordBatch::try_new(schema.clone(), columns))
+            .map_err(failed)?;
         writer.write(&sorted)?;
     }
     Ok(())
+}
+
+/// Whether all rows have the same value.
+fn one_value(parts: &[&dyn Array]) -> bool {
+    let Some(first) = parts.iter().find(|part| !part.is_empty()) else { return true };
+    let value = Scalar::new(first.slice(0, 1));
+    parts.iter().all(|part| {
+        // Most columns are told apart by their first rows.
+        let all = |part: &dyn Array| not_distinct(&part, &value).is_ok_and(|same| same.true_count() == part.len());
+        all(&*part.slice(0, part.len().min(16))) && all(*part)
+    })
 }
 
 /// (batch, row) in the order of the key columns.

@@ -25,6 +25,10 @@ const MAGIC: &[u8; 8] = b"INSIDX01";
 /// Segments are merged when there are more than these, or when the small ones
 /// hold more than an eighth of the base.
 const MAX_SEGMENTS: usize = 12;
+/// From this many entries on, several threads sort and write.
+const PARALLEL: usize = 50_000;
+/// They are two to the power of this.
+const PART_BITS: u32 = 1;
 
 /// What the last prediction of an entity says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,39 +107,49 @@ impl Entries {
         all
     }
 
-    /// The entries by hash, those of one key in order of arrival.
-    pub fn by_hash(&self) -> Vec<u32> {
-        // First into buckets of about four by the leading bits, then each.
-        let bits = (self.len() / 4).checked_ilog2().unwrap_or(0);
-        let bucket = |hash: &KeyHash| bucket_of(*hash, bits) as usize;
-        let mut ends = vec![0u32; (1 << bits) + 1];
-        self.hashes.iter().for_each(|hash| ends[bucket(hash) + 1] += 1);
-        for at in 1..ends.len() {
-            ends[at] += ends[at - 1];
-        }
-        let mut order = vec![0u32; self.len()];
-        for (at, hash) in self.hashes.iter().enumerate() {
-            let next = &mut ends[bucket(hash)];
-            order[*next as usize] = at as u32;
-            *next += 1;
-        }
-        let mut from = 0;
-        for end in &ends[..1 << bits] {
-            order[from..*end as usize].sort_unstable_by_key(|at| (self.hashes[*at as usize], *at));
-            from = *end as usize;
-        }
-        order
-    }
-
-    /// The hashes of the keys, in order of arrival.
-    pub fn hashes(&self) -> &[KeyHash] {
-        &self.hashes
-    }
-
     /// The encoded key of an entry.
     pub fn key(&self, at: usize) -> &[u8] {
         let from = if at == 0 { 0 } else { self.ends[at - 1] };
         &self.keys[from..self.ends[at]]
+    }
+
+    /// The entries by hash, those of one key in order of arrival, in parts that
+    /// follow each other; each part was made by a thread.
+    pub fn by_hash(&self) -> Vec<Vec<(KeyHash, u32)>> {
+        if self.len() < PARALLEL {
+            return vec![self.hashed(0, 0)];
+        }
+        std::thread::scope(|scope| {
+            let workers: Vec<_> =
+                (0..1 << PART_BITS).map(|part| scope.spawn(move || self.hashed(PART_BITS, part))).collect();
+            workers.into_iter().flat_map(|worker| worker.join()).collect()
+        })
+    }
+
+    /// Those whose hash begins with the `bits` bits of `part`, by hash.
+    fn hashed(&self, bits: u32, part: u64) -> Vec<(KeyHash, u32)> {
+        // First into buckets of about four by the leading bits, then each.
+        let fine = bits.max((self.len() / 4).checked_ilog2().unwrap_or(0));
+        let first = part << (fine - bits);
+        let mine = |hash: &KeyHash| bucket_of(*hash, bits) == part;
+        let bucket = |hash: &KeyHash| (bucket_of(*hash, fine) - first) as usize;
+        let mut ends = vec![0u32; (1 << (fine - bits)) + 1];
+        self.hashes.iter().filter(|hash| mine(hash)).for_each(|hash| ends[bucket(hash) + 1] += 1);
+        for at in 1..ends.len() {
+            ends[at] += ends[at - 1];
+        }
+        let mut sorted = vec![(0, 0u32); ends.last().map_or(0, |end| *end as usize)];
+        for (at, hash) in self.hashes.iter().enumerate().filter(|(_, hash)| mine(hash)) {
+            let next = &mut ends[bucket(hash)];
+            sorted[*next as usize] = (*hash, at as u32);
+            *next += 1;
+        }
+        let mut from = 0;
+        for end in &ends[..ends.len() - 1] {
+            sorted[from..*end as usize].sort_unstable();
+            from = *end as usize;
+        }
+        sorted
     }
 }
 
@@ -177,6 +191,12 @@ struct Header {
 struct Segment {
     header: Header,
     bytes: Vec<u8>,
+    places: Places,
+}
+
+/// Where the columns of a segment begin.
+#[derive(Debug, Clone, Copy)]
+struct Places {
     buckets: usize,
     hashes: usize,
     features: usize,
@@ -184,6 +204,83 @@ struct Segment {
     flags: usize,
     offsets: usize,
     keys: usize,
+    end: usize,
+}
+
+impl Places {
+    /// Behind a header of `length` bytes.
+    fn new(header: &Header, length: usize) -> Self {
+        let n = header.entries;
+        let buckets = 12 + length;
+        let hashes = buckets + 4 * ((1usize << header.bucket_bits.min(40)) + 1);
+        let features = hashes + 16 * n;
+        let definitions = features + 8 * n;
+        let flags = definitions + 2 * n;
+        let offsets = flags + n;
+        let keys = offsets + 4 * (n + 1);
+        Self { buckets, hashes, features, definitions, flags, offsets, keys, end: keys + header.key_bytes }
+    }
+}
+
+/// The columns of a segment that is being built, or the rest of them.
+struct Columns<'a> {
+    hashes: &'a mut [u8],
+    features: &'a mut [u8],
+    definitions: &'a mut [u8],
+    flags: &'a mut [u8],
+    offsets: &'a mut [u8],
+    keys: &'a mut [u8],
+}
+
+impl<'a> Columns<'a> {
+    fn new(bytes: &'a mut [u8], places: &Places) -> Self {
+        let (rest, keys) = bytes[..places.end].split_at_mut(places.keys);
+        let (rest, offsets) = rest.split_at_mut(places.offsets);
+        let (rest, flags) = rest.split_at_mut(places.flags);
+        let (rest, definitions) = rest.split_at_mut(places.definitions);
+        let (rest, features) = rest.split_at_mut(places.features);
+        let (_, hashes) = rest.split_at_mut(places.hashes);
+        Self { hashes, features, definitions, flags, offsets, keys }
+    }
+
+    /// The places of the next entries.
+    fn take(&mut self, entries: usize, key_bytes: usize) -> Columns<'a> {
+        fn front<'a>(rest: &mut &'a mut [u8], length: usize) -> &'a mut [u8] {
+            let (front, back) = std::mem::take(rest).split_at_mut(length);
+            *rest = back;
+            front
+        }
+        Columns {
+            hashes: front(&mut self.hashes, 16 * entries),
+            features: front(&mut self.features, 8 * entries),
+            definitions: front(&mut self.definitions, 2 * entries),
+            flags: front(&mut self.flags, entries),
+            offsets: front(&mut self.offsets, 4 * entries),
+            keys: front(&mut self.keys, key_bytes),
+        }
+    }
+
+    /// Writes entries, whose keys begin at `offset`.
+    fn fill(self, part: &[(KeyHash, u32)], entries: &Entries, definitions: &[u64], mut offset: u32) {
+        let (features, definition_numbers) = (self.features.chunks_exact_mut(8), self.definitions.chunks_exact_mut(2));
+        let (hashes, offsets) = (self.hashes.chunks_exact_mut(16), self.offsets.chunks_exact_mut(4));
+        let mut keys = self.keys;
+        let places = hashes.zip(features).zip(definition_numbers).zip(self.flags).zip(offsets);
+        for ((((((out_hash, feature), number), flag), out_offset)), (hash, at)) in places.zip(part) {
+            let at = *at as usize;
+            out_hash.copy_from_slice(&hash.to_le_bytes());
+            feature.copy_from_slice(&entries.features[at].to_le_bytes());
+            let known = definitions.iter().position(|d| *d == entries.definitions[at]).unwrap_or(0);
+            number.copy_from_slice(&(known as u16).to_le_bytes());
+            *flag = u8::from(entries.live[at]);
+            out_offset.copy_from_slice(&offset.to_le_bytes());
+            let key = entries.key(at);
+            let (place, rest) = std::mem::take(&mut keys).split_at_mut(key.len());
+            place.copy_from_slice(key);
+            keys = rest;
+            offset += key.len() as u32;
+        }
+    }
 }
 
 /// An open index.
@@ -355,59 +452,67 @@ impl Segment {
         if u32::try_from(entries.keys.len()).is_err() || u32::try_from(entries.len()).is_err() {
             return Err(Error::internal("a state index of more than 4 GiB of keys"));
         }
-        // By hash, then by arrival: of one key the last given counts.
-        let mut kept: Vec<usize> = Vec::with_capacity(entries.len());
-        for at in entries.by_hash() {
-            let at = at as usize;
-            match kept.last_mut() {
-                Some(last) if entries.hashes[*last] == entries.hashes[at] => *last = at,
-                _ => kept.push(at),
-            }
-        }
-        let live = if parent.is_none() { kept.iter().filter(|at| entries.live[**at]).count() as i64 } else { live };
+        let mut parts = entries.by_hash();
+        // Of one key the last given counts.
+        parts.iter_mut().for_each(|part| {
+            part.reverse();
+            part.dedup_by_key(|(hash, _)| *hash);
+            part.reverse();
+        });
+        let count: usize = parts.iter().map(Vec::len).sum();
+        let all = || parts.iter().flatten().map(|(_, at)| *at as usize);
+        let live = if parent.is_none() { all().filter(|at| entries.live[*at]).count() as i64 } else { live };
         let mut definitions: Vec<u64> = Vec::new();
-        let mut numbers: Vec<u16> = Vec::with_capacity(kept.len());
-        for at in &kept {
-            let number = match definitions.iter().rposition(|d| *d == entries.definitions[*at]) {
-                Some(at) => at,
-                None => {
-                    definitions.push(entries.definitions[*at]);
-                    definitions.len() - 1
-                }
-            };
-            numbers.push(u16::try_from(number).map_err(|_| Error::internal("too many definitions in a state index"))?);
-        }
-        let key_bytes: usize = kept.iter().map(|at| entries.key(*at).len()).sum();
-        let bucket_bits = (kept.len() / 4).checked_ilog2().unwrap_or(0);
-        let header =
-            Header { anchor: anchor.clone(), parent, entries: kept.len(), live, bucket_bits, key_bytes, definitions };
-        let json = serde_json::to_vec(&header).map_err(|e| Error::internal(format!("index header: {e}")))?;
-        let header_bytes = json.len();
-        let mut bytes = Vec::with_capacity(json.len() + kept.len() * 48 + key_bytes);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&(json.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(&json);
-        let mut at = 0u32;
-        for bucket in 0..=(1u64 << bucket_bits) {
-            while (at as usize) < kept.len() && bucket_of(entries.hashes[kept[at as usize]], bucket_bits) < bucket {
-                at += 1;
+        for definition in &entries.definitions {
+            if definitions.last() != Some(definition) && !definitions.contains(definition) {
+                definitions.push(*definition);
             }
-            bytes.extend_from_slice(&at.to_le_bytes());
         }
-        kept.iter().for_each(|at| bytes.extend_from_slice(&entries.hashes[*at].to_le_bytes()));
-        kept.iter().for_each(|at| bytes.extend_from_slice(&entries.features[*at].to_le_bytes()));
-        numbers.iter().for_each(|n| bytes.extend_from_slice(&n.to_le_bytes()));
-        kept.iter().for_each(|at| bytes.push(u8::from(entries.live[*at])));
-        let mut offset = 0u32;
-        for at in &kept {
-            bytes.extend_from_slice(&offset.to_le_bytes());
-            offset += entries.key(*at).len() as u32;
+        if definitions.len() > usize::from(u16::MAX) {
+            return Err(Error::internal("too many definitions in a state index"));
         }
-        bytes.extend_from_slice(&offset.to_le_bytes());
-        kept.iter().for_each(|at| bytes.extend_from_slice(entries.key(*at)));
-        let sum = xxh3_64(&bytes);
-        bytes.extend_from_slice(&sum.to_le_bytes());
-        Self::layout(bytes, header, header_bytes).ok_or_else(|| Error::internal("a state index of a wrong size"))
+        let key_bytes_of = |part: &[(KeyHash, u32)]| part.iter().map(|(_, at)| entries.key(*at as usize).len()).sum();
+        let key_bytes: Vec<usize> = parts.iter().map(|part| key_bytes_of(part)).collect();
+        let bucket_bits = (count / 4).checked_ilog2().unwrap_or(0);
+        let header = Header {
+            anchor: anchor.clone(),
+            parent,
+            entries: count,
+            live,
+            bucket_bits,
+            key_bytes: key_bytes.iter().sum(),
+            definitions,
+        };
+        let json = serde_json::to_vec(&header).map_err(|e| Error::internal(format!("index header: {e}")))?;
+        let places = Places::new(&header, json.len());
+        let mut bytes = vec![0u8; places.end + 8];
+        bytes[..8].copy_from_slice(MAGIC);
+        bytes[8..12].copy_from_slice(&(json.len() as u32).to_le_bytes());
+        bytes[12..12 + json.len()].copy_from_slice(&json);
+        let mut hashes = parts.iter().flatten().map(|(hash, _)| *hash).enumerate().peekable();
+        for (bucket, out) in bytes[places.buckets..places.hashes].chunks_exact_mut(4).enumerate() {
+            while hashes.next_if(|(_, hash)| bucket_of(*hash, bucket_bits) < bucket as u64).is_some() {}
+            let from = hashes.peek().map_or(count, |(at, _)| *at);
+            out.copy_from_slice(&(from as u32).to_le_bytes());
+        }
+        let mut columns = Columns::new(&mut bytes, &places);
+        std::thread::scope(|scope| {
+            let mut offset = 0u32;
+            for (part, key_bytes) in parts.iter().zip(&key_bytes) {
+                let (mine, definitions, from) = (columns.take(part.len(), *key_bytes), &header.definitions, offset);
+                offset += *key_bytes as u32;
+                let fill = move || mine.fill(part, entries, definitions, from);
+                if parts.len() == 1 {
+                    fill();
+                } else {
+                    scope.spawn(fill);
+                }
+            }
+            columns.offsets.copy_from_slice(&offset.to_le_bytes());
+        });
+        let sum = xxh3_64(&bytes[..places.end]);
+        bytes[places.end..].copy_from_slice(&sum.to_le_bytes());
+        Ok(Self { header, bytes, places })
     }
 
     fn write(&self, path: &Path) -> Result<()> {
@@ -426,24 +531,8 @@ impl Segment {
         }
         let length = u32::from_le_bytes(bytes.get(8..12)?.try_into().ok()?) as usize;
         let header: Header = serde_json::from_slice(bytes.get(12..12 + length)?).ok()?;
-        Self::layout(bytes, header, length)
-    }
-
-    /// Where the columns are behind a header of `length` bytes.
-    fn layout(bytes: Vec<u8>, header: Header, length: usize) -> Option<Self> {
-        let body = bytes.len().checked_sub(8)?;
-        let n = header.entries;
-        let buckets = 12 + length;
-        let hashes = buckets + 4 * ((1usize << header.bucket_bits.min(40)) + 1);
-        let features = hashes + 16 * n;
-        let definitions = features + 8 * n;
-        let flags = definitions + 2 * n;
-        let offsets = flags + n;
-        let keys = offsets + 4 * (n + 1);
-        if keys + header.key_bytes != body {
-            return None;
-        }
-        Some(Self { header, bytes, buckets, hashes, features, definitions, flags, offsets, keys })
+        let places = Places::new(&header, length);
+        (places.end == body).then_some(Self { header, bytes, places })
     }
 
     fn len(&self) -> usize {
@@ -457,7 +546,7 @@ impl Segment {
     }
 
     fn hash(&self, at: usize) -> KeyHash {
-        let from = self.hashes + 16 * at;
+        let from = self.places.hashes + 16 * at;
         let mut word = [0; 16];
         word.copy_from_slice(&self.bytes[from..from + 16]);
         u128::from_le_bytes(word)
@@ -465,27 +554,27 @@ impl Segment {
 
     fn find(&self, hash: KeyHash) -> Option<usize> {
         let bucket = bucket_of(hash, self.header.bucket_bits) as usize;
-        let from = self.u32_at(self.buckets + 4 * bucket);
-        let to = self.u32_at(self.buckets + 4 * (bucket + 1));
+        let from = self.u32_at(self.places.buckets + 4 * bucket);
+        let to = self.u32_at(self.places.buckets + 4 * (bucket + 1));
         (from..to).find(|at| self.hash(*at) == hash)
     }
 
     fn state(&self, at: usize) -> State {
         let mut feature = [0; 8];
-        feature.copy_from_slice(&self.bytes[self.features + 8 * at..self.features + 8 * at + 8]);
-        let from = self.definitions + 2 * at;
+        feature.copy_from_slice(&self.bytes[self.places.features + 8 * at..self.places.features + 8 * at + 8]);
+        let from = self.places.definitions + 2 * at;
         let number = u16::from_le_bytes([self.bytes[from], self.bytes[from + 1]]) as usize;
         State {
             feature_hash: u64::from_le_bytes(feature),
             definition_hash: self.header.definitions.get(number).copied().unwrap_or(0),
-            live: self.bytes[self.flags + at] == 1,
+            live: self.bytes[self.places.flags + at] == 1,
         }
     }
 
     fn key(&self, at: usize) -> &[u8] {
-        let from = self.u32_at(self.offsets + 4 * at);
-        let to = self.u32_at(self.offsets + 4 * (at + 1));
-        &self.bytes[self.keys + from..self.keys + to]
+        let from = self.u32_at(self.places.offsets + 4 * at);
+        let to = self.u32_at(self.places.offsets + 4 * (at + 1));
+        &self.bytes[self.places.keys + from..self.places.keys + to]
     }
 }
 

@@ -320,11 +320,12 @@ fn count_new_duplicates(
     count: &mut u64,
     example: &mut Option<String>,
 ) {
-    let hash = |at: u32| entries.hashes()[at as usize];
-    for pair in entries.by_hash().windows(2) {
-        if hash(pair[0]) == hash(pair[1]) && index.get(hash(pair[0])).is_none() {
-            *count += 1;
-            example.get_or_insert_with(|| state::show_key(entries.key(pair[1] as usize)));
+    for part in entries.by_hash() {
+        for pair in part.windows(2) {
+            if pair[0].0 == pair[1].0 && index.get(pair[0].0).is_none() {
+                *count += 1;
+                example.get_or_insert_with(|| state::show_key(entries.key(pair[1].1 as usize)));
+            }
         }
     }
 }

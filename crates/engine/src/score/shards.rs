@@ -52,7 +52,7 @@ use crate::workspace::Workspace;
 
 /// Input bytes of a shard, uncompressed: what several threads hold at once
 /// stays far below the memory limit, and a shard's join still fits the cache.
-const SHARD_BYTES: u64 = 48 << 20;
+const SHARD_BYTES: u64 = 32 << 20;
 /// More shards than this only make small files.
 const MAX_SHARDS: u64 = 256;
 /// Keys of the sample, per shard: the largest shard is then a few per cent
