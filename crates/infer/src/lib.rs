@@ -5,9 +5,9 @@
 //! (trees or a linear function) over them. Every index of a model is checked
 //! when it is loaded, so that scoring cannot leave its arrays.
 //!
-//! Formats: XGBoost (`json`, `ubj`) and Spark ML (`PipelineModel` folders).
-//! Scores are those of the library that made the model: XGBoost margins to the
-//! bit, Spark's within 1e-12.
+//! Formats: XGBoost (`json`, `ubj`), LightGBM (text) and Spark ML
+//! (`PipelineModel` folders). Scores are those of the library that made the
+//! model: XGBoost and LightGBM margins to the bit, Spark's within 1e-12.
 //!
 //! Columns are found by name; their order and any others do not matter.
 //! Integers, floats, decimals and booleans become numbers, strings (also in
@@ -19,6 +19,7 @@ mod artifact;
 mod columns;
 mod error;
 mod forest;
+mod lightgbm;
 mod model;
 mod spark;
 mod xgboost;
@@ -63,10 +64,14 @@ pub fn load(artifact: &Artifact) -> Result<Arc<dyn Model>> {
         if start == Some(&b'{') {
             return xgboost::load(name, bytes);
         }
-        return Err(Error::invalid(format!("`{name}` is no model format that is known here"))
-            .with_hint("known are XGBoost .json and .ubj files and Spark ML PipelineModel folders"));
+        if bytes.starts_with(b"tree\n") || bytes.starts_with(b"tree\r\n") {
+            return lightgbm::load(name, bytes);
+        }
+        return Err(Error::invalid(format!("`{name}` is no model format that is known here")).with_hint(
+            "known are XGBoost .json and .ubj files, LightGBM .txt files and Spark ML PipelineModel folders",
+        ));
     }
     let names: Vec<&str> = files.keys().take(5).map(String::as_str).collect();
     Err(Error::invalid(format!("the files {} are no model format that is known here", names.join(", ")))
-        .with_hint("known are XGBoost .json and .ubj files and Spark ML PipelineModel folders"))
+        .with_hint("known are XGBoost .json and .ubj files, LightGBM .txt files and Spark ML PipelineModel folders"))
 }

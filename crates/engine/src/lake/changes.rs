@@ -161,8 +161,9 @@ struct Piece<'a> {
 }
 
 /// Reads the touched keys. `key` are the input's key columns in the order of
-/// the entity key.
-pub fn touched_keys(table: &Table, changes: &Changes, key: &[String], threads: usize) -> Result<KeySet> {
+/// the entity key. `None` when position deletes name a file that was cleaned
+/// up: its rows cannot be asked for their keys any more.
+pub fn touched_keys(table: &Table, changes: &Changes, key: &[String], threads: usize) -> Result<Option<KeySet>> {
     let mut pieces: Vec<Piece<'_>> = changes
         .whole
         .iter()
@@ -170,6 +171,9 @@ pub fn touched_keys(table: &Table, changes: &Changes, key: &[String], threads: u
         .map(|f| Piece { location: f.data_file().file_path(), rows: None })
         .collect();
     let positions = deletes::positions(&changes.positions)?;
+    if positions.keys().any(|path| !local_path(path).exists()) {
+        return Ok(None);
+    }
     pieces.extend(positions.iter().map(|(path, rows)| Piece { location: path, rows: Some(rows.clone()) }));
     let ids: Vec<Option<i32>> = key.iter().map(|k| table.schema().field_id_by_name(k)).collect();
     let next = std::sync::atomic::AtomicUsize::new(0);
@@ -193,7 +197,7 @@ pub fn touched_keys(table: &Table, changes: &Changes, key: &[String], threads: u
         let set = set?;
         if all.is_empty() { all = set } else { all.extend(set) }
     }
-    Ok(all)
+    Ok(Some(all))
 }
 
 fn read_piece(piece: &Piece<'_>, key: &[String], ids: &[Option<i32>], set: &mut KeySet) -> Result<()> {

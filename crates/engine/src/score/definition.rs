@@ -1,6 +1,6 @@
 //! What decides a prediction besides the features, and whether it all fits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -77,6 +77,8 @@ pub struct Prepared {
     pub output: Arc<OutputPlan>,
     /// The key columns of every input, or why the query is not entity-local.
     pub locality: Result<KeyColumns, String>,
+    /// Aggregates whose last bit depends on the order of the rows.
+    pub order_dependent: BTreeSet<String>,
     /// Where the feature time comes from: input and column.
     pub time_sources: BTreeMap<String, String>,
     /// What the prediction table needs.
@@ -96,6 +98,7 @@ impl Prepared {
         let query = FeatureQuery::new(workspace, pipeline, inputs, &BTreeMap::new()).await?;
         let feature_schema: SchemaRef = Arc::new(query.plan.schema().as_arrow().clone());
         check_columns(pipeline, &feature_schema)?;
+        let order_dependent = locality::order_dependent(&query.plan);
         let clocks = locality::clock_functions(&query.plan);
         if let Some(name) = clocks.first() {
             return Err(Error::invalid(format!(
@@ -159,7 +162,8 @@ impl Prepared {
         };
         let locality = locality::key_columns(&query.plan, &pipeline.entity_key);
         let time_sources = time_sources(pipeline, &query);
-        Ok(Self { definition, model, hashed, output: Arc::new(output), locality, time_sources, evolution })
+        let output = Arc::new(output);
+        Ok(Self { definition, model, hashed, output, locality, order_dependent, time_sources, evolution })
     }
 }
 
@@ -260,6 +264,8 @@ pub struct CheckReport {
     pub inputs: Vec<String>,
     /// Columns that the next run adds to the table.
     pub adds_columns: Vec<String>,
+    /// What is right and may yet surprise.
+    pub warnings: Vec<String>,
 }
 
 /// Validates one pipeline against everything it touches, without running it.
@@ -283,5 +289,15 @@ pub async fn check(workspace: &Workspace, name: &str) -> Result<CheckReport> {
         why_not_snapshot,
         inputs: names.iter().map(ToString::to_string).collect(),
         adds_columns: prepared.evolution.added.iter().map(|c| c.name.clone()).collect(),
+        warnings: prepared
+            .order_dependent
+            .iter()
+            .map(|aggregate| {
+                format!(
+                    "{aggregate} adds up floats in no fixed order: its last bit can differ between two runs, which \
+                     then score entities whose features are the same; round it, or add up a DECIMAL"
+                )
+            })
+            .collect(),
     })
 }

@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchemaRef};
 use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{BinaryExpr, Distinct, Expr, Join, JoinType, LogicalPlan, Operator, Volatility};
+use datafusion::logical_expr::{
+    BinaryExpr, Distinct, Expr, ExprSchemable, Join, JoinType, LogicalPlan, Operator, Volatility,
+};
 
 /// The key columns of every input, by table name.
 pub type KeyColumns = BTreeMap<String, Vec<String>>;
@@ -293,6 +295,37 @@ pub fn clock_functions(plan: &LogicalPlan) -> BTreeSet<String> {
         Ok(TreeNodeRecursion::Continue)
     });
     names
+}
+
+/// Aggregates that add up floats: the last bit of their answer depends on the
+/// order in which parallel readers deliver the rows.
+pub fn order_dependent(plan: &LogicalPlan) -> BTreeSet<String> {
+    const ADDING: [&str; 4] = ["sum", "avg", "mean", "corr"];
+    const FAMILIES: [&str; 4] = ["stddev", "var", "covar", "regr_"];
+    let adding = |name: &str| ADDING.contains(&name) || FAMILIES.iter().any(|family| name.starts_with(family));
+    let mut found = BTreeSet::new();
+    let _ = plan.apply(|node| {
+        let (LogicalPlan::Aggregate(_) | LogicalPlan::Window(_)) = node else {
+            return Ok(TreeNodeRecursion::Continue);
+        };
+        for expression in node.expressions() {
+            let _ = expression.apply(|e| {
+                let (name, arguments) = match e {
+                    Expr::AggregateFunction(f) => (f.func.name().to_owned(), &f.params.args),
+                    Expr::WindowFunction(f) => (f.fun.name().to_owned(), &f.params.args),
+                    _ => return Ok(TreeNodeRecursion::Continue),
+                };
+                let float =
+                    |a: &Expr| node.inputs().iter().any(|i| a.get_type(i.schema()).is_ok_and(|t| t.is_floating()));
+                if adding(&name.to_ascii_lowercase()) && arguments.iter().any(float) {
+                    found.insert(e.schema_name().to_string());
+                }
+                Ok(TreeNodeRecursion::Continue)
+            });
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found
 }
 
 /// The base columns that `column` of the plan's output is computed from:

@@ -359,7 +359,10 @@ fn narrow(
                 }
                 bytes += changes.bytes();
                 files += changes.files() as u64;
-                let touched = changes::touched_keys(table, &changes, key, workspace.threads())?;
+                let Some(touched) = changes::touched_keys(table, &changes, key, workspace.threads())? else {
+                    let why = format!("position deletes of `{name}` name a file that was cleaned up already");
+                    return Ok(Narrowed::all(Strategy::Hash, why));
+                };
                 if keys.is_empty() { keys = touched } else { keys.extend(touched) }
             }
             (Input::Folder { root, fingerprint }, Some(Consumed::Parquet { fingerprint: then, max_feature_time })) => {

@@ -101,7 +101,7 @@ pub async fn sharded(
     let bytes: u64 = inputs.values().map(Input::bytes).sum();
     let threads = workspace.threads().max(1);
     let memory = workspace.project().settings.run.memory_bytes / (6 * threads as u64);
-    let wanted = bytes.div_ceil(SHARD_BYTES.min(memory).max(1 << 20)).min(MAX_SHARDS);
+    let wanted = bytes.div_ceil(SHARD_BYTES.min(memory).max(1 << 14)).min(MAX_SHARDS);
     if wanted < 2 || inputs.keys().any(|name| !keys.contains_key(name)) {
         return Ok(None);
     }

@@ -140,13 +140,20 @@ fn current(project: &TestProject) -> BTreeMap<String, ()> {
 }
 
 /// Feature queries that may or may not be entity-local.
-const QUERIES: [&str; 5] = [
+pub const QUERIES: [&str; 5] = [
     "SELECT g.nim, g.gpa, a.rate, g.feature_timestamp FROM gold.grades g JOIN gold.attendance a ON g.nim = a.nim",
     "SELECT g.nim, g.gpa, coalesce(a.rate, 1) AS rate, g.feature_timestamp FROM gold.grades g LEFT JOIN gold.attendance a ON a.nim = g.nim WHERE g.gpa > 1.5 OR g.gpa IS NULL",
     "WITH m AS (SELECT nim, max(gpa) AS gpa, max(feature_timestamp) AS feature_timestamp FROM gold.grades GROUP BY nim) SELECT m.nim, m.gpa, a.rate, m.feature_timestamp FROM m JOIN gold.attendance a USING (nim)",
     "SELECT g.nim, g.gpa - max(g.gpa) OVER () AS gpa, a.rate, g.feature_timestamp FROM gold.grades g JOIN gold.attendance a ON g.nim = a.nim",
     "SELECT a.nim, g.gpa, a.rate, g.feature_timestamp FROM gold.attendance a LEFT JOIN gold.grades g ON g.nim = a.nim",
 ];
+
+/// The pipeline with another feature query.
+pub fn with_query(query: &str) -> String {
+    let from = PIPELINE.find("SELECT").unwrap();
+    let to = PIPELINE.find("\"\"\"\nfeature_time").unwrap();
+    format!("{}{query}\n{}", &PIPELINE[..from], &PIPELINE[to..])
+}
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 64, ..ProptestConfig::default() })]
@@ -156,9 +163,7 @@ proptest! {
         query in 0usize..QUERIES.len(),
         rounds in prop::collection::vec(prop::collection::vec(mutation(), 1..4), 1..5),
     ) {
-        let from = PIPELINE.find("SELECT").unwrap();
-        let to = PIPELINE.find("\"\"\"\nfeature_time").unwrap();
-        let auto = format!("{}{}\n{}", &PIPELINE[..from], QUERIES[query], &PIPELINE[to..]);
+        let auto = with_query(QUERIES[query]);
         let hash = auto.replace("[output]\n", "strategy = \"hash\"\n[output]\n");
         let (fast, slow) = (TestProject::new(&auto), TestProject::new(&hash));
         fast.seed(90);

@@ -205,7 +205,7 @@ fn generations(folder: &Path) -> i64 {
 #[test]
 fn of_two_runs_at_once_one_scores_and_the_other_finds_nothing_to_do() {
     let template = template();
-    for _ in 0..5 {
+    for _ in 0..25 {
         template.reset();
         race(&template.folder, "run", "run", "");
         assert_eq!(check_after(&template.folder), Ok(()));
@@ -215,7 +215,7 @@ fn of_two_runs_at_once_one_scores_and_the_other_finds_nothing_to_do() {
 #[test]
 fn two_forced_runs_at_once_give_exactly_two_generations() {
     let template = template();
-    for _ in 0..5 {
+    for _ in 0..25 {
         template.reset();
         race(&template.folder, "full", "full", "");
         // 60 before; 60 live and two removed in the first, 60 in the second.

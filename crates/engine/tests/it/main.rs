@@ -6,3 +6,4 @@ mod changed;
 mod faults;
 mod project;
 mod runs;
+mod shards;

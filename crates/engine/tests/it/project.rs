@@ -57,6 +57,16 @@ impl TestProject {
         project
     }
 
+    /// With a memory limit so small that inputs are cut into shards.
+    pub fn with_little_memory(pipeline: &str) -> Self {
+        let mut project = Self::new(pipeline);
+        let settings = project.folder.join("insightera.toml");
+        let text = std::fs::read_to_string(&settings).unwrap();
+        std::fs::write(&settings, text.replace("[run]\n", "[run]\nmemory = \"1MB\"\n")).unwrap();
+        project.reopen();
+        project
+    }
+
     pub fn at(folder: &Path, pipeline: &str) -> Self {
         std::fs::create_dir_all(folder.join("pipelines")).unwrap();
         std::fs::write(

@@ -241,6 +241,37 @@ impl<T: Value, V: Sum> Ensemble<T, V> {
     }
 }
 
+/// Trees of which the caller wants the leaves themselves.
+#[derive(Debug)]
+pub struct Walked {
+    walk: walk::Walk<f64>,
+    slots: usize,
+}
+
+impl Walked {
+    /// Packs trees, checking every index.
+    ///
+    /// # Errors
+    /// As [`Ensemble::new`].
+    pub fn new(trees: &[TreeBuilder], slots: usize) -> Result<Self> {
+        for (number, tree) in trees.iter().enumerate() {
+            check(tree, slots).map_err(|e| Error::data(format!("tree {number}: {e}")))?;
+        }
+        Ok(Self { walk: walk::Walk::new(trees, slots)?, slots })
+    }
+
+    /// Hands `(tree, row, leaf)` to `visit`, for each row in the order of the
+    /// trees.
+    ///
+    /// # Panics
+    /// When there are fewer columns than features or fewer values than rows.
+    pub fn visit(&self, columns: &[impl AsRef<[f64]>], rows: usize, visit: impl FnMut(usize, usize, u32)) {
+        let columns: Vec<&[f64]> = columns.iter().take(self.slots).map(|c| &c.as_ref()[..rows]).collect();
+        assert_eq!(columns.len(), self.slots, "a column for every feature");
+        self.walk.for_each(&columns, rows, visit);
+    }
+}
+
 /// Every node but the root has one parent and every index is in range. Answers
 /// the depth.
 fn check(tree: &TreeBuilder, slots: usize) -> Result<usize, String> {

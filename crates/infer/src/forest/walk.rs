@@ -164,6 +164,23 @@ impl<T: Value> Walk<T> {
 
     /// Adds the leaves of all rows to `sums`, one column an output.
     pub fn add<V: Sum>(&self, columns: &[&[T]], rows: usize, leaves: &Leaves<V>, sums: &mut [Vec<V>]) {
+        if leaves.width == 1 {
+            self.for_each(columns, rows, |tree, row, leaf| {
+                sums[leaves.output_of(tree)][row] += leaves.values[leaf as usize];
+            });
+        } else {
+            self.for_each(columns, rows, |_, row, leaf| {
+                let values = &leaves.values[leaf as usize * leaves.width..];
+                for (sums, value) in sums.iter_mut().zip(values) {
+                    sums[row] += *value;
+                }
+            });
+        }
+    }
+
+    /// Hands `(tree, row, leaf)` to `visit`, for each row in the order of the
+    /// trees.
+    pub fn for_each(&self, columns: &[&[T]], rows: usize, mut visit: impl FnMut(usize, usize, u32)) {
         let row_bytes = self.stride() * size_of::<T>();
         let block_rows = (BLOCK_BYTES / row_bytes).clamp(LANES, MAX_BLOCK) / LANES * LANES;
         let mut block = vec![T::default(); block_rows * self.stride()];
@@ -174,18 +191,7 @@ impl<T: Value> Walk<T> {
                     self.put(&mut block, row, slot, *value);
                 }
             }
-            if leaves.width == 1 {
-                self.visit(&block, count, |tree, row, leaf| {
-                    sums[leaves.output_of(tree)][start + row] += leaves.values[leaf as usize];
-                });
-            } else {
-                self.visit(&block, count, |_, row, leaf| {
-                    let values = &leaves.values[leaf as usize * leaves.width..];
-                    for (sums, value) in sums.iter_mut().zip(values) {
-                        sums[start + row] += *value;
-                    }
-                });
-            }
+            self.visit(&block, count, |tree, row, leaf| visit(tree, start + row, leaf));
         }
     }
 

@@ -1,8 +1,10 @@
 //! Models that the libraries trained for this run, with their own scores.
 //!
 //! `tests/judge/make_reference_models.py` and `make_spark_models.py` write the
-//! folder. XGBoost: margins to the bit, transforms within 2 units in the last
-//! place of single precision. Spark: within 1e-12, classes always the same.
+//! folder, so does `make_lightgbm_models.py`. XGBoost and LightGBM: margins to
+//! the bit; XGBoost's transforms within 2 units in the last place of single
+//! precision, LightGBM's within 1e-12. Spark: within 1e-12, classes always the
+//! same.
 
 use arrow::array::{Array, Float64Array};
 use insightera_infer::{Artifact, load};
@@ -25,7 +27,7 @@ fn every_judged_model_scores_as_its_library_does() {
         if file.ends_with(".rows.parquet") {
             continue;
         }
-        let name = file.trim_end_matches(".json").trim_end_matches(".ubj");
+        let name = file.trim_end_matches(".json").trim_end_matches(".ubj").trim_end_matches(".txt");
         let rows = read_parquet(&root.join(format!("{name}.rows.parquet")));
         let model = match load(&Artifact::read(&path).unwrap()) {
             Ok(model) => model,
@@ -42,6 +44,7 @@ fn every_judged_model_scores_as_its_library_does() {
             }
         };
         let spark = model.description().flavor == "spark";
+        let double = spark || model.description().flavor == "lightgbm";
         let classifier = !model.description().labels.is_empty();
         let mut found: Vec<(String, Float64Array)> = vec![("prediction".into(), scored.prediction.clone())];
         found.extend(scored.margin.clone().map(|values| ("margin".into(), values)));
@@ -68,7 +71,7 @@ fn every_judged_model_scores_as_its_library_does() {
             };
             assert_eq!((values.len(), values.null_count()), (rows.num_rows(), 0), "{file} {what}");
             let exact = (what == "prediction" && classifier) || (what == "margin" && !spark);
-            let same = |a: f64, b: f64| match (exact, spark) {
+            let same = |a: f64, b: f64| match (exact, double) {
                 (true, _) => a == b || a.is_nan() && b.is_nan(),
                 (false, true) if what == "margin" => (a - b).abs() <= 1e-12 * b.abs().max(1.0),
                 (false, true) => (a - b).abs() <= 1e-12 * b.abs() + 1e-300,

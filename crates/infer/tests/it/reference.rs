@@ -32,6 +32,24 @@ fn xgboost_margins_are_the_librarys_to_the_bit() {
 }
 
 #[test]
+fn lightgbm_raw_scores_are_the_librarys_to_the_bit() {
+    let Some(root) = folder("lightgbm_raw_scores_are_the_librarys_to_the_bit", "INSIGHTERA_TEST_REFERENCE") else {
+        return;
+    };
+    let rows = read_parquet(&root.join("models/inputs.parquet"));
+    let wanted = read_parquet(&root.join("models/expected.parquet"));
+    let model = load(&Artifact::read(&root.join("models/lgb.txt")).unwrap()).unwrap();
+    let scored = model.score(&rows).unwrap();
+    let (margin, probability) = (scored.margin.unwrap(), scored.probability.unwrap());
+    let (margins, probabilities) = (numbers(&wanted, "lgb_raw"), numbers(&wanted, "lgb_probability"));
+    for row in 0..rows.num_rows() {
+        assert_eq!(margin.value(row).to_bits(), margins.value(row).to_bits(), "row {row}");
+        let (found, wanted) = (probability.value(row), probabilities.value(row));
+        assert!((found - wanted).abs() <= 1e-15 * wanted, "row {row}: {found} {wanted}");
+    }
+}
+
+#[test]
 fn spark_models_score_as_spark_does() {
     let Some(root) = folder("spark_models_score_as_spark_does", "INSIGHTERA_TEST_REFERENCE") else { return };
     let root = root.join("sparkml");

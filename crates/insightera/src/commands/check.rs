@@ -24,6 +24,7 @@ struct Checked {
     why_not_snapshot: Option<String>,
     inputs: Vec<String>,
     adds_columns: Vec<String>,
+    warnings: Vec<String>,
 }
 
 /// Checks the named pipelines, or all; every failure is shown.
@@ -47,6 +48,7 @@ pub async fn check(
                 why_not_snapshot: report.why_not_snapshot,
                 inputs: report.inputs,
                 adds_columns: report.adds_columns,
+                warnings: report.warnings,
             })
         }
     })
@@ -97,6 +99,9 @@ fn render(outcomes: &Outcomes<Checked>) -> String {
         if !report.adds_columns.is_empty() {
             notes.push_str(&format!("{name}: the next run adds the columns {}\n", report.adds_columns.join(", ")));
         }
+        for warning in &report.warnings {
+            notes.push_str(&format!("{name}: warning: {warning}\n"));
+        }
     }
     text::columns(&["status", "pipeline", "table", "model", "strategy"], &[], &rows) + &notes
 }
@@ -117,6 +122,7 @@ mod tests {
             why_not_snapshot: Some("a LIMIT".into()),
             inputs: vec!["gold.a".into()],
             adds_columns: Vec::new(),
+            warnings: Vec::new(),
         };
         let outcomes = vec![("risk".into(), Ok(report)), ("bad".into(), Err(Error::invalid("x").into()))];
         let text = render(&outcomes);

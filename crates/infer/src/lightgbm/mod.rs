@@ -1,0 +1,256 @@
+//! LightGBM models, from the text that `Booster.save_model` writes.
+//!
+//! Sums are in double precision in the order of the trees, as LightGBM adds
+//! them. What is missing depends on the node: NaN, zero (and NaN), or nothing
+//! (NaN is then zero); so a feature becomes one slot for each way in which
+//! nodes look at it, and the trees see plain comparisons.
+
+mod load;
+mod text;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::Float64Array;
+use arrow::record_batch::RecordBatch;
+
+use crate::columns;
+use crate::error::Result;
+use crate::forest::{Ensemble, Walked};
+use crate::model::{ClassProbabilities, Description, Model, Predictions, Signature};
+
+pub use load::load;
+
+/// How nodes look at a feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Look {
+    /// NaN is zero.
+    Plain,
+    /// Zero and NaN are missing.
+    Zero,
+    /// NaN is missing.
+    Nan,
+    /// A whole number that is not negative, or missing.
+    Category,
+}
+
+/// Zero is what is not larger than this, as LightGBM has it.
+const ZERO: f64 = 1e-35f32 as f64;
+
+impl Look {
+    fn at(self, value: f64) -> f64 {
+        match self {
+            Self::Plain if value.is_nan() => 0.0,
+            Self::Zero if value.abs() <= ZERO => f64::NAN,
+            // LightGBM casts to a 32-bit integer, toward zero.
+            Self::Category if value > -1.0 && value < 2_147_483_648.0 => value.trunc() + 0.0,
+            Self::Category => f64::NAN,
+            _ => value,
+        }
+    }
+}
+
+/// From raw scores to predictions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Transform {
+    Identity,
+    /// The square with the sign of the score.
+    Square,
+    Exp,
+    /// `ln(1 + exp(x))`
+    Softplus,
+    /// `1 / (1 + exp(-k x))`, a probability of class 1.
+    Binary(f64),
+    /// The same, as a plain number.
+    Logistic,
+    Softmax,
+    /// `1 / (1 + exp(-k x))` for every class.
+    OneAgainstAll(f64),
+}
+
+/// Codes of a column of categories.
+#[derive(Debug)]
+enum Codes {
+    /// The numbers are the categories.
+    Numbers,
+    /// Labels, by pandas.
+    Texts(HashMap<String, f64>),
+    /// Numbers that pandas numbered again, by their bits.
+    Renumbered(HashMap<u64, f64>),
+}
+
+#[derive(Debug)]
+enum Trees {
+    Plain(Ensemble<f64, f64>),
+    /// Leaves that are linear functions.
+    Linear(Box<LinearTrees>),
+}
+
+#[derive(Debug)]
+struct LinearTrees {
+    walk: Walked,
+    leaves: Vec<LinearLeaf>,
+    /// The output of every tree.
+    groups: Vec<usize>,
+}
+
+/// `constant` plus products; `instead` when a feature is NaN.
+#[derive(Debug)]
+struct LinearLeaf {
+    constant: f64,
+    terms: Vec<(usize, f64)>,
+    instead: f64,
+}
+
+#[derive(Debug)]
+struct LightgbmModel {
+    trees: Trees,
+    /// Feature and look of every slot.
+    slots: Vec<(usize, Look)>,
+    codes: Vec<Codes>,
+    outputs: usize,
+    /// Trees are averaged over this many iterations.
+    average: Option<f64>,
+    transform: Transform,
+    labels: Arc<[String]>,
+    description: Description,
+    signature: Signature,
+}
+
+impl LightgbmModel {
+    fn features(&self, batch: &RecordBatch) -> Result<Vec<Vec<f64>>> {
+        let inputs = &self.signature.inputs;
+        inputs
+            .iter()
+            .zip(&self.codes)
+            .map(|(input, codes)| {
+                // A label that pandas has not seen has no code: it is missing.
+                Ok(match codes {
+                    Codes::Texts(codes) => columns::labels(batch, &input.name, inputs)?
+                        .iter()
+                        .map(|label| label.and_then(|l| codes.get(l)).copied().unwrap_or(f64::NAN))
+                        .collect(),
+                    Codes::Renumbered(codes) => columns::with_nan(&columns::numbers(batch, &input.name, inputs)?)
+                        .into_iter()
+                        .map(|number| codes.get(&(number + 0.0).to_bits()).copied().unwrap_or(f64::NAN))
+                        .collect(),
+                    Codes::Numbers => columns::with_nan(&columns::numbers(batch, &input.name, inputs)?),
+                })
+            })
+            .collect()
+    }
+
+    /// Raw scores, a column an output.
+    fn raw(&self, batch: &RecordBatch) -> Result<Vec<Vec<f64>>> {
+        let features = self.features(batch)?;
+        let rows = batch.num_rows();
+        let slots: Vec<Vec<f64>> = self
+            .slots
+            .iter()
+            .map(|(feature, look)| features[*feature].iter().map(|value| look.at(*value)).collect())
+            .collect();
+        let mut raw = match &self.trees {
+            Trees::Plain(trees) => trees.sums(&slots, rows, &vec![0.0; self.outputs]),
+            Trees::Linear(trees) => {
+                let mut sums = vec![vec![0.0; rows]; self.outputs];
+                trees.walk.visit(&slots, rows, |tree, row, leaf| {
+                    sums[trees.groups[tree]][row] += trees.leaves[leaf as usize].at(&features, row);
+                });
+                sums
+            }
+        };
+        if let Some(iterations) = self.average {
+            raw.iter_mut().flatten().for_each(|sum| *sum /= iterations);
+        }
+        Ok(raw)
+    }
+
+    fn classes(&self, raw: &[Vec<f64>], rows: usize) -> Predictions {
+        let mut values = Vec::with_capacity(rows * raw.len());
+        let mut predictions = Vec::with_capacity(rows);
+        for row in 0..rows {
+            let from = values.len();
+            match self.transform {
+                Transform::OneAgainstAll(k) => values.extend(raw.iter().map(|of| sigmoid(k * of[row]))),
+                _ => {
+                    let most = raw.iter().map(|of| of[row]).fold(f64::NEG_INFINITY, f64::max);
+                    values.extend(raw.iter().map(|of| (of[row] - most).exp()));
+                    let sum: f64 = values[from..].iter().fold(0.0, |sum, share| sum + share);
+                    values[from..].iter_mut().for_each(|share| *share /= sum);
+                }
+            }
+            let mut best = 0;
+            for (class, share) in values[from..].iter().enumerate() {
+                if *share > values[from + best] {
+                    best = class;
+                }
+            }
+            predictions.push(best as f64);
+        }
+        Predictions {
+            prediction: predictions.into(),
+            probability: None,
+            probabilities: Some(ClassProbabilities { labels: self.labels.clone(), values }),
+            margin: None,
+        }
+    }
+}
+
+impl LinearLeaf {
+    fn at(&self, features: &[Vec<f64>], row: usize) -> f64 {
+        let mut sum = self.constant;
+        for (feature, coefficient) in &self.terms {
+            let value = features[*feature][row];
+            if value.is_nan() {
+                return self.instead;
+            }
+            sum += coefficient * value;
+        }
+        sum
+    }
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+impl Model for LightgbmModel {
+    fn description(&self) -> &Description {
+        &self.description
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn score(&self, batch: &RecordBatch) -> Result<Predictions> {
+        let mut raw = self.raw(batch)?;
+        if matches!(self.transform, Transform::Softmax | Transform::OneAgainstAll(_)) {
+            return Ok(self.classes(&raw, batch.num_rows()));
+        }
+        let margin = std::mem::take(&mut raw[0]);
+        if let Transform::Binary(k) = self.transform {
+            let shares: Vec<f64> = margin.iter().map(|m| sigmoid(k * m)).collect();
+            let values = shares.iter().flat_map(|p| [1.0 - p, *p]).collect();
+            return Ok(Predictions {
+                prediction: Float64Array::from_iter_values(shares.iter().map(|p| f64::from(u8::from(*p > 0.5)))),
+                probability: Some(shares.into()),
+                probabilities: Some(ClassProbabilities { labels: self.labels.clone(), values }),
+                margin: Some(margin.into()),
+            });
+        }
+        let prediction = margin.iter().map(|m| match self.transform {
+            Transform::Square => m.signum() * m * m,
+            Transform::Exp => m.exp(),
+            Transform::Softplus => m.exp().ln_1p(),
+            Transform::Logistic => sigmoid(*m),
+            _ => *m,
+        });
+        Ok(Predictions {
+            prediction: Float64Array::from_iter_values(prediction),
+            probability: None,
+            probabilities: None,
+            margin: Some(margin.into()),
+        })
+    }
+}
