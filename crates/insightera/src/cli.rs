@@ -129,7 +129,20 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
         format: ReportFormat,
     },
-    /// Register, list, promote and roll back models
+    /// Score a file of rows with any model; needs no project
+    #[command(after_help = SCORE_HELP)]
+    Score {
+        /// A model file or folder, else a registered model: name, name@alias or name:version
+        #[arg(value_name = "MODEL")]
+        model: String,
+        /// The rows: a .parquet, .csv or .ndjson file
+        #[arg(long, value_name = "FILE")]
+        input: PathBuf,
+        /// Where they go with the predictions; without it, as NDJSON to standard output
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Inspect, register, list, promote and roll back models
     #[command(subcommand, arg_required_else_help = true)]
     Model(ModelCommand),
     /// List and describe the tables
@@ -160,9 +173,22 @@ T TIMESTAMP AS OF '2026-01-31 10:00:00'.
 json: 64-bit integers are numbers with all digits; NaN and infinities, which JSON does not
 have, are null; times are ISO 8601. csv: null is empty, an empty text is \"\".";
 
+const SCORE_HELP: &str = "\
+The output keeps the columns of the input and adds prediction, probability (a list, one value
+a class) and rawPrediction (a list); in .csv a column for each class. The types of .csv and
+.ndjson columns are those that fit every row.";
+
 /// The commands on models.
 #[derive(Debug, Subcommand)]
 pub enum ModelCommand {
+    /// Say what a model is: format, objective, features, classes, size
+    Inspect {
+        /// A model file or folder, else a registered model: name, name@alias or name:version
+        model: String,
+        /// Form of the answer
+        #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+        format: ReportFormat,
+    },
     /// Add a version; the model is loaded first, so an unreadable one is refused
     Register {
         /// The model's name

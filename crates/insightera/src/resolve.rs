@@ -46,6 +46,10 @@ pub enum Command {
     Run { selection: Selection, full: bool, format: ReportFormat },
     /// Compare.
     Verify { selection: Selection, format: ReportFormat },
+    /// A file of rows.
+    Score(Score),
+    /// Say what a model is.
+    Inspect { model: String, format: ReportFormat },
     /// Models.
     Model(ModelCommand),
     /// Tables.
@@ -54,6 +58,17 @@ pub enum Command {
     Sql { source: SqlSource, format: Format },
     /// The demo.
     Demo(Demo),
+}
+
+/// A model over a file.
+#[derive(Debug)]
+pub struct Score {
+    /// A path, or a name with an alias or a version.
+    pub model: String,
+    /// The rows.
+    pub input: PathBuf,
+    /// Where they go; else to standard output.
+    pub output: Option<PathBuf>,
 }
 
 /// The commands on models.
@@ -166,6 +181,8 @@ pub fn resolve(arguments: Arguments, terminal: bool) -> Result<Invocation> {
         cli::Command::Plan { which, format } => Command::Plan { selection: selection(which), format },
         cli::Command::Run { which, full, format } => Command::Run { selection: selection(which), full, format },
         cli::Command::Verify { which, format } => Command::Verify { selection: selection(which), format },
+        cli::Command::Score { model, input, output } => Command::Score(Score { model, input, output }),
+        cli::Command::Model(cli::ModelCommand::Inspect { model, format }) => Command::Inspect { model, format },
         cli::Command::Model(model) => Command::Model(model_command(model)?),
         cli::Command::Table(table) => Command::Table(table_command(table)?),
         cli::Command::Sql { statement, file, format } => {
@@ -183,6 +200,7 @@ fn selection(which: Which) -> Selection {
 
 fn model_command(command: cli::ModelCommand) -> Result<ModelCommand> {
     Ok(match command {
+        cli::ModelCommand::Inspect { .. } => return Err(Error::internal("`inspect` needs no registry")),
         cli::ModelCommand::Register { name, path, metrics, alias, description, tag, if_absent, format } => {
             validate_name("model", &name)?;
             if let Some(alias) = &alias {

@@ -67,6 +67,13 @@ impl TestProject {
         project
     }
 
+    /// The same project with memory enough for the test's own queries.
+    pub fn roomy(&self) -> Self {
+        let overrides = Overrides { memory_bytes: Some(1 << 30), ..Overrides::default() };
+        let workspace = Workspace::open(&self.folder, overrides, self.clock.clone()).unwrap();
+        Self { folder: self.folder.clone(), clock: self.clock.clone(), workspace, _temp: None }
+    }
+
     pub fn at(folder: &Path, pipeline: &str) -> Self {
         std::fs::create_dir_all(folder.join("pipelines")).unwrap();
         std::fs::write(

@@ -217,8 +217,9 @@ fn tree(section: &Section<'_>, features: usize, looks: &mut Looks, first: u32) -
                     2 => Look::Nan,
                     _ => return Err(section.wrong("decision_type", &format!("has the unknown value {decision}"))),
                 };
-                if !thresholds[node].is_finite() {
-                    return Err(section.wrong("threshold", "has a value that is not finite"));
+                // Infinity stands for the largest number, see `Look::at`.
+                if thresholds[node].is_nan() || thresholds[node] == f64::MAX {
+                    return Err(section.wrong("threshold", &format!("has the impossible value {}", thresholds[node])));
                 }
                 (look, Test::Less(next_up(thresholds[node])), decision & DEFAULT_LEFT != 0)
             };

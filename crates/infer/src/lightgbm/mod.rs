@@ -45,6 +45,8 @@ impl Look {
             // LightGBM casts to a 32-bit integer, toward zero.
             Self::Category if value > -1.0 && value < 2_147_483_648.0 => value.trunc() + 0.0,
             Self::Category => f64::NAN,
+            // A threshold may be infinite, and infinity does not exceed it.
+            _ if value == f64::INFINITY => f64::MAX,
             _ => value,
         }
     }
@@ -140,7 +142,7 @@ impl LightgbmModel {
             .collect()
     }
 
-    /// Raw scores, a column an output.
+    /// Raw scores, a column an output; a forest's are not averaged yet.
     fn raw(&self, batch: &RecordBatch) -> Result<Vec<Vec<f64>>> {
         let features = self.features(batch)?;
         let rows = batch.num_rows();
@@ -149,7 +151,7 @@ impl LightgbmModel {
             .iter()
             .map(|(feature, look)| features[*feature].iter().map(|value| look.at(*value)).collect())
             .collect();
-        let mut raw = match &self.trees {
+        Ok(match &self.trees {
             Trees::Plain(trees) => trees.sums(&slots, rows, &vec![0.0; self.outputs]),
             Trees::Linear(trees) => {
                 let mut sums = vec![vec![0.0; rows]; self.outputs];
@@ -158,11 +160,7 @@ impl LightgbmModel {
                 });
                 sums
             }
-        };
-        if let Some(iterations) = self.average {
-            raw.iter_mut().flatten().for_each(|sum| *sum /= iterations);
-        }
-        Ok(raw)
+        })
     }
 
     fn classes(&self, raw: &[Vec<f64>], rows: usize) -> Predictions {
@@ -225,6 +223,11 @@ impl Model for LightgbmModel {
 
     fn score(&self, batch: &RecordBatch) -> Result<Predictions> {
         let mut raw = self.raw(batch)?;
+        // LightGBM's raw score of a forest is the sum, its prediction is made of the mean.
+        let sums = self.average.map(|_| raw[0].clone());
+        if let Some(iterations) = self.average {
+            raw.iter_mut().flatten().for_each(|sum| *sum /= iterations);
+        }
         if matches!(self.transform, Transform::Softmax | Transform::OneAgainstAll(_)) {
             return Ok(self.classes(&raw, batch.num_rows()));
         }
@@ -236,7 +239,7 @@ impl Model for LightgbmModel {
                 prediction: Float64Array::from_iter_values(shares.iter().map(|p| f64::from(u8::from(*p > 0.5)))),
                 probability: Some(shares.into()),
                 probabilities: Some(ClassProbabilities { labels: self.labels.clone(), values }),
-                margin: Some(margin.into()),
+                margin: Some(sums.unwrap_or(margin).into()),
             });
         }
         let prediction = margin.iter().map(|m| match self.transform {
@@ -250,7 +253,7 @@ impl Model for LightgbmModel {
             prediction: Float64Array::from_iter_values(prediction),
             probability: None,
             probabilities: None,
-            margin: Some(margin.into()),
+            margin: Some(sums.unwrap_or(margin).into()),
         })
     }
 }

@@ -4,9 +4,11 @@
 mod check;
 mod demo;
 mod init;
+mod inspect;
 mod model;
 mod plan;
 mod run;
+mod score;
 mod several;
 mod sql;
 mod table;
@@ -68,6 +70,8 @@ pub async fn dispatch(invocation: Invocation, printer: &Printer) -> anyhow::Resu
             run::run(&open(overrides)?, &selection, full, format, printer).await
         }
         Command::Verify { selection, format } => verify::verify(&open(overrides)?, &selection, format, printer).await,
+        Command::Score(command) => score::score(&project, overrides, &command, printer),
+        Command::Inspect { model, format } => inspect::inspect(&project, overrides, &model, format, printer),
         Command::Model(command) => model::model(&open(overrides)?, command, printer),
         Command::Table(command) => table::table(&open(overrides)?, command).await,
         Command::Sql { source, format } => sql::sql(&open(overrides)?, &source, format, printer).await,

@@ -1,0 +1,388 @@
+//! `score`: a model over a file of rows, without a project.
+//!
+//! Rows stream through in batches: read, scored on all threads, written in
+//! order. The output keeps the columns of the input and adds `prediction`,
+//! `probability` and `rawPrediction` as far as the model has them.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Float64Array, ListArray, RecordBatch, RecordBatchReader};
+use arrow::buffer::OffsetBuffer;
+use arrow::csv;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::json;
+use insightera_core::{Clock, ErrorKind, SystemClock, closest};
+use insightera_engine::config::{Overrides, Selector};
+use insightera_engine::{Error, Result};
+use insightera_infer::{Artifact, Model, Predictions};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
+
+use super::Answer;
+use crate::printer::Printer;
+use crate::progress::Bars;
+use crate::resolve::Score;
+use crate::text;
+
+/// Rows of a batch.
+const BATCH: usize = 8192;
+
+/// Scores a file.
+pub fn score(project: &Path, overrides: Overrides, score: &Score, printer: &Printer) -> anyhow::Result<Answer> {
+    let threads = match overrides.threads {
+        None | Some(0) => std::thread::available_parallelism().map_or(1, usize::from),
+        Some(threads) => threads,
+    };
+    let model = find(project, overrides, &score.model, printer)?;
+    let input = open(&score.input)?;
+    let schema = with_predictions(&input.schema(), model.as_ref(), &score.input)?;
+    let mut output = Output::create(score.output.as_deref(), &schema, model.as_ref())?;
+    let clock = SystemClock::new();
+    let start = clock.monotonic_seconds();
+    let bar = Bars::new(printer).bar("score");
+    bar.stage("rows", Some(0));
+    let mut rows = 0u64;
+    let mut batches = input.enumerate().peekable();
+    while batches.peek().is_some() {
+        let mut group = Vec::with_capacity(4 * threads);
+        for (number, batch) in batches.by_ref().take(4 * threads) {
+            group.push(batch.map_err(|e| unreadable(&score.input, number, e))?);
+        }
+        for scored in score_group(model.as_ref(), &group, &schema, threads) {
+            let scored = scored.map_err(|e| e.within(&score.input))?;
+            rows += scored.num_rows() as u64;
+            bar.rows(scored.num_rows() as u64);
+            output.write(&scored)?;
+        }
+    }
+    output.finish()?;
+    bar.finish();
+    let seconds = (clock.monotonic_seconds() - start).max(1e-9);
+    let to = score.output.as_ref().map(|path| format!(" into `{}`", path.display())).unwrap_or_default();
+    printer.message(&format!(
+        "{} rows scored{to} in {}, {} rows per second",
+        text::count(rows),
+        text::seconds(seconds),
+        text::count((rows as f64 / seconds) as u64)
+    ));
+    Ok(Answer::silent())
+}
+
+/// A model by its path, else by its name in the project's registry, as
+/// `name`, `name@alias` or `name:version`.
+pub fn find(project: &Path, overrides: Overrides, model: &str, printer: &Printer) -> anyhow::Result<Arc<dyn Model>> {
+    if Path::new(model).exists() {
+        return Ok(insightera_infer::load(&Artifact::read(Path::new(model))?)?);
+    }
+    let (name, selector) = match (model.split_once('@'), model.rsplit_once(':')) {
+        (Some((name, alias)), _) => (name, Selector::Alias(alias.to_owned())),
+        (None, Some((name, version))) => {
+            let version = version.parse().map_err(|_| {
+                Error::invalid(format!("`{model}` names no version: `{version}` is no number"))
+                    .hint("write it as name:3, name@alias, or give the path of a model")
+            })?;
+            (name, Selector::Version(version))
+        }
+        (None, None) => (model, Selector::Alias("production".to_owned())),
+    };
+    let workspace = super::open(project, overrides, printer).map_err(|error| {
+        let missing = error.downcast_ref::<Error>().is_some_and(|e| e.kind() == ErrorKind::NotFound);
+        if missing {
+            let near = nearest_file(model).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+            return Error::not_found(format!(
+                "there is no model at `{model}`, and no project here that could have one"
+            ))
+            .hint(format!("{near}give the path of a model, or run this in a project or with --project DIR"))
+            .into();
+        }
+        error
+    })?;
+    let resolved = workspace.registry().resolve(name, &selector)?;
+    Ok(insightera_infer::load(&workspace.registry().load_artifact(&resolved)?)?)
+}
+
+fn nearest_file(path: &str) -> Option<String> {
+    let path = Path::new(path);
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let names: Vec<String> =
+        fs::read_dir(folder).ok()?.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+    let name = path.file_name()?.to_str()?;
+    closest(name, names.iter().map(String::as_str)).map(str::to_owned)
+}
+
+/// What a file is, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Parquet,
+    Csv,
+    Ndjson,
+}
+
+impl Kind {
+    fn of(path: &Path) -> Result<Self> {
+        match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
+            Some("parquet") => Ok(Self::Parquet),
+            Some("csv") => Ok(Self::Csv),
+            Some("ndjson" | "jsonl" | "json") => Ok(Self::Ndjson),
+            _ => Err(Error::invalid(format!("`{}` has no ending that says what it is", path.display()))
+                .hint("rows are read and written as .parquet, .csv or .ndjson")),
+        }
+    }
+}
+
+fn unreadable(path: &Path, batch: usize, error: ArrowError) -> Error {
+    let from = batch * BATCH;
+    Error::data(format!("`{}` cannot be read, in rows {from} to {}: {error}", path.display(), from + BATCH))
+        .cause(error)
+}
+
+/// Opens the rows; types of text files are found by reading all of it once.
+fn open(path: &Path) -> Result<Box<dyn RecordBatchReader>> {
+    let kind = Kind::of(path)?;
+    let failed = |e: &dyn std::fmt::Display| Error::data(format!("`{}` cannot be read: {e}", path.display()));
+    let mut file = File::open(path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => {
+            let near = path.to_str().and_then(nearest_file).map(|near| format!("did you mean `{near}`?"));
+            Error::not_found(format!("there is no file `{}`", path.display())).hint(near.unwrap_or_default())
+        }
+        _ => Error::unavailable(format!("`{}` cannot be opened", path.display())).cause(e),
+    })?;
+    Ok(match kind {
+        Kind::Parquet => {
+            let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| failed(&e))?;
+            Box::new(reader.with_batch_size(BATCH).build().map_err(|e| failed(&e))?)
+        }
+        Kind::Csv => {
+            let format = csv::reader::Format::default().with_header(true);
+            let (schema, _) = format.infer_schema(BufReader::new(&file), None).map_err(|e| failed(&e))?;
+            file.rewind().map_err(|e| failed(&e))?;
+            let builder = csv::ReaderBuilder::new(Arc::new(schema)).with_header(true).with_batch_size(BATCH);
+            Box::new(builder.build(BufReader::new(file)).map_err(|e| failed(&e))?)
+        }
+        Kind::Ndjson => {
+            let (schema, _) = json::reader::infer_json_schema(BufReader::new(&file), None).map_err(|e| failed(&e))?;
+            file.rewind().map_err(|e| failed(&e))?;
+            let builder = json::ReaderBuilder::new(Arc::new(schema)).with_batch_size(BATCH);
+            Box::new(builder.build(BufReader::new(file)).map_err(|e| failed(&e))?)
+        }
+    })
+}
+
+fn list(name: &str) -> Field {
+    Field::new_list(name, Field::new_list_field(DataType::Float64, false), true)
+}
+
+/// The input's columns and the model's.
+fn with_predictions(input: &SchemaRef, model: &dyn Model, path: &Path) -> Result<SchemaRef> {
+    let mut fields: Vec<Arc<Field>> = input.fields().iter().cloned().collect();
+    let mut added = vec![Field::new("prediction", DataType::Float64, false)];
+    if !model.description().labels.is_empty() {
+        added.push(list("probability"));
+    }
+    added.push(list("rawPrediction"));
+    for field in added {
+        if input.column_with_name(field.name()).is_some() {
+            return Err(Error::invalid(format!(
+                "`{}` has a column `{}`, which the model's answer would hide",
+                path.display(),
+                field.name()
+            ))
+            .hint("rename or drop the column"));
+        }
+        fields.push(Arc::new(field));
+    }
+    Ok(Arc::new(Schema::new(fields)))
+}
+
+/// Scores batches on several threads; the answers come in order.
+fn score_group(
+    model: &dyn Model,
+    group: &[RecordBatch],
+    schema: &SchemaRef,
+    threads: usize,
+) -> Vec<Result<RecordBatch>> {
+    let each = group.len().div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = group
+            .chunks(each)
+            .map(|batches| scope.spawn(|| batches.iter().map(|b| score_batch(model, b, schema)).collect::<Vec<_>>()))
+            .collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| {
+                worker.join().unwrap_or_else(|_| vec![Err(Error::internal("a scoring thread ended early"))])
+            })
+            .collect()
+    })
+}
+
+fn score_batch(model: &dyn Model, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let Predictions { prediction, probabilities, margin, .. } = model.score(batch).map_err(|e| {
+        let error = Error::new(e.kind(), e.to_string());
+        match e.hint() {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    })?;
+    let rows = batch.num_rows();
+    let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
+    columns.push(Arc::new(prediction));
+    let lists = |values: Vec<f64>| -> ArrayRef {
+        let length = values.len().checked_div(rows).unwrap_or(0);
+        let field = Arc::new(Field::new_list_field(DataType::Float64, false));
+        let offsets = OffsetBuffer::from_lengths(std::iter::repeat_n(length, rows));
+        Arc::new(ListArray::new(field, offsets, Arc::new(Float64Array::from(values)), None))
+    };
+    for field in &schema.fields()[columns.len()..] {
+        columns.push(match (field.name().as_str(), &probabilities, &margin) {
+            ("probability", Some(classes), _) => lists(classes.values.clone()),
+            ("rawPrediction", _, Some(margin)) => lists(margin.values().to_vec()),
+            _ => arrow::array::new_null_array(field.data_type(), rows),
+        });
+    }
+    RecordBatch::try_new(schema.clone(), columns).map_err(|e| Error::internal(format!("scored rows: {e}")).cause(e))
+}
+
+/// Where scored rows go. A file appears under its name when it is complete.
+struct Output {
+    writer: Writer,
+    file: Option<Unfinished>,
+    labels: Vec<String>,
+}
+
+/// A file that is being written beside its final name, and removed unless it
+/// gets there.
+struct Unfinished {
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // After a rename there is nothing to remove.
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+enum Writer {
+    Parquet(Box<ArrowWriter<BufWriter<File>>>),
+    Csv(Box<csv::Writer<BufWriter<File>>>),
+    Ndjson(Box<json::LineDelimitedWriter<Box<dyn Write>>>),
+}
+
+impl Output {
+    fn create(path: Option<&Path>, schema: &SchemaRef, model: &dyn Model) -> Result<Self> {
+        let labels = model.description().labels.clone();
+        let Some(path) = path else {
+            let out: Box<dyn Write> = Box::new(BufWriter::new(io::stdout()));
+            return Ok(Self {
+                writer: Writer::Ndjson(Box::new(json::LineDelimitedWriter::new(out))),
+                file: None,
+                labels,
+            });
+        };
+        let kind = Kind::of(path)?;
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.tmp", std::process::id()));
+        let temporary = path.with_file_name(name);
+        let unfinished = Unfinished { temporary: temporary.clone(), path: path.to_owned() };
+        let file = BufWriter::new(File::create(&temporary).map_err(|e| {
+            Error::unavailable(format!("`{}` cannot be written", path.display()))
+                .cause(e)
+                .hint("does its folder exist, and may you write there?")
+        })?);
+        let writer = match kind {
+            Kind::Parquet => {
+                let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+                let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties));
+                Writer::Parquet(Box::new(writer.map_err(|e| Error::internal(format!("Parquet: {e}")).cause(e))?))
+            }
+            Kind::Csv => Writer::Csv(Box::new(csv::WriterBuilder::new().with_header(true).build(file))),
+            Kind::Ndjson => Writer::Ndjson(Box::new(json::LineDelimitedWriter::new(Box::new(file) as Box<dyn Write>))),
+        };
+        Ok(Self { writer, file: Some(unfinished), labels })
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        let shown = self.file.as_ref().map_or_else(|| "standard output".into(), |file| file.path.display().to_string());
+        let failed = |e: &dyn std::fmt::Display| Error::unavailable(format!("`{shown}` cannot be written: {e}"));
+        match &mut self.writer {
+            Writer::Parquet(writer) => writer.write(batch).map_err(|e| failed(&e)),
+            Writer::Csv(writer) => writer.write(&flat(batch, &self.labels)?).map_err(|e| failed(&e)),
+            Writer::Ndjson(writer) => writer.write(batch).map_err(|e| failed(&e)),
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        let failed = |e: &dyn std::fmt::Display| Error::unavailable(format!("the output cannot be written: {e}"));
+        match self.writer {
+            Writer::Parquet(writer) => {
+                let mut file = writer.into_inner().map_err(|e| failed(&e))?;
+                file.flush().map_err(|e| failed(&e))?;
+            }
+            Writer::Csv(writer) => writer.into_inner().flush().map_err(|e| failed(&e))?,
+            Writer::Ndjson(mut writer) => {
+                writer.finish().map_err(|e| failed(&e))?;
+                writer.into_inner().flush().map_err(|e| failed(&e))?;
+            }
+        }
+        match self.file {
+            Some(file) => fs::rename(&file.temporary, &file.path).map_err(|e| failed(&e)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// CSV has no lists: a column for each of their values.
+fn flat(batch: &RecordBatch, labels: &[String]) -> Result<RecordBatch> {
+    let (mut fields, mut columns): (Vec<Field>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
+    let schema = batch.schema();
+    for (field, column) in schema.fields().iter().zip(batch.columns()) {
+        let Some(lists) = column.as_any().downcast_ref::<ListArray>() else {
+            fields.push(field.as_ref().clone());
+            columns.push(column.clone());
+            continue;
+        };
+        let rows = batch.num_rows();
+        let values = lists.values().as_any().downcast_ref::<Float64Array>();
+        let Some(values) = values.filter(|_| matches!(field.name().as_str(), "probability" | "rawPrediction")) else {
+            return Err(Error::invalid(format!("column `{}` holds lists, which CSV does not have", field.name()))
+                .hint("write a .parquet or .ndjson file"));
+        };
+        let length = if lists.null_count() == rows { 0 } else { values.len().checked_div(rows).unwrap_or(0) };
+        for place in 0..length {
+            let name = match (length, labels.get(place)) {
+                (1, _) => field.name().clone(),
+                (_, Some(label)) => format!("{}_{label}", field.name()),
+                _ => format!("{}_{place}", field.name()),
+            };
+            fields.push(Field::new(name, DataType::Float64, false));
+            columns.push(Arc::new(Float64Array::from_iter_values(
+                (0..rows).map(|row| values.value(row * length + place)),
+            )));
+        }
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+        .map_err(|e| Error::internal(format!("rows: {e}")).cause(e))
+}
+
+/// Errors of a batch said of the file.
+trait Within {
+    fn within(self, path: &Path) -> Self;
+}
+
+impl Within for Error {
+    fn within(self, path: &Path) -> Self {
+        let shown = Error::new(self.kind(), format!("`{}`: {self}", path.display()));
+        match self.get_hint() {
+            Some(hint) => shown.hint(hint),
+            None => shown,
+        }
+    }
+}
