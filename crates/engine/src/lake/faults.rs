@@ -174,7 +174,8 @@ mod active {
         match &*PLAN {
             Plan::Record(file) => {
                 let mut log = fs::OpenOptions::new().create(true).append(true).open(file)?;
-                writeln!(log, "{n}\t{stage:?}\t{what}\t{}", path.display())?;
+                // One write, since several threads log.
+                log.write_all(format!("{n}\t{stage:?}\t{what}\t{}\n", path.display()).as_bytes())?;
             }
             Plan::End { after: false, power, n: at } if *at == n => end(*power),
             _ => {}

@@ -72,7 +72,8 @@ fn every_judged_model_scores_as_its_library_does() {
             assert_eq!((values.len(), values.null_count()), (rows.num_rows(), 0), "{file} {what}");
             let exact = (what == "prediction" && classifier) || (what == "margin" && !spark);
             let same = |a: f64, b: f64| match (exact, double) {
-                (true, _) => a == b || a.is_nan() && b.is_nan(),
+                _ if a.is_nan() || b.is_nan() => a.is_nan() && b.is_nan(),
+                (true, _) => a == b,
                 (false, true) if what == "margin" => (a - b).abs() <= 1e-12 * b.abs().max(1.0),
                 (false, true) => (a - b).abs() <= 1e-12 * b.abs() + 1e-300,
                 (false, false) => ulps(a, b) <= 2,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use arrow::array::{Array, AsArray, Float64Array};
+use arrow::array::{Array, AsArray, Float64Array, RecordBatch};
 use arrow::datatypes::Float64Type;
 use insightera_infer::{Artifact, load};
 
@@ -39,6 +39,9 @@ fn lightgbm_raw_scores_are_the_librarys_to_the_bit() {
     let rows = read_parquet(&root.join("models/inputs.parquet"));
     let wanted = read_parquet(&root.join("models/expected.parquet"));
     let model = load(&Artifact::read(&root.join("models/lgb.txt")).unwrap()).unwrap();
+    // It was trained on an array, whose columns LightGBM names itself.
+    let names = model.signature().inputs.iter().map(|input| input.name.clone());
+    let rows = RecordBatch::try_from_iter(names.zip(rows.columns().iter().cloned())).unwrap();
     let scored = model.score(&rows).unwrap();
     let (margin, probability) = (scored.margin.unwrap(), scored.probability.unwrap());
     let (margins, probabilities) = (numbers(&wanted, "lgb_raw"), numbers(&wanted, "lgb_probability"));
