@@ -26,10 +26,6 @@ use insightera_engine::Error;
 use crate::cli::Arguments;
 use crate::printer::Printer;
 
-/// Scoring takes and returns many blocks of the same sizes from several threads.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
