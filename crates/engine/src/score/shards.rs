@@ -38,6 +38,7 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
 };
 use futures::{StreamExt, TryStreamExt};
+use insightera_core::ErrorKind;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::features::FeatureQuery;
@@ -434,10 +435,20 @@ pub struct ShardFiles {
 }
 
 impl ShardFiles {
+    /// In the project; in the system's folder for temporary files when the
+    /// project cannot be written, since `plan` and `verify` only read it.
     fn create(workspace: &Workspace) -> Result<Self> {
-        let parent = workspace.project().dir.join(".insightera").join("shards");
-        fs::create_dir_all(&parent).map_err(|e| io_error("create folder", &parent, e))?;
-        for old in fs::read_dir(&parent).into_iter().flatten().flatten() {
+        match Self::create_in(&workspace.project().dir.join(".insightera").join("shards")) {
+            Err(error) if error.kind() == ErrorKind::Invalid => {
+                Self::create_in(&std::env::temp_dir().join("insightera-shards"))
+            }
+            created => created,
+        }
+    }
+
+    fn create_in(parent: &Path) -> Result<Self> {
+        fs::create_dir_all(parent).map_err(|e| io_error("create folder", parent, e))?;
+        for old in fs::read_dir(parent).into_iter().flatten().flatten() {
             let lock = old.path().join("lock");
             // In use, or already gone: either way nothing to do.
             if File::open(&lock).is_ok_and(|file| file.try_lock().is_ok()) {

@@ -171,7 +171,7 @@ impl<T: Value, V: Sum> Lanes<T, V> {
     }
 
     #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2")]
+    #[target_feature(enable = "avx512bw,avx512vl")]
     fn add_avx512(&self, columns: &[&[T]], rows: usize, sums: &mut [Vec<V>]) {
         self.add_blocks(columns, rows, sums);
     }
