@@ -55,6 +55,8 @@ class Writer:
         expected = {}
         if raw.ndim == 1:
             expected["margin"] = raw
+        else:
+            expected.update((f"raw_{k}", raw[:, k]) for k in range(raw.shape[1]))
         if kind == "probability":
             expected["probability"] = out
             expected["prediction"] = (out > 0.5).astype(np.float64)

@@ -68,6 +68,8 @@ class Writer:
         expected = {}
         if margin.ndim == 1:
             expected["margin"] = margin
+        else:
+            expected.update((f"raw_{k}", margin[:, k]) for k in range(margin.shape[1]))
         if kind == "probability":
             expected["probability"] = out
             expected["prediction"] = (out > 0.5).astype(np.float64)

@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 pub use artifact::Artifact;
 pub use error::{Error, Result};
-pub use model::{ClassProbabilities, Description, Input, InputKind, Model, Predictions, Signature};
+pub use model::{ClassProbabilities, Description, Input, InputKind, Model, Predictions, Raw, Signature};
 
 /// Recognises and loads a model.
 ///

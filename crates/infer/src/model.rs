@@ -76,8 +76,35 @@ pub struct Predictions {
     pub probability: Option<Float64Array>,
     /// Probabilities of all classes.
     pub probabilities: Option<ClassProbabilities>,
-    /// The raw score before the output transform.
+    /// The raw score before the output transform, where it is one number.
     pub margin: Option<Float64Array>,
+    /// The raw scores of all classes, where there are several.
+    pub raw: Option<Raw>,
+}
+
+impl Predictions {
+    /// Only a value or class, nothing beside it.
+    pub fn plain(prediction: impl Into<Float64Array>) -> Self {
+        Self { prediction: prediction.into(), probability: None, probabilities: None, margin: None, raw: None }
+    }
+}
+
+/// Raw scores, row by row.
+#[derive(Debug, Clone)]
+pub struct Raw {
+    /// Scores of a row.
+    pub width: usize,
+    /// `width` values a row.
+    pub values: Vec<f64>,
+}
+
+impl Raw {
+    /// From one column of scores a class.
+    pub fn from_columns<T: Copy + Into<f64>>(columns: &[Vec<T>]) -> Self {
+        let rows = columns.first().map_or(0, Vec::len);
+        let values = (0..rows).flat_map(|row| columns.iter().map(move |column| column[row].into())).collect();
+        Self { width: columns.len(), values }
+    }
 }
 
 /// Probabilities, row by row.

@@ -32,8 +32,8 @@ pub fn append(lake: &Lake, table: &Table, batches: &[RecordBatch], sorted_by: &[
 }
 
 /// Replaces the rows of `table` that have the keys of `rows`, and adds those
-/// that are new, in one commit. The table must have no partitions and no
-/// equality deletes.
+/// that are new, in one commit. The table must have no partitions. A row that an
+/// equality delete already took out is deleted once more, by its position.
 pub fn upsert(lake: &Lake, table: &Table, rows: &RecordBatch, key: &[String]) -> Result<Table> {
     if !table.metadata().default_partition_spec().is_unpartitioned() {
         return Err(Error::invalid(format!("table `{}` is partitioned: upsert needs a table without", table.name())));
@@ -43,7 +43,8 @@ pub fn upsert(lake: &Lake, table: &Table, rows: &RecordBatch, key: &[String]) ->
     let mut hits: BTreeMap<String, Vec<i64>> = BTreeMap::new();
     for file in &live.data {
         let location = file.data_file().file_path();
-        let deletes = live.deletes_for(file, table);
+        let deletes = live.deletes_for(file, table).into_iter();
+        let deletes = deletes.filter(|d| d.data_file().content_type() == DataContentType::PositionDeletes);
         let gone = deletes::positions(deletes)?.remove(location).unwrap_or_default();
         let (input, metadata) = deletes::open(location)?;
         let schema = metadata.metadata().file_metadata().schema_descr_ptr();
@@ -96,10 +97,37 @@ pub fn position_delete_file(table: &Table, hits: &BTreeMap<String, Vec<i64>>) ->
     let rows = Int64Array::from_iter_values(pairs.iter().map(|(_, row)| *row));
     let batch = RecordBatch::try_new(schema, vec![Arc::new(paths), Arc::new(rows)])
         .map_err(|e| Error::internal(format!("position deletes: {e}")))?;
+    delete_file(table, &batch, DataContentType::PositionDeletes, None)
+}
+
+/// Writes one equality delete file for an unpartitioned table: rows of older
+/// commits that have these values in all columns of `keys` are gone.
+pub fn equality_delete_file(table: &Table, keys: &RecordBatch) -> Result<iceberg::spec::DataFile> {
+    let schema = table.metadata().current_schema();
+    let (mut fields, mut ids) = (Vec::new(), Vec::new());
+    for field in keys.schema().fields() {
+        let id = schema
+            .field_id_by_name(field.name())
+            .ok_or_else(|| Error::not_found(format!("table `{}` has no column `{}`", table.name(), field.name())))?;
+        ids.push(id);
+        fields.push(field.as_ref().clone().with_metadata([(FIELD_ID.to_owned(), id.to_string())].into()));
+    }
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), keys.columns().to_vec())
+        .map_err(|e| Error::internal(format!("equality deletes: {e}")))?;
+    delete_file(table, &batch, DataContentType::EqualityDeletes, Some(ids))
+}
+
+fn delete_file(
+    table: &Table,
+    batch: &RecordBatch,
+    content: DataContentType,
+    equality_ids: Option<Vec<i32>>,
+) -> Result<iceberg::spec::DataFile> {
     let location = format!("{}/data/{}-deletes.parquet", table.metadata().location(), Uuid::now_v7());
-    let (bytes, parquet) = write_plain(&location, &batch)?;
+    let (bytes, parquet) = write_plain(&location, batch)?;
     DataFileBuilder::default()
-        .content(DataContentType::PositionDeletes)
+        .content(content)
+        .equality_ids(equality_ids)
         .file_path(location)
         .file_format(DataFileFormat::Parquet)
         .partition(Struct::empty())

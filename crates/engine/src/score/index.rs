@@ -266,7 +266,7 @@ impl<'a> Columns<'a> {
         let (hashes, offsets) = (self.hashes.chunks_exact_mut(16), self.offsets.chunks_exact_mut(4));
         let mut keys = self.keys;
         let places = hashes.zip(features).zip(definition_numbers).zip(self.flags).zip(offsets);
-        for ((((((out_hash, feature), number), flag), out_offset)), (hash, at)) in places.zip(part) {
+        for (((((out_hash, feature), number), flag), out_offset), (hash, at)) in places.zip(part) {
             let at = *at as usize;
             out_hash.copy_from_slice(&hash.to_le_bytes());
             feature.copy_from_slice(&entries.features[at].to_le_bytes());

@@ -73,6 +73,7 @@ pub struct Sharded {
     /// were to be counted.
     pub dropped_by_joins: Option<u64>,
     /// The temporary files; they go when this is dropped.
+    #[expect(dead_code, reason = "held until the query ends")]
     pub files: ShardFiles,
 }
 

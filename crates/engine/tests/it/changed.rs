@@ -18,6 +18,7 @@ enum Mutation {
     Append(Vec<usize>),
     Upsert(Vec<usize>, u8),
     PositionDelete(Vec<usize>),
+    EqualityDelete(Vec<usize>),
     CopyOnWrite(u8),
     Rollback,
     Replace(u8),
@@ -29,7 +30,8 @@ fn mutation() -> impl Strategy<Value = Mutation> {
     prop_oneof![
         3 => prop::collection::btree_set(100usize..140, 1..4).prop_map(|s| Mutation::Append(s.into_iter().collect())),
         4 => (some.clone(), 0u8..4).prop_map(|(s, shift)| Mutation::Upsert(s, shift)),
-        3 => some.prop_map(Mutation::PositionDelete),
+        3 => some.clone().prop_map(Mutation::PositionDelete),
+        2 => some.prop_map(Mutation::EqualityDelete),
         2 => (0u8..4).prop_map(Mutation::CopyOnWrite),
         1 => Just(Mutation::Rollback),
         1 => (0u8..4).prop_map(Mutation::Replace),
@@ -56,6 +58,15 @@ fn apply(project: &TestProject, mutation: &Mutation) {
             project.upsert("gold.grades", grades_rows(students.iter().copied(), f64::from(*shift)));
         }
         Mutation::PositionDelete(students) => delete(project, students),
+        Mutation::EqualityDelete(students) => {
+            let nims = students.iter().map(|s| crate::project::nim(*s));
+            let nims = std::sync::Arc::new(arrow::array::StringArray::from_iter_values(nims));
+            let keys = RecordBatch::try_from_iter([("nim", nims as arrow::array::ArrayRef)]).unwrap();
+            let mut change = Change::append(&table, Vec::new());
+            change.operation = Operation::Delete;
+            change.deletes.push(upsert::equality_delete_file(&table, &keys).unwrap());
+            commit::commit(lake, &change).unwrap();
+        }
         Mutation::CopyOnWrite(shift) => {
             let rows = project.query("SELECT nim, gpa, feature_timestamp FROM gold.grades ORDER BY nim");
             let mut writer = TableWriter::new(&table, WriteOptions::default()).unwrap();
@@ -134,7 +145,9 @@ fn current(project: &TestProject) -> BTreeMap<String, ()> {
     let mut found = BTreeMap::new();
     for batch in project.query("SELECT CAST(nim AS VARCHAR) AS nim FROM gold.grades") {
         let nims = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Utf8).unwrap();
-        nims.as_string::<i32>().iter().flatten().for_each(|n| drop(found.insert(n.to_owned(), ())));
+        nims.as_string::<i32>().iter().flatten().for_each(|n| {
+            found.insert(n.to_owned(), ());
+        });
     }
     found
 }

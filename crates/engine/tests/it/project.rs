@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
-use insightera_core::{Clock, ManualClock};
+use insightera_core::ManualClock;
 use insightera_engine::config::Overrides;
 use insightera_engine::lake::{NewTable, Table, TableName, schema::Column, schema::timestamptz, upsert};
 use insightera_engine::score::{self, Plan, Reporter, RunOptions, RunReport, VerifyReport};
@@ -235,9 +235,4 @@ pub fn attendance_rows(students: impl Iterator<Item = usize> + Clone) -> RecordB
     let rate = Float64Array::from_iter_values(students.clone().map(|i| (i % 10) as f64 / 10.0));
     let events = Int64Array::from_iter_values(students.map(|i| (i % 5) as i64));
     RecordBatch::try_new(Arc::new(schema), vec![Arc::new(nims), Arc::new(rate), Arc::new(events)]).unwrap()
-}
-
-/// The clock as a plain trait object.
-pub fn clock_of(project: &TestProject) -> Arc<dyn Clock> {
-    project.clock.clone()
 }

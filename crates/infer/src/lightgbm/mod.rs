@@ -17,7 +17,7 @@ use arrow::record_batch::RecordBatch;
 use crate::columns;
 use crate::error::Result;
 use crate::forest::{Ensemble, Walked};
-use crate::model::{ClassProbabilities, Description, Model, Predictions, Signature};
+use crate::model::{ClassProbabilities, Description, Model, Predictions, Raw, Signature};
 
 pub use load::load;
 
@@ -186,10 +186,8 @@ impl LightgbmModel {
             predictions.push(best as f64);
         }
         Predictions {
-            prediction: predictions.into(),
-            probability: None,
             probabilities: Some(ClassProbabilities { labels: self.labels.clone(), values }),
-            margin: None,
+            ..Predictions::plain(predictions)
         }
     }
 }
@@ -225,11 +223,12 @@ impl Model for LightgbmModel {
         let mut raw = self.raw(batch)?;
         // LightGBM's raw score of a forest is the sum, its prediction is made of the mean.
         let sums = self.average.map(|_| raw[0].clone());
+        let several = (raw.len() > 1).then(|| Raw::from_columns(&raw));
         if let Some(iterations) = self.average {
             raw.iter_mut().flatten().for_each(|sum| *sum /= iterations);
         }
         if matches!(self.transform, Transform::Softmax | Transform::OneAgainstAll(_)) {
-            return Ok(self.classes(&raw, batch.num_rows()));
+            return Ok(Predictions { raw: several, ..self.classes(&raw, batch.num_rows()) });
         }
         let margin = std::mem::take(&mut raw[0]);
         if let Transform::Binary(k) = self.transform {
@@ -240,6 +239,7 @@ impl Model for LightgbmModel {
                 probability: Some(shares.into()),
                 probabilities: Some(ClassProbabilities { labels: self.labels.clone(), values }),
                 margin: Some(sums.unwrap_or(margin).into()),
+                raw: None,
             });
         }
         let prediction = margin.iter().map(|m| match self.transform {
@@ -250,10 +250,8 @@ impl Model for LightgbmModel {
             _ => *m,
         });
         Ok(Predictions {
-            prediction: Float64Array::from_iter_values(prediction),
-            probability: None,
-            probabilities: None,
             margin: Some(sums.unwrap_or(margin).into()),
+            ..Predictions::plain(Float64Array::from_iter_values(prediction))
         })
     }
 }

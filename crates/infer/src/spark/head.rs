@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::store::{self, Folder, Parameters};
 use super::trees::Trees;
 use crate::error::{Error, Result};
-use crate::model::{ClassProbabilities, Description, Predictions};
+use crate::model::{ClassProbabilities, Description, Predictions, Raw};
 
 /// What follows the features.
 #[derive(Debug)]
@@ -152,9 +152,7 @@ impl Head {
         };
         match &self.classes {
             Some(classes) => classes.decide(by_row(raw)),
-            None => {
-                Predictions { prediction: by_row(raw).into(), probability: None, probabilities: None, margin: None }
-            }
+            None => Predictions::plain(by_row(raw)),
         }
     }
 }
@@ -204,6 +202,10 @@ impl Classes {
                 probabilities.chunks_exact(count).map(|row| largest(row.iter().zip(thresholds).map(|(p, t)| p / t))),
             ),
         };
+        let scores = match self.link {
+            Link::Logistic | Link::HalfLogOdds => Raw { width: 2, values: raw.iter().flat_map(|m| [-m, *m]).collect() },
+            Link::Shares | Link::Softmax => Raw { width: count, values: raw.clone() },
+        };
         let margin = match self.link {
             Link::Logistic | Link::HalfLogOdds => Some(raw),
             Link::Shares | Link::Softmax => (count == 2).then(|| raw.chunks_exact(2).map(|row| row[1]).collect()),
@@ -214,6 +216,7 @@ impl Classes {
                 .then(|| probabilities.chunks_exact(2).map(|row| row[1]).collect::<Vec<f64>>().into()),
             probabilities: Some(ClassProbabilities { labels: self.labels.clone(), values: probabilities }),
             margin: margin.map(Float64Array::from),
+            raw: Some(scores),
         }
     }
 }

@@ -33,7 +33,7 @@ use arrow::record_batch::RecordBatch;
 use crate::columns;
 use crate::error::{Error, Result};
 use crate::forest::Ensemble;
-use crate::model::{ClassProbabilities, Description, Model, Predictions, Signature};
+use crate::model::{ClassProbabilities, Description, Model, Predictions, Raw, Signature};
 
 pub use load::load;
 
@@ -131,10 +131,9 @@ impl XgboostModel {
         }
         let probabilities = ClassProbabilities { labels: self.labels.clone(), values };
         Predictions {
-            prediction: predictions.into(),
-            probability: None,
             probabilities: Some(probabilities),
-            margin: None,
+            raw: Some(Raw::from_columns(margins)),
+            ..Predictions::plain(predictions)
         }
     }
 }
@@ -173,6 +172,7 @@ impl Model for XgboostModel {
                 probability: Some(widened(shares.iter().copied())),
                 probabilities: Some(ClassProbabilities { labels: self.labels.clone(), values }),
                 margin: Some(margin),
+                raw: None,
             });
         }
         let prediction = match self.transform {
@@ -181,6 +181,6 @@ impl Model for XgboostModel {
             Transform::Hinge => widened(margins.iter().map(|m| f32::from(u8::from(*m > 0.0)))),
             Transform::Identity | Transform::Softmax => margin.clone(),
         };
-        Ok(Predictions { prediction, probability: None, probabilities: None, margin: Some(margin) })
+        Ok(Predictions { margin: Some(margin), ..Predictions::plain(prediction) })
     }
 }

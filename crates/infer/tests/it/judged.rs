@@ -27,7 +27,9 @@ fn every_judged_model_scores_as_its_library_does() {
         if file.ends_with(".rows.parquet") {
             continue;
         }
-        let name = file.trim_end_matches(".json").trim_end_matches(".ubj").trim_end_matches(".txt");
+        let name = [".json", ".ubj", ".txt", ".onnx", ".cbm"]
+            .iter()
+            .fold(file.as_str(), |name, end| name.trim_end_matches(end));
         let rows = read_parquet(&root.join(format!("{name}.rows.parquet")));
         let model = match load(&Artifact::read(&path).unwrap()) {
             Ok(model) => model,
@@ -56,6 +58,12 @@ fn every_judged_model_scores_as_its_library_does() {
                 found.push((format!("probability_{label}"), Float64Array::from_iter_values(values)));
             }
         }
+        if let Some(raw) = &scored.raw {
+            for of in 0..raw.width {
+                let values = raw.values.iter().skip(of).step_by(raw.width).copied();
+                found.push((format!("raw_{of}"), Float64Array::from_iter_values(values)));
+            }
+        }
         let expected = rows
             .schema()
             .fields()
@@ -70,7 +78,8 @@ fn every_judged_model_scores_as_its_library_does() {
                 continue;
             };
             assert_eq!((values.len(), values.null_count()), (rows.num_rows(), 0), "{file} {what}");
-            let exact = (what == "prediction" && classifier) || (what == "margin" && !spark);
+            let exact =
+                (what == "prediction" && classifier) || ((what == "margin" || what.starts_with("raw_")) && !spark);
             let same = |a: f64, b: f64| match (exact, double) {
                 _ if a == b => true,
                 _ if a.is_nan() || b.is_nan() => a.is_nan() && b.is_nan(),

@@ -223,7 +223,7 @@ fn score_group(
 }
 
 fn score_batch(model: &dyn Model, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let Predictions { prediction, probabilities, margin, .. } = model.score(batch).map_err(|e| {
+    let Predictions { prediction, probabilities, margin, raw, .. } = model.score(batch).map_err(|e| {
         let error = Error::new(e.kind(), e.to_string());
         match e.hint() {
             Some(hint) => error.hint(hint),
@@ -240,9 +240,10 @@ fn score_batch(model: &dyn Model, batch: &RecordBatch, schema: &SchemaRef) -> Re
         Arc::new(ListArray::new(field, offsets, Arc::new(Float64Array::from(values)), None))
     };
     for field in &schema.fields()[columns.len()..] {
-        columns.push(match (field.name().as_str(), &probabilities, &margin) {
-            ("probability", Some(classes), _) => lists(classes.values.clone()),
-            ("rawPrediction", _, Some(margin)) => lists(margin.values().to_vec()),
+        columns.push(match (field.name().as_str(), &probabilities, &raw, &margin) {
+            ("probability", Some(classes), ..) => lists(classes.values.clone()),
+            ("rawPrediction", _, Some(raw), _) => lists(raw.values.clone()),
+            ("rawPrediction", _, None, Some(margin)) => lists(margin.values().to_vec()),
             _ => arrow::array::new_null_array(field.data_type(), rows),
         });
     }
