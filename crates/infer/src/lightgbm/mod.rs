@@ -249,9 +249,7 @@ impl Model for LightgbmModel {
             Transform::Logistic => sigmoid(*m),
             _ => *m,
         });
-        Ok(Predictions {
-            margin: Some(sums.unwrap_or(margin).into()),
-            ..Predictions::plain(Float64Array::from_iter_values(prediction))
-        })
+        let prediction = Float64Array::from_iter_values(prediction);
+        Ok(Predictions { margin: Some(sums.unwrap_or(margin).into()), ..Predictions::plain(prediction) })
     }
 }
