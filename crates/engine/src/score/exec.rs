@@ -35,7 +35,8 @@ use insightera_infer::{Model, Predictions};
 use serde::{Deserialize, Serialize};
 
 use super::hash::FeatureHasher;
-use super::index::{Entries, State, StateIndex};
+use super::entries::{Collected, Entries, State};
+use super::index::StateIndex;
 use super::output::OutputPlan;
 use crate::error::{Error, Result};
 use crate::key::Keys;
@@ -156,7 +157,7 @@ pub struct Resources {
     /// Which index slots were seen, one bit each.
     pub seen: Vec<AtomicU64>,
     /// What was scored, for the index.
-    pub collected: Mutex<Vec<Entries>>,
+    pub collected: Collected,
     /// The hashes of rows that were seen and not scored.
     pub counters: Counters,
     /// The first key that came twice.
@@ -358,7 +359,7 @@ fn decide_batch(spec: &ScoreSpec, resources: &Resources, batch: &RecordBatch) ->
     counters.rows.fetch_add(batch.num_rows() as u64 - null_keys, Ordering::Relaxed);
     counters.null_keys.fetch_add(null_keys, Ordering::Relaxed);
     if !entries.is_empty() {
-        resources.collected.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(entries);
+        resources.collected.add(&entries);
     }
     Ok((rows, reasons, features))
 }

@@ -15,6 +15,7 @@
 //! comparison of all hashes would, or it declines.
 
 mod definition;
+mod entries;
 mod exec;
 mod features;
 mod hash;
