@@ -34,8 +34,8 @@ use insightera_core::Clock;
 use insightera_infer::{Model, Predictions};
 use serde::{Deserialize, Serialize};
 
-use super::hash::FeatureHasher;
 use super::entries::{Collected, Entries, State};
+use super::hash::FeatureHasher;
 use super::index::StateIndex;
 use super::output::OutputPlan;
 use crate::error::{Error, Result};

@@ -16,9 +16,9 @@ use insightera_core::ErrorKind;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::entries::{Collected, Entries, State};
 use super::exec::{Counters, Reason, Resources, ScoreExec, ScoreSpec, WriteExec, removed_rows, write_rows};
 use super::features::{self, FeatureQuery};
-use super::entries::{Collected, Entries, State};
 use super::inputs::{Consumed, Input};
 use super::plan::{Draft, ModelName, Reasons, Work};
 use super::{locality, metrics, shards, state, timestamps};

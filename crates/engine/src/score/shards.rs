@@ -447,7 +447,9 @@ fn append(writer: &mut Option<StreamWriter<BufWriter<File>>>, path: &Path, batch
         Some(open) => open,
         None => {
             let file = File::create(path).map_err(|e| io_error("create", path, e))?;
-            writer.insert(StreamWriter::try_new(BufWriter::with_capacity(WRITTEN, file), &batch.schema()).map_err(failed)?)
+            writer.insert(
+                StreamWriter::try_new(BufWriter::with_capacity(WRITTEN, file), &batch.schema()).map_err(failed)?,
+            )
         }
     };
     open.write(batch).map_err(failed)

@@ -156,7 +156,11 @@ pub async fn read(workspace: &Workspace, table: &Table, pipeline: &str) -> Resul
         }
         entries.push(entry.hash, entry.state, |out| out.extend_from_slice(&entry.key));
     }
-    Ok(TableState { index: StateIndex::build(anchored, Collected::from(&entries), workspace.threads())?, duplicates, duplicate })
+    Ok(TableState {
+        index: StateIndex::build(anchored, Collected::from(&entries), workspace.threads())?,
+        duplicates,
+        duplicate,
+    })
 }
 
 struct Newest {
