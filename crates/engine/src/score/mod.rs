@@ -26,11 +26,13 @@ pub mod metrics;
 mod output;
 mod plan;
 mod progress;
+mod rows;
 mod run;
 mod shards;
 mod state;
 mod timestamps;
 mod verify;
+mod write;
 
 pub use definition::{CheckReport, check};
 pub use inputs::{Consumed, Inputs};

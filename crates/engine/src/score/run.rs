@@ -17,10 +17,12 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::entries::{Collected, Entries, State};
-use super::exec::{Counters, Reason, Resources, ScoreExec, ScoreSpec, WriteExec, removed_rows, write_rows};
+use super::exec::{Counters, Reason, Resources, ScoreExec, ScoreSpec};
 use super::features::{self, FeatureQuery};
 use super::inputs::{Consumed, Input};
 use super::plan::{Draft, ModelName, Reasons, Work};
+use super::rows::removed_rows;
+use super::write::{WriteExec, write_rows};
 use super::{locality, metrics, shards, state, timestamps};
 use crate::error::{Error, Result};
 use crate::lake::commit::{self, Change, Fence, Outcome};
@@ -242,10 +244,13 @@ pub async fn evaluate(
     for (name, counter) in [
         ("decide", &counters.decide_ns),
         ("score", &counters.score_ns),
+        ("explain", &counters.explain_ns),
         ("output", &counters.output_ns),
         ("write", &counters.write_ns),
     ] {
-        stages.insert(name, nanos(counter));
+        if name != "explain" || resources.output.explain.is_some() {
+            stages.insert(name, nanos(counter));
+        }
     }
     let removed: Vec<usize> = match &work.candidates {
         None => work.index.live_unseen(|slot| resources.was_seen(slot)).into_iter().map(|(slot, _)| slot).collect(),
