@@ -18,6 +18,7 @@
 mod artifact;
 mod columns;
 mod error;
+mod explain;
 mod forest;
 mod lightgbm;
 mod model;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 
 pub use artifact::Artifact;
 pub use error::{Error, Result};
+pub use explain::{Contributions, Reason, ReasonValue, top_reasons};
 pub use model::{ClassProbabilities, Description, Input, InputKind, Model, Predictions, Raw, Signature};
 
 /// Recognises and loads a model.

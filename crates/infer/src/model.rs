@@ -6,7 +6,8 @@ use std::sync::Arc;
 use arrow::array::Float64Array;
 use arrow::record_batch::RecordBatch;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::explain::Contributions;
 
 /// A loaded model. Scoring is single-threaded and does not depend on how rows
 /// are cut into batches.
@@ -23,6 +24,18 @@ pub trait Model: Send + Sync + fmt::Debug {
     /// `Invalid` when a column is missing or has a type that cannot be used,
     /// `Data` when a value is refused by the model.
     fn score(&self, batch: &RecordBatch) -> Result<Predictions>;
+
+    /// What every column of the signature added to the raw scores of every
+    /// row, in the units of the raw score (log-odds for binary logistic).
+    ///
+    /// # Errors
+    /// As [`Model::score`], and `Invalid` when this kind of model cannot be
+    /// explained.
+    fn contributions(&self, batch: &RecordBatch) -> Result<Contributions> {
+        let _ = batch;
+        let about = self.description();
+        Err(Error::invalid(format!("contributions of the {} model {} are not supported", about.flavor, about.objective)))
+    }
 }
 
 /// What a model is.

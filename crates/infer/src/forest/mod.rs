@@ -303,7 +303,7 @@ fn check(tree: &TreeBuilder, slots: usize) -> Result<usize, String> {
 }
 
 /// Categories as bits.
-fn bits(categories: &[u32]) -> Vec<u64> {
+pub(crate) fn bits(categories: &[u32]) -> Vec<u64> {
     let mut set = vec![0u64; categories.iter().max().map_or(0, |c| *c as usize / 64 + 1)];
     for category in categories {
         set[*category as usize / 64] |= 1 << (category % 64);
@@ -312,7 +312,7 @@ fn bits(categories: &[u32]) -> Vec<u64> {
 }
 
 /// Whether a value, which is not missing, is in a set.
-fn contains<T: Value>(set: &[u64], value: T) -> bool {
+pub(crate) fn contains<T: Value>(set: &[u64], value: T) -> bool {
     value.category().is_some_and(|c| set.get(c / 64).is_some_and(|word| word >> (c % 64) & 1 == 1))
 }
 

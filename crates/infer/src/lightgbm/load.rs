@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::text::{Section, Text};
 use super::{Codes, LightgbmModel, LinearLeaf, LinearTrees, Look, Transform, Trees};
 use crate::error::{Error, Result};
+use crate::explain::{Explainer, Source};
 use crate::forest::{Ensemble, Leaves, NodeBuilder, Test, TreeBuilder, Walked, next_up};
 use crate::model::{Description, Input, InputKind, Model, Signature};
 
@@ -51,12 +52,13 @@ fn build(text: &Text<'_>) -> Result<LightgbmModel> {
     }
 
     let mut looks = Looks::default();
-    let (mut builders, mut values, mut linear) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut builders, mut values, mut linear, mut covers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (number, section) in text.trees.iter().enumerate() {
         let tree = tree(section, features, &mut looks, values.len() as u32)?;
         builders.push(tree.builder);
         values.extend(tree.values);
         linear.push(tree.linear);
+        covers.push(tree.covers);
         if linear[number].is_some() != linear[0].is_some() {
             return Err(Error::data(format!("tree {number} is linear and others are not, or the other way round")));
         }
@@ -64,7 +66,7 @@ fn build(text: &Text<'_>) -> Result<LightgbmModel> {
     let groups: Vec<u32> = (0..builders.len()).map(|tree| (tree % outputs) as u32).collect();
     let nodes = builders.iter().map(|b: &TreeBuilder| b.nodes.len()).sum();
     let slots = looks.slots;
-    let plain = Ensemble::new(&builders, slots.len(), Leaves::grouped(values, groups.clone(), outputs))?;
+    let plain = Ensemble::new(&builders, slots.len(), Leaves::grouped(values.clone(), groups.clone(), outputs))?;
     let max_depth = plain.max_depth();
     let trees = if linear[0].is_some() {
         Trees::Linear(Box::new(LinearTrees {
@@ -73,7 +75,18 @@ fn build(text: &Text<'_>) -> Result<LightgbmModel> {
             groups: groups.into_iter().map(|group| group as usize).collect(),
         }))
     } else {
-        Trees::Plain(plain)
+        let explainer = Explainer::new(Source {
+            trees: builders,
+            covers,
+            values,
+            width: 1,
+            groups,
+            outputs,
+            players: slots.iter().map(|(feature, _)| *feature as u32).collect(),
+            targets: (0..features as u32).collect(),
+            columns: features,
+        });
+        Trees::Plain(plain, Box::new(explainer))
     };
     let names = names(header, features)?;
     let codes = codes(text, features)?;
@@ -166,6 +179,8 @@ struct Tree {
     builder: TreeBuilder,
     values: Vec<f64>,
     linear: Option<Vec<LinearLeaf>>,
+    /// Training rows of every node; empty when the file does not have them.
+    covers: Vec<f64>,
 }
 
 const CATEGORICAL: u8 = 1;
@@ -233,7 +248,12 @@ fn tree(section: &Section<'_>, features: usize, looks: &mut Looks, first: u32) -
         }
     }
     nodes.extend((0..leaves as u32).map(|leaf| NodeBuilder::Leaf(first + leaf)));
-    Ok(Tree { builder: TreeBuilder { nodes }, values, linear })
+    let mut covers = Vec::new();
+    if splits > 0 && section.find("internal_count").is_some() && section.find("leaf_count").is_some() {
+        covers = section.list("internal_count", splits)?;
+        covers.extend(section.list::<f64>("leaf_count", leaves)?);
+    }
+    Ok(Tree { builder: TreeBuilder { nodes }, values, linear, covers })
 }
 
 /// The categories that go left, of every categorical split.

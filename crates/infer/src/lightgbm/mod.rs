@@ -15,7 +15,8 @@ use arrow::array::Float64Array;
 use arrow::record_batch::RecordBatch;
 
 use crate::columns;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::explain::{Contributions, Explainer};
 use crate::forest::{Ensemble, Walked};
 use crate::model::{ClassProbabilities, Description, Model, Predictions, Raw, Signature};
 
@@ -83,7 +84,7 @@ enum Codes {
 
 #[derive(Debug)]
 enum Trees {
-    Plain(Ensemble<f64, f64>),
+    Plain(Ensemble<f64, f64>, Box<Explainer>),
     /// Leaves that are linear functions.
     Linear(Box<LinearTrees>),
 }
@@ -142,17 +143,19 @@ impl LightgbmModel {
             .collect()
     }
 
+    /// The features as the nodes see them, slot by slot.
+    fn looked_at(&self, features: &[Vec<f64>]) -> Vec<Vec<f64>> {
+        let look = |(feature, look): &(usize, Look)| features[*feature].iter().map(|v| look.at(*v)).collect();
+        self.slots.iter().map(look).collect()
+    }
+
     /// Raw scores, a column an output; a forest's are not averaged yet.
     fn raw(&self, batch: &RecordBatch) -> Result<Vec<Vec<f64>>> {
         let features = self.features(batch)?;
         let rows = batch.num_rows();
-        let slots: Vec<Vec<f64>> = self
-            .slots
-            .iter()
-            .map(|(feature, look)| features[*feature].iter().map(|value| look.at(*value)).collect())
-            .collect();
+        let slots = self.looked_at(&features);
         Ok(match &self.trees {
-            Trees::Plain(trees) => trees.sums(&slots, rows, &vec![0.0; self.outputs]),
+            Trees::Plain(trees, _) => trees.sums(&slots, rows, &vec![0.0; self.outputs]),
             Trees::Linear(trees) => {
                 let mut sums = vec![vec![0.0; rows]; self.outputs];
                 trees.walk.visit(&slots, rows, |tree, row, leaf| {
@@ -251,5 +254,16 @@ impl Model for LightgbmModel {
         });
         let prediction = Float64Array::from_iter_values(prediction);
         Ok(Predictions { margin: Some(sums.unwrap_or(margin).into()), ..Predictions::plain(prediction) })
+    }
+
+    /// As LightGBM's, of the raw score; a forest's are of the sum of its trees.
+    fn contributions(&self, batch: &RecordBatch) -> Result<Contributions> {
+        let Trees::Plain(_, explainer) = &self.trees else {
+            return Err(Error::invalid("contributions of linear trees are not supported, neither by LightGBM")
+                .with_hint("train with `linear_tree=false`"));
+        };
+        let slots = self.looked_at(&self.features(batch)?);
+        let values = explainer.values(&slots, batch.num_rows(), &vec![0.0; self.outputs])?;
+        Contributions::new(batch, &self.signature.inputs, self.outputs, values)
     }
 }

@@ -13,6 +13,7 @@
 //!   A StringIndexer treats null as a label it has not seen.
 //! - `margin` is the raw prediction of the positive class of two.
 
+mod explain;
 mod frame;
 mod head;
 mod stage;
@@ -30,6 +31,7 @@ use serde_json::Value;
 
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
+use crate::explain::Contributions;
 use crate::model::{Description, Input, Model, Predictions, Signature};
 use frame::Frame;
 use head::Head;
@@ -44,6 +46,7 @@ struct SparkModel {
     stages: Vec<Stage>,
     head: Head,
     features: String,
+    slots: Vec<explain::Slot>,
     description: Description,
     signature: Signature,
 }
@@ -152,7 +155,25 @@ fn build(folders: Vec<(Folder<'_>, Value)>) -> Result<SparkModel> {
         }
     }
     let description = Description { flavor: "spark".into(), objective: class, ..head.describe() };
-    Ok(SparkModel { stages, head, features, description, signature: Signature { inputs } })
+    let slots = explain::slots(&stages, &inputs, &features);
+    if slots.len() != head.width() {
+        return Err(Error::data(format!("`{features}` has values that come from no column")));
+    }
+    head.explain_by(&slots, inputs.len());
+    Ok(SparkModel { stages, head, features, slots, description, signature: Signature { inputs } })
+}
+
+impl SparkModel {
+    /// The feature vectors, slot by slot.
+    fn vectors(&self, batch: &RecordBatch) -> Result<Vec<Vec<f64>>> {
+        let mut frame = Frame::new(batch, &self.signature.inputs);
+        for stage in &self.stages {
+            frame.apply(stage)?;
+        }
+        let features = frame.into_vectors(&self.features)?;
+        debug_assert_eq!(features.len(), self.head.width());
+        Ok(features)
+    }
 }
 
 impl Model for SparkModel {
@@ -165,12 +186,12 @@ impl Model for SparkModel {
     }
 
     fn score(&self, batch: &RecordBatch) -> Result<Predictions> {
-        let mut frame = Frame::new(batch, &self.signature.inputs);
-        for stage in &self.stages {
-            frame.apply(stage)?;
-        }
-        let features = frame.into_vectors(&self.features)?;
-        debug_assert_eq!(features.len(), self.head.width());
-        Ok(self.head.score(&features, batch.num_rows()))
+        Ok(self.head.score(&self.vectors(batch)?, batch.num_rows()))
+    }
+
+    fn contributions(&self, batch: &RecordBatch) -> Result<Contributions> {
+        let (features, inputs) = (self.vectors(batch)?, &self.signature.inputs);
+        let (outputs, values) = self.head.contributions(&features, &self.slots, inputs.len(), batch.num_rows())?;
+        Contributions::new(batch, inputs, outputs, values)
     }
 }

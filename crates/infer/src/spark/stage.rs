@@ -38,7 +38,7 @@ pub enum Stage {
     /// Columns side by side.
     Assembler { inputs: Vec<String>, output: String, invalid: Invalid },
     /// `(x - shift) * scale`.
-    Scaler { input: String, output: String, shift: Option<Vec<f64>>, scale: Option<Vec<f64>> },
+    Scaler { input: String, output: String, shift: Option<Vec<f64>>, scale: Option<Vec<f64>>, mean: Vec<f64> },
 }
 
 /// A column of a StringIndexer.
@@ -81,6 +81,8 @@ pub struct ImputedColumn {
     pub output: String,
     /// For missing values.
     pub surrogate: f64,
+    /// Whether that is the mean of the others.
+    pub mean: bool,
 }
 
 impl IndexedColumn {
@@ -148,11 +150,12 @@ impl Stage {
             }
             "ImputerModel" => {
                 let rows = folder.rows("data")?;
+                let mean = parameters.text("strategy").unwrap_or("mean") == "mean";
                 let column = |(input, output): (String, String)| {
                     let value = store::numbers(store::column(&rows, &input)?)?.first().copied();
                     let surrogate =
                         value.ok_or_else(|| Error::data(format!("ImputerModel has no value for `{input}`")))?;
-                    Ok(ImputedColumn { input, output, surrogate })
+                    Ok(ImputedColumn { input, output, surrogate, mean })
                 };
                 let missing = match parameters.get("missingValue") {
                     Some(Value::Number(n)) => n.as_f64().unwrap_or(f64::NAN),
@@ -174,7 +177,9 @@ impl Stage {
                 } else {
                     None
                 };
-                Self::Scaler { input: one("inputCol")?, output: one("outputCol")?, shift, scale }
+                // Explaining alone needs the mean of values that are not shifted.
+                let mean = vector("mean").unwrap_or_default();
+                Self::Scaler { input: one("inputCol")?, output: one("outputCol")?, shift, scale, mean }
             }
             _ => return Ok(None),
         }))
@@ -252,7 +257,7 @@ impl Stage {
                 }
                 made.insert(output.clone(), Width::Vector(width));
             }
-            Self::Scaler { input, output, shift, scale } => {
+            Self::Scaler { input, output, shift, scale, .. } => {
                 let Some(Width::Vector(width)) = made.get(input).copied() else {
                     return Err(Error::data(format!("column `{input}` does not hold vectors")));
                 };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::document::Document;
 use super::{Column, Transform, XgboostModel, tree, ubjson};
 use crate::error::{Error, Result};
+use crate::explain::{Explainer, Source};
 use crate::forest::{Ensemble, Leaves};
 use crate::model::{Description, Input, InputKind, Model, Signature};
 
@@ -65,7 +66,19 @@ fn build(document: &Document) -> Result<XgboostModel> {
             _ => Err(Error::data(format!("tree {tree} belongs to no class"))),
         })
         .collect::<Result<Vec<u32>>>()?;
-    let forest = Ensemble::new(&built, features, Leaves::grouped(values, groups, classes))?;
+    let wide: Vec<f64> = values.iter().copied().map(f64::from).collect();
+    let forest = Ensemble::new(&built, features, Leaves::grouped(values, groups.clone(), classes))?;
+    let explainer = Explainer::new(Source {
+        trees: built,
+        covers: trees.iter().take(used).map(tree::covers).collect(),
+        values: wide,
+        width: 1,
+        groups,
+        outputs: classes,
+        players: (0..features as u32).collect(),
+        targets: (0..features as u32).collect(),
+        columns: features,
+    });
     let base = base_margin(parameters, classes, link)?;
     let classifier = matches!(transform, Transform::Softmax | Transform::Hinge) || objective.starts_with("binary:");
     let labels: Vec<String> =
@@ -85,7 +98,7 @@ fn build(document: &Document) -> Result<XgboostModel> {
     let inputs = names.into_iter().zip(&columns).map(|(name, column)| Input { name, kind: kind(column) }).collect();
     let signature = Signature { inputs };
     let labels = labels.into();
-    Ok(XgboostModel { forest, columns, base, transform, classifier, labels, description, signature })
+    Ok(XgboostModel { forest, explainer, columns, base, transform, classifier, labels, description, signature })
 }
 
 /// How a base score becomes a margin.

@@ -32,6 +32,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::columns;
 use crate::error::{Error, Result};
+use crate::explain::{Contributions, Explainer};
 use crate::forest::Ensemble;
 use crate::model::{ClassProbabilities, Description, Model, Predictions, Raw, Signature};
 
@@ -64,6 +65,7 @@ enum Column {
 #[derive(Debug)]
 struct XgboostModel {
     forest: Ensemble<f32, f32>,
+    explainer: Explainer,
     columns: Vec<Column>,
     /// The base margin of every class.
     base: Vec<f32>,
@@ -182,5 +184,11 @@ impl Model for XgboostModel {
             Transform::Identity | Transform::Softmax => margin.clone(),
         };
         Ok(Predictions { margin: Some(margin), ..Predictions::plain(prediction) })
+    }
+
+    fn contributions(&self, batch: &RecordBatch) -> Result<Contributions> {
+        let base: Vec<f64> = self.base.iter().copied().map(f64::from).collect();
+        let values = self.explainer.values(&self.features(batch)?, batch.num_rows(), &base)?;
+        Contributions::new(batch, &self.signature.inputs, base.len(), values)
     }
 }

@@ -61,6 +61,12 @@ pub fn build(source: &Document, weight: f32, values: &mut Vec<f32>) -> Result<Tr
     Ok(TreeBuilder { nodes })
 }
 
+/// The weight of the training rows that reached every node; empty when the
+/// file does not have it.
+pub fn covers(source: &Document) -> Vec<f64> {
+    source.numbers("sum_hessian").map(<[f64]>::to_vec).unwrap_or_default()
+}
+
 /// The category sets, by node.
 fn categories(source: &Document, n: usize) -> Result<Vec<(usize, Vec<u32>)>> {
     if source.get("categories_nodes").is_none() {

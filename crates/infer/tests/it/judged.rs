@@ -24,7 +24,7 @@ fn every_judged_model_scores_as_its_library_does() {
     for entry in std::fs::read_dir(&root).unwrap().flatten() {
         let path = entry.path();
         let file = entry.file_name().into_string().unwrap();
-        if file.ends_with(".rows.parquet") {
+        if file.ends_with(".parquet") {
             continue;
         }
         let name = [".json", ".ubj", ".txt", ".onnx", ".cbm"]

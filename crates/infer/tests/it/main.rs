@@ -2,6 +2,7 @@
 
 mod assets;
 mod damage;
+mod explained;
 mod judged;
 mod reference;
 
