@@ -40,11 +40,6 @@ impl Format {
         })
     }
 
-    /// Whether an input is an archive.
-    pub fn folder(self) -> bool {
-        matches!(self, Self::Spark | Self::Mlflow)
-    }
-
     /// `None` when the input is no artifact at all.
     pub fn artifact(self, input: &[u8]) -> Option<Artifact> {
         let name = match self {

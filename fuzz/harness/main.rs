@@ -39,7 +39,8 @@ fn settings() -> &'static Settings {
         let variable = |name: &str| std::env::var(name).ok();
         let name = variable("INSIGHTERA_FUZZ_FORMAT").unwrap_or_default();
         let format = Format::named(&name).unwrap_or_else(|| panic!("INSIGHTERA_FUZZ_FORMAT is `{name}`, no format"));
-        let megabytes = variable("INSIGHTERA_FUZZ_MEGABYTES").map_or(512, |m| m.parse().expect("a number of megabytes"));
+        let megabytes =
+            variable("INSIGHTERA_FUZZ_MEGABYTES").map_or(512, |m| m.parse().expect("a number of megabytes"));
         Settings { format, bytes: megabytes << 20, tell: variable("INSIGHTERA_FUZZ_TELL").is_some() }
     })
 }

@@ -16,11 +16,11 @@ pub fn mutate(format: Format, data: &mut [u8], size: usize, max: usize, seed: u3
     }
     let input = &data[..size];
     let changed = match format {
-        _ if format.folder() => Some(folder(input, random)),
+        Format::Spark | Format::Mlflow => Some(folder(input, random)),
         Format::XgboostJson => json(input, random),
         Format::XgboostUbj => ubj(input, random),
         Format::Lightgbm => Some(text(input, random)),
-        _ => None,
+        Format::Onnx | Format::Catboost => None,
     };
     match changed {
         Some(changed) if changed.len() <= max && changed != input => {
@@ -259,7 +259,8 @@ fn folder(input: &[u8], random: &mut Random) -> Vec<u8> {
 
 /// Lines of JSON.
 fn rows(content: &[u8], random: &mut Random) -> Vec<u8> {
-    let mut lines: Vec<Vec<u8>> = content.split(|b| *b == b'\n').filter(|l| !l.is_empty()).map(<[u8]>::to_vec).collect();
+    let mut lines: Vec<Vec<u8>> =
+        content.split(|b| *b == b'\n').filter(|l| !l.is_empty()).map(<[u8]>::to_vec).collect();
     if random.one_in(8) {
         change_list(&mut lines, random, &mut |line, _| line.extend_from_slice(b" "));
     } else if !lines.is_empty() {

@@ -164,7 +164,9 @@ impl Reader<'_> {
                     self.at += 1;
                     let count = self.length()?;
                     return match kind {
-                        Some(kind) => Some(Node::Typed(kind, (0..count).map(|_| self.number(kind)).collect::<Option<_>>()?)),
+                        Some(kind) => {
+                            Some(Node::Typed(kind, (0..count).map(|_| self.number(kind)).collect::<Option<_>>()?))
+                        }
                         None => {
                             let mut list = Vec::new();
                             for _ in 0..count {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int64Array,
-    NullArray, StringArray, new_null_array,
+    Array, ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int64Array, NullArray,
+    StringArray, new_null_array,
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
@@ -35,7 +35,8 @@ const NUMBERS: [Option<f64>; 16] = [
     Some(16_777_216.0),
     Some(0.7),
 ];
-const LABELS: [Option<&str>; 8] = [Some("a"), None, Some("b"), Some("x"), Some("c"), Some(""), Some("y"), Some("\u{1F600}z")];
+const LABELS: [Option<&str>; 8] =
+    [Some("a"), None, Some("b"), Some("x"), Some("c"), Some(""), Some("y"), Some("\u{1F600}z")];
 
 /// Scores rows of every kind.
 pub fn score(model: &dyn Model) {
@@ -159,4 +160,3 @@ fn same(part: &Predictions, all: &Predictions, from: usize, count: usize) {
         assert!(a.values.iter().zip(b).all(|(a, b)| equal(*a, *b)), "probabilities depend on the batch");
     }
 }
-
