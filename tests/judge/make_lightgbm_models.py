@@ -113,6 +113,8 @@ def objectives(writer):
     one("goss", "binary", label, "probability", data_sample_strategy="goss")
     one("random_forest", "binary", label, "probability", boosting="rf", bagging_freq=1, bagging_fraction=0.6)
     one("multiclass", "multiclass", several, "classes", num_class=4)
+    one("multiclass_of_two", "multiclass", label, "classes", num_class=2)
+    one("one_against_all_of_two", "multiclassova", label, "classes", num_class=2)
     one("multiclass_forest", "multiclass", several, "classes", num_class=4, boosting="rf", bagging_freq=1,
         bagging_fraction=0.6)
     one("one_against_all", "multiclassova", several, "classes", num_class=4, sigmoid=1.3)

@@ -19,7 +19,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Leaves, NodeBuilder, Sum, Test, TreeBuilder, Value, bits, contains};
+use super::{Leaves, NodeBuilder, Sum, Test, TreeBuilder, Value, bits, contains, words};
 
 /// Rows of a block.
 const ROWS: usize = 128;
@@ -29,6 +29,8 @@ const MAX_LEAVES: usize = 256;
 const MAX_CUTS: usize = 254;
 /// Lanes of a block: together they stay in the second-level cache.
 const MAX_LANES: usize = 4096;
+/// 64-bit words of all category sets: one large category needs as many as all below it.
+const MAX_SET_WORDS: usize = 1 << 20;
 /// Trees are evaluated together until their leaf numbers fill this many places:
 /// the work space stays in the first-level cache.
 const GROUP: usize = 64;
@@ -124,6 +126,13 @@ impl<T: Value, V: Sum> Lanes<T, V> {
     pub fn new(trees: &[TreeBuilder], slots: usize, leaves: &Leaves<V>) -> Option<Self> {
         let leaf_count = |t: &TreeBuilder| t.nodes.iter().filter(|n| matches!(n, NodeBuilder::Leaf(_))).count();
         if trees.iter().any(|t| leaf_count(t) > MAX_LEAVES) {
+            return None;
+        }
+        let sets = trees.iter().flat_map(|t| &t.nodes).map(|node| match node {
+            NodeBuilder::Split { test: Test::In(categories), .. } => words(categories),
+            _ => 0,
+        });
+        if sets.fold(0, usize::saturating_add) > MAX_SET_WORDS {
             return None;
         }
         let mut plan = Plan::new(trees, slots)?;

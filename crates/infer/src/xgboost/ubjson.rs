@@ -99,6 +99,10 @@ impl Reader<'_> {
             if let Some(numbers) = kind.map(|kind| self.typed(kind, count)).transpose()?.flatten() {
                 return Ok(Document::Numbers(numbers));
             }
+            // Their elements take no bytes, so that no file is too short for any number of them.
+            if matches!(kind, Some(b'Z' | b'T' | b'F' | b'N')) {
+                return Err(format!("a list of a type without values at byte {}", self.at));
+            }
             for _ in 0..count {
                 let marker = match kind {
                     Some(kind) => kind,
