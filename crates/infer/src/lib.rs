@@ -21,6 +21,7 @@ mod error;
 mod forest;
 mod lightgbm;
 mod model;
+mod row;
 mod spark;
 mod xgboost;
 
@@ -29,6 +30,7 @@ use std::sync::Arc;
 pub use artifact::Artifact;
 pub use error::{Error, Result};
 pub use model::{ClassProbabilities, Description, Input, InputKind, Model, Predictions, Raw, Signature};
+pub use row::{RowPrediction, RowScorer, Scratch};
 
 /// Recognises and loads a model.
 ///

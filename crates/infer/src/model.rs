@@ -7,6 +7,7 @@ use arrow::array::Float64Array;
 use arrow::record_batch::RecordBatch;
 
 use crate::error::Result;
+use crate::row::{self, RowPrediction, Scratch};
 
 /// A loaded model. Scoring is single-threaded and does not depend on how rows
 /// are cut into batches.
@@ -23,6 +24,15 @@ pub trait Model: Send + Sync + fmt::Debug {
     /// `Invalid` when a column is missing or has a type that cannot be used,
     /// `Data` when a value is refused by the model.
     fn score(&self, batch: &RecordBatch) -> Result<Predictions>;
+
+    /// Scores one row: a number for every column of the signature, in its order,
+    /// NaN for missing. [`RowScorer`](crate::RowScorer) is the way to call it.
+    ///
+    /// # Errors
+    /// As [`score`](Self::score).
+    fn score_row(&self, row: &[f64], _scratch: &mut Scratch, found: &mut RowPrediction) -> Result<()> {
+        row::as_batch(self, row, found)
+    }
 }
 
 /// What a model is.

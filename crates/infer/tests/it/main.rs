@@ -4,6 +4,7 @@ mod assets;
 mod damage;
 mod judged;
 mod reference;
+mod rows;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
