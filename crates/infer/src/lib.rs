@@ -22,6 +22,7 @@ mod explain;
 mod forest;
 mod lightgbm;
 mod model;
+mod row;
 mod spark;
 mod xgboost;
 
@@ -31,6 +32,7 @@ pub use artifact::Artifact;
 pub use error::{Error, Result};
 pub use explain::{Contributions, Reason, ReasonValue, top_reasons};
 pub use model::{ClassProbabilities, Description, Input, InputKind, Model, Predictions, Raw, Signature};
+pub use row::{RowPrediction, RowScorer, Scratch};
 
 /// Recognises and loads a model.
 ///

@@ -8,6 +8,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::error::{Error, Result};
 use crate::explain::Contributions;
+use crate::row::{self, RowPrediction, Scratch};
 
 /// A loaded model. Scoring is single-threaded and does not depend on how rows
 /// are cut into batches.
@@ -35,6 +36,15 @@ pub trait Model: Send + Sync + fmt::Debug {
         let _ = batch;
         let about = self.description();
         Err(Error::invalid(format!("contributions of the {} model {} are not supported", about.flavor, about.objective)))
+    }
+
+    /// Scores one row: a number for every column of the signature, in its order,
+    /// NaN for missing. [`RowScorer`](crate::RowScorer) is the way to call it.
+    ///
+    /// # Errors
+    /// As [`score`](Self::score).
+    fn score_row(&self, row: &[f64], _scratch: &mut Scratch, found: &mut RowPrediction) -> Result<()> {
+        row::as_batch(self, row, found)
     }
 }
 

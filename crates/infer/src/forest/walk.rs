@@ -194,6 +194,34 @@ impl<T: Value> Walk<T> {
         }
     }
 
+    /// Hands `(tree, leaf)` of one row to `visit`, in the order of the trees.
+    pub fn for_row(&self, row: &[T], block: &mut Vec<T>, mut visit: impl FnMut(usize, u32)) {
+        block.clear();
+        block.resize(self.stride(), T::default());
+        for (slot, value) in row.iter().enumerate().take(self.slots) {
+            self.put(block, 0, slot, *value);
+        }
+        let mut walk = |first: usize, roots: &[(u32, u32)]| {
+            // Trees take the part of rows; the last ones walk together with the first of them.
+            let mut at: [u32; LANES] = std::array::from_fn(|lane| roots.get(lane).unwrap_or(&roots[0]).0);
+            let deepest = roots.iter().map(|(_, depth)| *depth).max().unwrap_or(0);
+            for level in 0..deepest {
+                if level > PATIENCE / 2 && at.iter().all(|node| self.nodes[*node as usize].left == *node) {
+                    break;
+                }
+                for node in &mut at {
+                    *node = self.step::<true>(*node, block, 0);
+                }
+            }
+            for (lane, node) in at.iter().enumerate().take(roots.len()) {
+                visit(first + lane, self.leaves[*node as usize]);
+            }
+        };
+        for (number, roots) in self.roots.chunks(LANES).enumerate() {
+            walk(number * LANES, roots);
+        }
+    }
+
     /// Puts one value into a block.
     #[inline(always)]
     fn put(&self, block: &mut [T], row: usize, slot: usize, value: T) {

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::explain::{Contributions, Explainer};
 use crate::forest::{Ensemble, Walked};
 use crate::model::{ClassProbabilities, Description, Model, Predictions, Raw, Signature};
+use crate::row::{self, RowPrediction, Scratch};
 
 pub use load::load;
 
@@ -69,6 +70,19 @@ enum Transform {
     Softmax,
     /// `1 / (1 + exp(-k x))` for every class.
     OneAgainstAll(f64),
+}
+
+impl Transform {
+    /// Of one raw score.
+    fn of(self, score: f64) -> f64 {
+        match self {
+            Self::Square => score.signum() * score * score,
+            Self::Exp => score.exp(),
+            Self::Softplus => score.exp().ln_1p(),
+            Self::Logistic => sigmoid(score),
+            _ => score,
+        }
+    }
 }
 
 /// Codes of a column of categories.
@@ -245,14 +259,7 @@ impl Model for LightgbmModel {
                 raw: None,
             });
         }
-        let prediction = margin.iter().map(|m| match self.transform {
-            Transform::Square => m.signum() * m * m,
-            Transform::Exp => m.exp(),
-            Transform::Softplus => m.exp().ln_1p(),
-            Transform::Logistic => sigmoid(*m),
-            _ => *m,
-        });
-        let prediction = Float64Array::from_iter_values(prediction);
+        let prediction = Float64Array::from_iter_values(margin.iter().map(|m| self.transform.of(*m)));
         Ok(Predictions { margin: Some(sums.unwrap_or(margin).into()), ..Predictions::plain(prediction) })
     }
 
@@ -265,5 +272,31 @@ impl Model for LightgbmModel {
         let slots = self.looked_at(&self.features(batch)?);
         let values = explainer.values(&slots, batch.num_rows(), &vec![0.0; self.outputs])?;
         Contributions::new(batch, &self.signature.inputs, self.outputs, values)
+    }
+
+    fn score_row(&self, row: &[f64], scratch: &mut Scratch, found: &mut RowPrediction) -> Result<()> {
+        let Trees::Plain(trees, _) = &self.trees else { return row::as_batch(self, row, found) };
+        if self.outputs != 1 || !self.codes.iter().all(|codes| matches!(codes, Codes::Numbers)) {
+            return row::as_batch(self, row, found);
+        }
+        scratch.doubles.clear();
+        scratch.doubles.extend(self.slots.iter().map(|(feature, look)| look.at(row[*feature])));
+        scratch.double_sums.clear();
+        scratch.double_sums.push(0.0);
+        trees.add_row(&scratch.doubles, &mut scratch.double_trees, &mut scratch.double_sums);
+        let sum = scratch.double_sums[0];
+        let score = self.average.map_or(sum, |iterations| sum / iterations);
+        found.margin = Some(sum);
+        found.probability = None;
+        found.probabilities.clear();
+        found.prediction = if let Transform::Binary(k) = self.transform {
+            let share = sigmoid(k * score);
+            found.probability = Some(share);
+            found.probabilities.extend([1.0 - share, share]);
+            f64::from(u8::from(share > 0.5))
+        } else {
+            self.transform.of(score)
+        };
+        Ok(())
     }
 }

@@ -35,6 +35,7 @@ use crate::error::{Error, Result};
 use crate::explain::{Contributions, Explainer};
 use crate::forest::Ensemble;
 use crate::model::{ClassProbabilities, Description, Model, Predictions, Raw, Signature};
+use crate::row::{self, RowPrediction, Scratch};
 
 pub use load::load;
 
@@ -50,6 +51,18 @@ enum Transform {
     Hinge,
     /// `multi:softprob`, `multi:softmax`.
     Softmax,
+}
+
+impl Transform {
+    /// Of one margin.
+    fn of(self, margin: f32) -> f32 {
+        match self {
+            Self::Sigmoid => sigmoid(margin),
+            Self::Exp => margin.exp(),
+            Self::Hinge => f32::from(u8::from(margin > 0.0)),
+            Self::Identity | Self::Softmax => margin,
+        }
+    }
 }
 
 /// What a column holds.
@@ -177,12 +190,7 @@ impl Model for XgboostModel {
                 raw: None,
             });
         }
-        let prediction = match self.transform {
-            Transform::Sigmoid => widened(margins.iter().map(|m| sigmoid(*m))),
-            Transform::Exp => widened(margins.iter().map(|m| m.exp())),
-            Transform::Hinge => widened(margins.iter().map(|m| f32::from(u8::from(*m > 0.0)))),
-            Transform::Identity | Transform::Softmax => margin.clone(),
-        };
+        let prediction = widened(margins.iter().map(|m| self.transform.of(*m)));
         Ok(Predictions { margin: Some(margin), ..Predictions::plain(prediction) })
     }
 
@@ -190,5 +198,30 @@ impl Model for XgboostModel {
         let base: Vec<f64> = self.base.iter().copied().map(f64::from).collect();
         let values = self.explainer.values(&self.features(batch)?, batch.num_rows(), &base)?;
         Contributions::new(batch, &self.signature.inputs, base.len(), values)
+    }
+
+    fn score_row(&self, row: &[f64], scratch: &mut Scratch, found: &mut RowPrediction) -> Result<()> {
+        if self.transform == Transform::Softmax || !self.columns.iter().all(|c| matches!(c, Column::Numbers)) {
+            return row::as_batch(self, row, found);
+        }
+        scratch.singles.clear();
+        scratch.singles.extend(row.iter().map(|value| *value as f32));
+        scratch.single_sums.clear();
+        scratch.single_sums.extend_from_slice(&self.base);
+        self.forest.add_row(&scratch.singles, &mut scratch.single_trees, &mut scratch.single_sums);
+        let margin = scratch.single_sums[0];
+        found.margin = Some(f64::from(margin));
+        found.probability = None;
+        found.probabilities.clear();
+        found.prediction = match self.transform {
+            Transform::Sigmoid if self.classifier => {
+                let share = sigmoid(margin);
+                found.probability = Some(f64::from(share));
+                found.probabilities.extend([f64::from(1.0 - share), f64::from(share)]);
+                f64::from(u8::from(share > 0.5))
+            }
+            transform => f64::from(transform.of(margin)),
+        };
+        Ok(())
     }
 }

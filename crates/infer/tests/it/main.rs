@@ -6,6 +6,7 @@ mod explained;
 mod hostile;
 mod judged;
 mod reference;
+mod single_rows;
 
 // What fuzzing is made of, without its engine.
 #[path = "../../../../fuzz/harness/archive.rs"]
