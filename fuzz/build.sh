@@ -20,9 +20,10 @@ case "${1:-}" in
 esac
 out=$(mkdir -p "${INSIGHTERA_FUZZ_DIR:-.cache/fuzz}" && cd "${INSIGHTERA_FUZZ_DIR:-.cache/fuzz}" && pwd)
 
-# The engine, once.
+# The engine, once, while the rest is compiled.
 CARGO_TARGET_DIR=$out/engine cargo build --release --locked --manifest-path fuzz/Cargo.toml \
-    --message-format=json-render-diagnostics >"$out/engine.json"
+    --message-format=json-render-diagnostics >"$out/engine.json" &
+building=$!
 messages=${INSIGHTERA_BUILD_JSON:-}
 if [ -z "$messages" ]; then
     messages=$out/build.json
@@ -46,10 +47,8 @@ while read -r crate; do
     externs+=(--extern "$crate=$(library "$messages" "$crate")")
 done < <(sed -n '/^\[dependencies\]/,/^\[/s/^\([a-z0-9_-]*\)\(\.workspace\)* *=.*/\1/p' crates/infer/Cargo.toml | tr - _)
 core=$(library "$messages" insightera_core)
-engine=$(library "$out/engine.json" insightera_fuzz_engine)
-natives=$(grep -ohE '"linked_paths":\[[^]]*\]' "$messages" "$out/engine.json" | grep -oE 'native=[^"]*' | sort -u | sed 's/^/-L /')
 common=(--edition 2024 -C opt-level=2 -C debuginfo=line-tables-only -C overflow-checks=on -C debug-assertions=on
-    --cap-lints allow -L "dependency=$(dirname "$core")" -L "dependency=$(dirname "$engine")/deps")
+    --cap-lints allow -L "dependency=$(dirname "$core")/deps" -L "dependency=$(dirname "$core")")
 coverage=(-C passes=sancov-module -C llvm-args=-sanitizer-coverage-level=4
     -C llvm-args=-sanitizer-coverage-inline-8bit-counters -C llvm-args=-sanitizer-coverage-pc-table
     -C llvm-args=-sanitizer-coverage-trace-compares)
@@ -68,12 +67,16 @@ if [ ! -e "$folder/libinsightera_infer.rlib" ]; then
         "${common[@]}" "${coverage[@]}" ${planted:+--cfg "insightera_planted=\"$planted\""} \
         "${externs[@]}" --out-dir "$folder"
 fi
+wait "$building"
+engine=$(library "$out/engine.json" insightera_fuzz_engine)
+natives=$(grep -ohE '"linked_paths":\[[^]]*\]' "$messages" "$out/engine.json" | grep -oE 'native=[^"]*' | sort -u | sed 's/^/-L /')
 program=$folder/fuzz-$(stamp "$engine" "${harness[@]}")
 if [ ! -x "$program" ]; then
     rm -f "$folder"/fuzz-*
     # shellcheck disable=SC2086 # one word each
     rustc --crate-name fuzz --crate-type bin fuzz/harness/main.rs -C codegen-units=4 "${common[@]}" \
         "${externs[@]}" --extern "insightera_infer=$folder/libinsightera_infer.rlib" \
+        -L "dependency=$(dirname "$engine")/deps" \
         --extern "libfuzzer_sys=$engine" $natives -o "$program"
 fi
 echo "$program"
