@@ -64,11 +64,11 @@ class Writer:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.names = []
 
-    def explain(self, name, booster, data, trees=0):
-        """Contributions by all rounds, or by the first of them."""
-        parts = booster.predict(data, pred_contribs=True, iteration_range=(0, trees))
-        picked = chosen(len(parts))
-        write_contributions(self.folder / f"{name}_json", picked, parts[picked].reshape(len(picked), -1, parts.shape[-1]))
+    def explain(self, name, booster, data, rounds=0):
+        """Contributions by the first rounds, or by all."""
+        picked = chosen(data.num_row())
+        parts = booster.predict(data.slice(picked), pred_contribs=True, iteration_range=(0, rounds))
+        write_contributions(self.folder / f"{name}_json", picked, parts.reshape(len(picked), -1, parts.shape[-1]))
 
     def write(self, name, save, inputs, expected):
         """`inputs` and `expected` map a column to its values."""

@@ -9,6 +9,9 @@
 //! (`PipelineModel` folders). Scores are those of the library that made the
 //! model: XGBoost and LightGBM margins to the bit, Spark's within 1e-12.
 //!
+//! [`Model::contributions`] says what every column added to a row's raw score,
+//! as the libraries' own TreeSHAP does, [`top_reasons`] puts it into words.
+//!
 //! Columns are found by name; their order and any others do not matter.
 //! Integers, floats, decimals and booleans become numbers, strings (also in
 //! dictionaries) are labels, anything else is an error. Null is missing, and

@@ -35,7 +35,10 @@ pub trait Model: Send + Sync + fmt::Debug {
     fn contributions(&self, batch: &RecordBatch) -> Result<Contributions> {
         let _ = batch;
         let about = self.description();
-        Err(Error::invalid(format!("contributions of the {} model {} are not supported", about.flavor, about.objective)))
+        Err(Error::invalid(format!(
+            "contributions of the {} model {} are not supported",
+            about.flavor, about.objective
+        )))
     }
 
     /// Scores one row: a number for every column of the signature, in its order,

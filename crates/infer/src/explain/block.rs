@@ -1,6 +1,6 @@
 //! All trees worked out, and rows sent through them block by block.
 //!
-//! Trees come first and rows second, in runs of [`RUN`] rows: the tables of a
+//! Trees come first and rows second, in runs of up to [`MAX_RUN`] rows: the tables of a
 //! tree stay in the cache while a run passes.
 
 use super::plan::{self, Child, MAX_BITS, Split, Tree};
@@ -11,8 +11,10 @@ use crate::forest::{Test, Value, bits, contains};
 
 /// Numbers of all tables at most: 128 MiB.
 const MAX_CELLS: usize = 1 << 24;
-/// Rows of a run.
-const RUN: usize = 2048;
+/// Rows of a run at most.
+const MAX_RUN: usize = 2048;
+/// Sums of a run at most.
+const MAX_SUMS: usize = 1 << 22;
 /// Rows of a block at most.
 const MAX_BLOCK: usize = 256;
 /// Bytes of the decisions of a block at most.
@@ -113,10 +115,8 @@ impl Built {
                 Child::Leaf(leaf) if wide => found.push((path.to_vec(), leaf)),
                 _ => groups.push(Group::new(source, (tree, path, at), output, &rules, &mut terms, &mut cells)),
             })?;
-            let leaves: Vec<Leaf> = found
-                .iter()
-                .map(|(path, leaf)| Leaf::new(source, (tree, path, *leaf), output, &mut terms))
-                .collect();
+            let leaves: Vec<Leaf> =
+                found.iter().map(|(path, leaf)| Leaf::new(source, (tree, path, *leaf), output, &mut terms)).collect();
             for leaf in &leaves {
                 if rules.len() <= leaf.players() {
                     rules.resize(leaf.players() + 1, Vec::new());
@@ -140,7 +140,8 @@ impl Built {
         let (columns, outputs) = (source.columns, source.outputs);
         let row = (columns + 1) * outputs;
         let mut values = vec![0.0; rows * row];
-        let mut sums = vec![vec![0.0; RUN.min(rows)]; columns * outputs];
+        let run = (MAX_SUMS / (columns * outputs).max(1)).clamp(1, MAX_RUN).min(rows.max(1));
+        let mut sums = vec![vec![0.0; run]; columns * outputs];
         let mut room = Room {
             decisions: vec![0; self.block * self.trees.iter().map(|t| t.decisions.len()).max().unwrap_or(0)],
             pattern: vec![0; self.block],
@@ -148,8 +149,8 @@ impl Built {
             taken: vec![[0.0; LANES]; self.widest * self.block / LANES],
             work: Work::new(self.widest),
         };
-        for start in (0..rows).step_by(RUN) {
-            let count = RUN.min(rows - start);
+        for start in (0..rows).step_by(run) {
+            let count = run.min(rows - start);
             sums.iter_mut().for_each(|column| column.fill(0.0));
             for tree in &self.trees {
                 for from in (0..count).step_by(self.block) {

@@ -68,6 +68,22 @@ pub struct Source {
     pub columns: usize,
 }
 
+/// Numbers of one answer at most: 2 GiB.
+const MAX_VALUES: usize = 1 << 28;
+
+/// Refuses batches whose contributions would not fit into memory.
+///
+/// # Errors
+/// `Invalid`, with the number of rows that would do.
+pub fn check_size(rows: usize, columns: usize, outputs: usize) -> Result<()> {
+    let row = columns.saturating_add(1).saturating_mul(outputs).max(1);
+    if rows.saturating_mul(row) <= MAX_VALUES {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{rows} rows have {row} contributions each, which is too much at once"))
+        .with_hint(format!("explain at most {} rows at a time", MAX_VALUES / row)))
+}
+
 /// Explains the sums of trees.
 #[derive(Debug)]
 pub struct Explainer {
@@ -95,6 +111,7 @@ impl Explainer {
     /// # Errors
     /// `Invalid` when the model has no covers or is too large to explain.
     pub fn values<T: Value>(&self, slots: &[impl AsRef<[T]>], rows: usize, base: &[f64]) -> Result<Vec<f64>> {
+        check_size(rows, self.source.columns, self.source.outputs)?;
         let built = self.built.get_or_init(|| Built::new(&self.source)).as_ref();
         let built = built.map_err(|why| {
             Error::invalid(format!("contributions of this model cannot be computed: {why}"))

@@ -113,12 +113,7 @@ impl Tree {
 
     /// Hands every group to `visit`: the way to it and its root, and whether
     /// it is a wide leaf.
-    pub fn cut(
-        &self,
-        bits: usize,
-        cost: &mut Cost,
-        mut visit: impl FnMut(&[Step], Child, bool),
-    ) -> Result<(), String> {
+    pub fn cut(&self, bits: usize, cost: &mut Cost, mut visit: impl FnMut(&[Step], Child, bool)) -> Result<(), String> {
         let mut path: Vec<Step> = Vec::new();
         let mut open: Vec<(Child, usize, Option<Step>)> = vec![(self.root, 0, None)];
         // How many steps every player has on the path.

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, ListArray, ListBuilder, StringArray};
 use arrow::array::StringBuilder;
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, ListArray, ListBuilder, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
 use arrow::record_batch::RecordBatch;
@@ -217,13 +217,16 @@ mod tests {
 
     #[test]
     fn reasons_come_largest_first_and_what_moved_nothing_is_none() {
-        let found: Vec<Vec<String>> = (0..3)
-            .map(|row| sample().top(3, row, 0).iter().map(|reason| reason.words("risk")).collect())
-            .collect();
+        let found: Vec<Vec<String>> =
+            (0..3).map(|row| sample().top(3, row, 0).iter().map(|reason| reason.words("risk")).collect()).collect();
         assert_eq!(found[0], ["town is Batu (lowers the risk)", "rate is 0.412 (raises the risk)"]);
         assert_eq!(
             found[1],
-            ["active is false (raises the risk)", "rate is missing (lowers the risk)", "town is empty (raises the risk)"]
+            [
+                "active is false (raises the risk)",
+                "rate is missing (lowers the risk)",
+                "town is empty (raises the risk)"
+            ]
         );
         assert_eq!(found[2], ["town is missing (raises the risk)", "rate is missing (raises the risk)"]);
         assert_eq!(sample().top(1, 1, 0).len(), 1);

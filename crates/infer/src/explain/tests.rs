@@ -110,8 +110,7 @@ fn contributions_are_the_shapley_values_of_all_subsets() {
     let mut numbers = Numbers(7);
     for round in 0..60 {
         // Slots 3 and 4 are one player in half of the rounds.
-        let (players, columns) =
-            if round % 2 == 0 { (vec![0, 1, 2, 3, 4], 5) } else { (vec![0, 1, 2, 3, 3], 4) };
+        let (players, columns) = if round % 2 == 0 { (vec![0, 1, 2, 3, 4], 5) } else { (vec![0, 1, 2, 3, 3], 4) };
         let source = source(&mut numbers, 3, 2 + round, players, columns);
         let slots = rows(&mut numbers, 20);
         let explainer = Explainer::new(source);
@@ -172,6 +171,13 @@ fn a_model_without_covers_or_with_impossible_ones_is_refused_by_name() {
     assert!(refusal(&|s| s.covers[0][0] = f64::NAN).contains("tree 0: node 0 has the cover `NaN`"));
     assert!(refusal(&|s| s.covers[0][0] = -1.0).contains("node 0 has the cover `-1`"));
     assert!(refusal(&|s| s.covers[0][0] = 0.0).contains("node 0 has the cover `0`, its children"));
+}
+
+#[test]
+fn a_batch_too_large_for_memory_is_refused_with_the_size_that_fits() {
+    assert!(check_size(1 << 20, 255, 1).is_ok());
+    let error = check_size((1 << 20) + 1, 255, 1).unwrap_err();
+    assert_eq!(error.hint(), Some("explain at most 1048576 rows at a time"));
 }
 
 #[test]

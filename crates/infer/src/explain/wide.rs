@@ -6,6 +6,8 @@ use super::table::term;
 
 /// Rows side by side.
 pub const LANES: usize = 16;
+/// Rows side by side when there are no more.
+const FEW: usize = 2;
 
 /// A leaf whose patterns are too many for a table.
 #[derive(Debug)]
@@ -61,6 +63,23 @@ impl Leaf {
         out: &mut [Vec<f64>],
         rows: std::ops::Range<usize>,
     ) {
+        if rows.len() <= FEW {
+            self.add_lanes::<FEW>(source, rule, taken, work, out, rows);
+        } else {
+            self.add_lanes::<LANES>(source, rule, taken, work, out, rows);
+        }
+    }
+
+    /// Works on the first `N` lanes.
+    fn add_lanes<const N: usize>(
+        &self,
+        source: &Source,
+        rule: &[(f64, f64)],
+        taken: &[[f64; LANES]],
+        work: &mut Work,
+        out: &mut [Vec<f64>],
+        rows: std::ops::Range<usize>,
+    ) {
         let count = self.shares.len();
         work.parts[..count].fill([0.0; LANES]);
         for (t, weight) in rule {
@@ -68,7 +87,7 @@ impl Leaf {
             for ((before, taken), share) in work.before.iter_mut().zip(taken).zip(&self.shares) {
                 *before = product;
                 let rest = (1.0 - t) * share;
-                for lane in 0..LANES {
+                for lane in 0..N {
                     product[lane] *= rest + t * taken[lane];
                 }
             }
@@ -76,7 +95,7 @@ impl Leaf {
             for player in (0..count).rev() {
                 let (part, before, taken) = (&mut work.parts[player], &work.before[player], &taken[player]);
                 let rest = (1.0 - t) * self.shares[player];
-                for lane in 0..LANES {
+                for lane in 0..N {
                     part[lane] += before[lane] * after[lane];
                     after[lane] *= rest + t * taken[lane];
                 }
@@ -84,7 +103,7 @@ impl Leaf {
         }
         for player in 0..count {
             let mut part = work.parts[player];
-            for (part, taken) in part.iter_mut().zip(&taken[player]) {
+            for (part, taken) in part.iter_mut().zip(&taken[player]).take(N) {
                 *part *= taken - self.shares[player];
             }
             for of in 0..source.width {

@@ -52,6 +52,7 @@ fn build(text: &Text<'_>) -> Result<LightgbmModel> {
         return Err(header.wrong("objective", &format!("does not go with {outputs} outputs")));
     }
 
+    let names = names(header, features)?;
     let mut looks = Looks::default();
     let (mut builders, mut values, mut linear, mut covers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (number, section) in text.trees.iter().enumerate() {
@@ -89,7 +90,6 @@ fn build(text: &Text<'_>) -> Result<LightgbmModel> {
         });
         Trees::Plain(plain, Box::new(explainer))
     };
-    let names = names(header, features)?;
     let codes = codes(text, features)?;
     let labels: Vec<String> = (0..classes).map(|class| class.to_string()).collect();
     let description = Description {

@@ -76,13 +76,7 @@ pub fn slots(stages: &[Stage], inputs: &[Input], features: &str) -> Vec<Slot> {
 
 /// Contributions of linear functions, row by row and output by output: a value
 /// a column, then the bias.
-pub fn linear(
-    features: &[Vec<f64>],
-    sets: &[(&[f64], f64)],
-    slots: &[Slot],
-    columns: usize,
-    rows: usize,
-) -> Vec<f64> {
+pub fn linear(features: &[Vec<f64>], sets: &[(&[f64], f64)], slots: &[Slot], columns: usize, rows: usize) -> Vec<f64> {
     let width = columns + 1;
     let mut values = vec![0.0; rows * sets.len() * width];
     for (output, (coefficients, intercept)) in sets.iter().enumerate() {

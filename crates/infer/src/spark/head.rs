@@ -14,6 +14,7 @@ use super::stage::MAX_WIDTH;
 use super::store::{self, Folder, Parameters};
 use super::trees::Trees;
 use crate::error::{Error, Result};
+use crate::explain::check_size;
 use crate::model::{ClassProbabilities, Description, Predictions, Raw};
 
 /// What follows the features.
@@ -166,6 +167,7 @@ impl Head {
                 let sets = coefficients.chunks(*width.max(&1)).chain(std::iter::repeat(&[][..]));
                 let sets: Vec<(&[f64], f64)> = sets.zip(intercepts.iter().copied()).collect();
                 let sets = if sets.len() == 2 { &sets[1..] } else { &sets };
+                check_size(rows, columns, sets.len())?;
                 Ok((sets.len(), explain::linear(features, sets, slots, columns, rows)))
             }
         }

@@ -52,7 +52,7 @@ impl Trees {
         for node in nodes {
             // Statistics are counts by class, else the count, the sum and the sum of squares.
             let counts = if shares { &node.stats[..] } else { &node.stats[..node.stats.len().min(1)] };
-            covers[node.tree].push(counts.iter().sum());
+            covers[node.tree].push(if counts.is_empty() { f64::NAN } else { counts.iter().sum() });
             let weight = if boosted { weights[node.tree] } else { 1.0 };
             builders[node.tree].nodes.push(node.build(leaves, stride, weight, &mut values)?);
         }

@@ -3,7 +3,7 @@
 //! The judge scripts write `NAME.contributions.parquet` beside a model. XGBoost
 //! works them out in single precision with many divisions, we in double: they
 //! agree within 1e-5, or 1e-5 of the row's largest. LightGBM's and shap's are
-//! in double precision: within 1e-10 of the row's largest.
+//! in double precision: within 1e-12 of the row's largest.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use insightera_infer::{Artifact, Contributions, Model, Predictions, load, top_re
 use crate::{folder, numbers, read_parquet};
 
 /// All models of the judge's folder that load: name, path, rows.
-fn models(root: &Path) -> Vec<(String, PathBuf)> {
+fn models_of_judge(root: &Path) -> Vec<(String, PathBuf)> {
     let mut found: Vec<(String, PathBuf)> = std::fs::read_dir(root)
         .unwrap()
         .flatten()
@@ -42,7 +42,7 @@ fn every_judged_contribution_is_its_librarys() {
     let mut wrong = Vec::new();
     let mut largest = std::collections::BTreeMap::<String, (f64, String)>::new();
     let (mut compared, mut values) = (0, 0);
-    for (file, path) in models(&root) {
+    for (file, path) in models_of_judge(&root) {
         let expected = root.join(format!("{}.contributions.parquet", stem(&file)));
         if !expected.is_file() {
             continue;
@@ -115,7 +115,7 @@ fn contributions_add_up_to_the_raw_score() {
     let Some(root) = folder("contributions_add_up_to_the_raw_score", "INSIGHTERA_JUDGE_MODELS") else { return };
     let (mut explained_models, mut rows_seen, mut refused, mut wrong) = (0, 0, Vec::new(), Vec::new());
     let mut largest = 0f64;
-    for (file, path) in models(&root) {
+    for (file, path) in models_of_judge(&root) {
         let Ok(model) = load(&Artifact::read(&path).unwrap()) else { continue };
         let rows = read_parquet(&root.join(format!("{}.rows.parquet", stem(&file))));
         let found = match explained(model.as_ref(), &rows) {
@@ -132,7 +132,8 @@ fn contributions_add_up_to_the_raw_score() {
         for row in 0..found.rows() {
             for output in 0..found.outputs {
                 let values = found.of(row, output);
-                let (sum, wanted) = (values.iter().sum::<f64>(), raw(model.as_ref(), &scored, found.outputs, row, output));
+                let (sum, wanted) =
+                    (values.iter().sum::<f64>(), raw(model.as_ref(), &scored, found.outputs, row, output));
                 let scale = values.iter().fold(1f64, |most, value| most.max(value.abs()));
                 let off = (sum - wanted).abs() / scale;
                 // Infinite features of linear models have no sum.
@@ -184,4 +185,55 @@ fn reasons_name_the_columns_and_the_values_of_the_rows() {
         }
     }
     assert!(named > 100, "the town matters most in {named} rows only");
+}
+
+#[test]
+fn a_damaged_model_that_loads_is_explained_or_refused() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../insightera/assets/university");
+    let list: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(root.join("models/models.json")).unwrap()).unwrap();
+    let models = list.as_array().or_else(|| list["models"].as_array()).unwrap();
+    let mut cases: Vec<(Artifact, RecordBatch)> = models
+        .iter()
+        .map(|m| {
+            let expected = format!("expected/{}_v{}.parquet", m["name"].as_str().unwrap(), m["version"]);
+            let path = root.join("models").join(m["path"].as_str().unwrap());
+            (Artifact::read(&path).unwrap(), read_parquet(&root.join(expected)))
+        })
+        .collect();
+    if let Some(judged) = folder("a_damaged_model_that_loads_is_explained_or_refused", "INSIGHTERA_JUDGE_MODELS") {
+        for name in ["lightgbm_binary", "lightgbm_pandas", "lightgbm_multiclass"] {
+            let rows = read_parquet(&judged.join(format!("{name}.rows.parquet")));
+            cases.push((Artifact::read(&judged.join(format!("{name}.txt"))).unwrap(), rows));
+        }
+    }
+    let (mut state, mut explained, mut refused) = (7u64, 0, 0);
+    let mut next = |limit: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % limit
+    };
+    for (artifact, rows) in cases {
+        let rows = rows.slice(0, rows.num_rows().min(5));
+        let files: Vec<_> = artifact.files().iter().filter(|(_, bytes)| bytes.len() > 8).collect();
+        for _ in 0..40 {
+            let (name, bytes) = files[next(files.len())];
+            let mut bad = bytes.to_vec();
+            let at = next(bad.len());
+            bad[at] = if bad[at].is_ascii_digit() { b'0' + next(10) as u8 } else { bad[at] ^ (1 << next(8)) };
+            let mut all = artifact.files().clone();
+            all.insert(name.clone(), bad.into());
+            let Ok(model) = load(&Artifact::from_files(all).unwrap()) else { continue };
+            match model.contributions(&rows) {
+                Ok(found) => {
+                    assert_eq!(found.values.len(), rows.num_rows() * found.outputs * (found.features.len() + 1));
+                    explained += 1;
+                }
+                Err(e) => {
+                    assert!(!e.to_string().is_empty());
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(explained > 50, "{explained} explained, {refused} refused");
 }
