@@ -1,6 +1,6 @@
 """The scoring engine and its peers in one run; writes bench/INFERENCE.md.
 
-    python bench/inference.py [--rows 1000000] [--repeat 5] [--seconds 1] [--threads 1,2]
+    python bench/inference.py [--rows 1000000] [--repeat 5] [--seconds 0.5] [--threads 1,2]
                               [--models xgboost,...] [--engines lignum,...] [--binary PATH] [--out FILE]
 
 Every engine is a process that has loaded the model and holds the rows, pinned
@@ -55,7 +55,7 @@ class Engine:
         own = [str(binary), str(model), f"{rows}.parquet", str(threads)]
         peer = [sys.executable, str(ROOT / "bench/inference_peers.py"), name.replace("_", " "), str(model), f"{rows}.npy", str(threads)]
         self.command = pin + (own if name == OURS else peer)
-        log = open(FOLDER / f"{name}.log", "a")
+        log = open(FOLDER / f"{name}.log", "w")
         self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
         self.loaded = self.read()
         self.times = []
@@ -224,7 +224,7 @@ def main():
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("--rows", type=int, default=1_000_000)
     parse.add_argument("--repeat", type=int, default=5)
-    parse.add_argument("--seconds", type=float, default=1.0)
+    parse.add_argument("--seconds", type=float, default=0.5)
     parse.add_argument("--threads", default="1,2", type=lambda text: [int(t) for t in text.split(",")])
     parse.add_argument("--models", default=",".join(MODELS))
     parse.add_argument("--engines", default="", help="only these peers besides the model's own library")

@@ -183,7 +183,7 @@ def lignum(path, threads, x, compiled=False):
 
     model = lignum.load(str(path))
     if compiled:
-        model.compile()
+        model.compile(work_dir=str(path.parent / "lignum"))
 
     def double(rows):
         return np.ascontiguousarray(rows, np.float64)
