@@ -48,7 +48,7 @@ while read -r crate; do
 done < <(sed -n '/^\[dependencies\]/,/^\[/s/^\([a-z0-9_-]*\)\(\.workspace\)* *=.*/\1/p' crates/infer/Cargo.toml | tr - _)
 core=$(library "$messages" insightera_core)
 common=(--edition 2024 -C opt-level=2 -C debuginfo=line-tables-only -C overflow-checks=on -C debug-assertions=on
-    --cap-lints allow -L "dependency=$(dirname "$core")/deps" -L "dependency=$(dirname "$core")")
+    --cap-lints allow -L "dependency=$(dirname "$core")")
 coverage=(-C passes=sancov-module -C llvm-args=-sanitizer-coverage-level=4
     -C llvm-args=-sanitizer-coverage-inline-8bit-counters -C llvm-args=-sanitizer-coverage-pc-table
     -C llvm-args=-sanitizer-coverage-trace-compares)
@@ -59,7 +59,8 @@ readarray -t product < <(find crates/infer/src -name '*.rs' | sort)
 readarray -t harness < <(find fuzz/harness -name '*.rs' | sort)
 
 name=${planted:-product}
-folder=$out/$name-$(stamp "${externs[*]} $planted" "${product[@]}")
+# Cargo rebuilds a crate of the workspace under its old name.
+folder=$out/$name-$(stamp "${externs[*]} $planted $(sha256sum <"$core")" "${product[@]}")
 if [ ! -e "$folder/libinsightera_infer.rlib" ]; then
     rm -rf "$out/$name"-*
     mkdir -p "$folder"
