@@ -140,7 +140,7 @@ impl Built {
         let (columns, outputs) = (source.columns, source.outputs);
         let row = (columns + 1) * outputs;
         let mut values = vec![0.0; rows * row];
-        let run = (MAX_SUMS / (columns * outputs).max(1)).clamp(1, MAX_RUN).min(rows.max(1));
+        let run = (MAX_SUMS / (columns * outputs).max(1)).clamp(1, MAX_RUN).min(rows);
         let mut sums = vec![vec![0.0; run]; columns * outputs];
         let mut room = Room {
             decisions: vec![0; self.block * self.trees.iter().map(|t| t.decisions.len()).max().unwrap_or(0)],

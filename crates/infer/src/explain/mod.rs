@@ -112,6 +112,9 @@ impl Explainer {
     /// `Invalid` when the model has no covers or is too large to explain.
     pub fn values<T: Value>(&self, slots: &[impl AsRef<[T]>], rows: usize, base: &[f64]) -> Result<Vec<f64>> {
         check_size(rows, self.source.columns, self.source.outputs)?;
+        if rows == 0 {
+            return Ok(Vec::new());
+        }
         let built = self.built.get_or_init(|| Built::new(&self.source)).as_ref();
         let built = built.map_err(|why| {
             Error::invalid(format!("contributions of this model cannot be computed: {why}"))

@@ -87,17 +87,18 @@ impl Leaf {
             for ((before, taken), share) in work.before.iter_mut().zip(taken).zip(&self.shares) {
                 *before = product;
                 let rest = (1.0 - t) * share;
-                for lane in 0..N {
-                    product[lane] *= rest + t * taken[lane];
+                for (product, taken) in product[..N].iter_mut().zip(taken) {
+                    *product *= rest + t * taken;
                 }
             }
             let mut after = [1.0; LANES];
             for player in (0..count).rev() {
                 let (part, before, taken) = (&mut work.parts[player], &work.before[player], &taken[player]);
                 let rest = (1.0 - t) * self.shares[player];
-                for lane in 0..N {
-                    part[lane] += before[lane] * after[lane];
-                    after[lane] *= rest + t * taken[lane];
+                let rows = part[..N].iter_mut().zip(&mut after).zip(before.iter().zip(taken));
+                for ((part, after), (before, taken)) in rows {
+                    *part += before * *after;
+                    *after *= rest + t * taken;
                 }
             }
         }

@@ -70,12 +70,13 @@ fn build(text: &Text<'_>) -> Result<LightgbmModel> {
     let slots = looks.slots;
     let plain = Ensemble::new(&builders, slots.len(), Leaves::grouped(values.clone(), groups.clone(), outputs))?;
     let max_depth = plain.max_depth();
-    let trees = if linear[0].is_some() {
-        Trees::Linear(Box::new(LinearTrees {
+    let (trees, explainer) = if linear[0].is_some() {
+        let trees = LinearTrees {
             walk: Walked::new(&builders, slots.len())?,
             leaves: linear.into_iter().flatten().flatten().collect(),
             groups: groups.into_iter().map(|group| group as usize).collect(),
-        }))
+        };
+        (Trees::Linear(Box::new(trees)), None)
     } else {
         let explainer = Explainer::new(Source {
             trees: builders,
@@ -88,7 +89,7 @@ fn build(text: &Text<'_>) -> Result<LightgbmModel> {
             targets: (0..features as u32).collect(),
             columns: features,
         });
-        Trees::Plain(plain, Box::new(explainer))
+        (Trees::Plain(plain), Some(explainer))
     };
     let codes = codes(text, features)?;
     let labels: Vec<String> = (0..classes).map(|class| class.to_string()).collect();
@@ -106,6 +107,7 @@ fn build(text: &Text<'_>) -> Result<LightgbmModel> {
     let iterations = (text.trees.len() / outputs) as f64;
     Ok(LightgbmModel {
         trees,
+        explainer,
         slots,
         codes,
         outputs,

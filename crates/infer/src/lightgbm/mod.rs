@@ -98,7 +98,7 @@ enum Codes {
 
 #[derive(Debug)]
 enum Trees {
-    Plain(Ensemble<f64, f64>, Box<Explainer>),
+    Plain(Ensemble<f64, f64>),
     /// Leaves that are linear functions.
     Linear(Box<LinearTrees>),
 }
@@ -122,6 +122,8 @@ struct LinearLeaf {
 #[derive(Debug)]
 struct LightgbmModel {
     trees: Trees,
+    /// Linear trees have none.
+    explainer: Option<Explainer>,
     /// Feature and look of every slot.
     slots: Vec<(usize, Look)>,
     codes: Vec<Codes>,
@@ -169,7 +171,7 @@ impl LightgbmModel {
         let rows = batch.num_rows();
         let slots = self.looked_at(&features);
         Ok(match &self.trees {
-            Trees::Plain(trees, _) => trees.sums(&slots, rows, &vec![0.0; self.outputs]),
+            Trees::Plain(trees) => trees.sums(&slots, rows, &vec![0.0; self.outputs]),
             Trees::Linear(trees) => {
                 let mut sums = vec![vec![0.0; rows]; self.outputs];
                 trees.walk.visit(&slots, rows, |tree, row, leaf| {
@@ -265,7 +267,7 @@ impl Model for LightgbmModel {
 
     /// As LightGBM's, of the raw score; a forest's are of the sum of its trees.
     fn contributions(&self, batch: &RecordBatch) -> Result<Contributions> {
-        let Trees::Plain(_, explainer) = &self.trees else {
+        let Some(explainer) = &self.explainer else {
             return Err(Error::invalid("contributions of linear trees are not supported, neither by LightGBM")
                 .with_hint("train with `linear_tree=false`"));
         };

@@ -17,7 +17,7 @@ const MAX_CATEGORIES: i64 = 1 << 20;
 #[derive(Debug)]
 pub struct Trees {
     forest: Ensemble<f64, f64>,
-    explainer: Explainer,
+    explainer: Box<Explainer>,
     outputs: usize,
     /// The sum is divided by the number of trees.
     mean: bool,
@@ -63,7 +63,7 @@ impl Trees {
         let leaves = if stride == 1 { Leaves::single(values) } else { Leaves::vectors(values, stride) };
         let forest = Ensemble::new(&builders, width, leaves)?;
         let outputs = if stride == 2 { 1 } else { stride };
-        let explainer = Explainer::new(Source {
+        let explainer = Box::new(Explainer::new(Source {
             trees: builders,
             covers,
             values: explained,
@@ -73,7 +73,7 @@ impl Trees {
             players: (0..width as u32).collect(),
             targets: (0..width as u32).collect(),
             columns: width,
-        });
+        }));
         Ok(Self { forest, explainer, outputs: stride, mean })
     }
 

@@ -73,14 +73,14 @@ fn every_judged_contribution_is_its_librarys() {
                 for (column, wanted) in wanted.iter().enumerate() {
                     let (a, b) = (found.of(row, output)[column], wanted.value(row));
                     let off = if a == b { 0.0 } else { (a - b).abs() / scale };
-                    if !(off <= worst.0) {
+                    if off > worst.0 || off.is_nan() {
                         worst = (off, format!("{file} row {row} output {output} column {column}: {a} instead of {b}"));
                     }
                 }
                 values += width;
             }
         }
-        if !(worst.0 <= if single { 1e-5 } else { 1e-10 }) {
+        if worst.0 > if single { 1e-5 } else { 1e-12 } || worst.0.is_nan() {
             wrong.push(format!("{} (off by {:e})", worst.1, worst.0));
         }
         let most = largest.entry(flavor).or_default();
@@ -91,7 +91,7 @@ fn every_judged_contribution_is_its_librarys() {
     }
     println!("{compared} models, {values} contributions compared; largest differences {largest:?}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(compared >= 60, "only {compared} models have contributions");
+    assert!(compared >= 20, "only {compared} models have contributions");
 }
 
 /// The raw scores that contributions are of.
@@ -141,7 +141,7 @@ fn contributions_add_up_to_the_raw_score() {
                     continue;
                 }
                 largest = largest.max(off);
-                if !(off <= limit) {
+                if off > limit || off.is_nan() {
                     wrong.push(format!("{file} row {row} output {output}: {sum} instead of {wanted}"));
                 }
             }
@@ -154,7 +154,7 @@ fn contributions_add_up_to_the_raw_score() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let allowed = |line: &String| line.contains("linear trees");
     assert!(refused.iter().all(allowed), "{}", refused.join("\n"));
-    assert!(explained_models >= 100, "only {explained_models} models were explained");
+    assert!(explained_models >= 20, "only {explained_models} models were explained");
 }
 
 #[test]
