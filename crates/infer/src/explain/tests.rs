@@ -148,13 +148,20 @@ fn tables_and_wide_leaves_give_the_same_values() {
 #[test]
 fn a_row_has_the_same_bits_in_every_batch() {
     let mut numbers = Numbers(3);
-    let explainer = Explainer::new(source(&mut numbers, 6, 60, vec![0, 1, 2, 3, 4], 5));
+    let source = source(&mut numbers, 6, 60, vec![0, 1, 2, 3, 4], 5);
     let slots = rows(&mut numbers, 5000);
-    let all = explainer.values::<f64>(&slots, 5000, &[1.0]).unwrap();
-    for (from, to) in [(0, 1), (17, 18), (100, 611), (2040, 2060), (4999, 5000)] {
-        let part: Vec<&[f64]> = slots.iter().map(|slot| &slot[from..to]).collect();
-        let found = explainer.values::<f64>(&part, to - from, &[1.0]).unwrap();
-        assert!(found.iter().zip(&all[from * 6..]).all(|(a, b)| a.to_bits() == b.to_bits()), "rows {from} to {to}");
+    // With few bits the leaves are wide.
+    for bits in [plan::MAX_BITS, 4, 0] {
+        let built = Built::with_bits(&source, bits).unwrap();
+        let values = |from: usize, to: usize| {
+            let part: Vec<&[f64]> = slots.iter().map(|slot| &slot[from..to]).collect();
+            built.values(&source, &part, to - from, &[1.0])
+        };
+        let all = values(0, 5000);
+        for (from, to) in [(0, 1), (17, 19), (20, 23), (100, 611), (2040, 2060), (4999, 5000)] {
+            let same = values(from, to).iter().zip(&all[from * 6..]).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{bits} bits, rows {from} to {to}");
+        }
     }
 }
 
