@@ -277,7 +277,7 @@ impl Model for LightgbmModel {
     }
 
     fn score_row(&self, row: &[f64], scratch: &mut Scratch, found: &mut RowPrediction) -> Result<()> {
-        let Trees::Plain(trees, _) = &self.trees else { return row::as_batch(self, row, found) };
+        let Trees::Plain(trees) = &self.trees else { return row::as_batch(self, row, found) };
         if self.outputs != 1 || !self.codes.iter().all(|codes| matches!(codes, Codes::Numbers)) {
             return row::as_batch(self, row, found);
         }
