@@ -53,14 +53,19 @@ def lively(project):
 def test_spark_gives_the_same_columns_and_rows(lively, open_in_spark):
     spark = open_in_spark(lively)
     spark.conf.set("spark.sql.session.timeZone", "UTC")
+    wrong = []
     for table in (OUTPUT, FEATURES):
         for name in NAMES:
             theirs = spark.sql(f"SELECT * FROM insightera.{table}.{name}")
             ours = lively.sql(f"SELECT * FROM {table}.{name}")
             assert ours, (table, name)
-            assert list(ours[0]) == theirs.columns, (table, name)
-            wanted = [row.asDict(recursive=True) for row in theirs.collect()]
-            assert multiset(ours) == multiset(wanted), (table, name)
+            if list(ours[0]) != theirs.columns:
+                wrong.append((table, name, list(ours[0]), theirs.columns))
+                continue
+            found, wanted = multiset(ours), multiset([row.asDict(recursive=True) for row in theirs.collect()])
+            if found != wanted:
+                wrong.append((table, name, *next(pair for pair in zip(found + [None], wanted + [None]) if pair[0] != pair[1])))
+    assert not wrong, "\n".join(map(str, wrong))
 
 
 def test_they_can_be_joined_filtered_and_read_as_of_a_snapshot(lively):

@@ -378,6 +378,10 @@ impl<'a> Reader<'a> {
             list("split_offsets", DataType::Int64),
             list("equality_ids", DataType::Int32),
             int("sort_order_id"),
+            long("first_row_id"),
+            text("referenced_data_file"),
+            long("content_offset"),
+            long("content_size_in_bytes"),
         ]);
         Ok(fields)
     }
@@ -415,6 +419,10 @@ impl<'a> Reader<'a> {
             "split_offsets": file.split_offsets(),
             "equality_ids": file.equality_ids(),
             "sort_order_id": file.sort_order_id(),
+            "first_row_id": file.first_row_id(),
+            "referenced_data_file": file.referenced_data_file(),
+            "content_offset": file.content_offset(),
+            "content_size_in_bytes": file.content_size_in_bytes(),
         });
         match value {
             Value::Object(fields) => fields,
