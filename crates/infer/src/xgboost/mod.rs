@@ -1,4 +1,4 @@
-//! XGBoost models, JSON and UBJSON, of 1.x to 3.x.
+//! XGBoost models, JSON and UBJSON, of 1.x to 3.x: trees, DART and linear.
 //!
 //! Margins are XGBoost's own to the bit: single precision, the base margin
 //! first, then the trees in order. Transforms are in single precision too.
@@ -11,12 +11,15 @@
 //!   above 0.5, and `probability` is what `Booster.predict` returns. Of
 //!   `multi:*` it is the class, `probabilities` has all; there is no margin.
 //!   Of everything else it is what `Booster.predict` returns.
+//! - Several targets or quantiles are known where predictions are margins:
+//!   `prediction` is the first, `raw` has all.
+//! - The linear booster scores with all its rounds, as `Booster.predict` does.
 //! - Categories that the model knows by label are looked up, null is missing,
 //!   and a label it does not know is an error, as in XGBoost.
 //! - The wrapper's `missing=` value is not in the file: only NaN and null are
 //!   missing.
 
-mod document;
+mod linear;
 mod load;
 mod tree;
 mod ubjson;
@@ -35,6 +38,7 @@ use crate::error::{Error, Result};
 use crate::forest::Ensemble;
 use crate::model::{ClassProbabilities, Description, Model, Predictions, Raw, Signature};
 
+use linear::Linear;
 pub use load::load;
 
 /// How margins become predictions.
@@ -61,9 +65,16 @@ enum Column {
     NumberLabels(HashMap<u64, f32>),
 }
 
+/// What makes margins of features.
+#[derive(Debug)]
+enum Booster {
+    Trees(Ensemble<f32, f32>),
+    Linear(Linear),
+}
+
 #[derive(Debug)]
 struct XgboostModel {
-    forest: Ensemble<f32, f32>,
+    booster: Booster,
     columns: Vec<Column>,
     /// The base margin of every class.
     base: Vec<f32>,
@@ -158,9 +169,17 @@ impl Model for XgboostModel {
     }
 
     fn score(&self, batch: &RecordBatch) -> Result<Predictions> {
-        let mut margins = self.forest.sums(&self.features(batch)?, batch.num_rows(), &self.base);
+        let (features, rows) = (self.features(batch)?, batch.num_rows());
+        let mut margins = match &self.booster {
+            Booster::Trees(forest) => forest.sums(&features, rows, &self.base),
+            Booster::Linear(linear) => linear.sums(&features, rows, &self.base),
+        };
         if self.transform == Transform::Softmax {
-            return Ok(self.softmax(&margins, batch.num_rows()));
+            return Ok(self.softmax(&margins, rows));
+        }
+        if margins.len() > 1 {
+            let raw = Some(Raw::from_columns(&margins));
+            return Ok(Predictions { raw, ..Predictions::plain(widened(margins[0].iter().copied())) });
         }
         let margins = std::mem::take(&mut margins[0]);
         let margin = widened(margins.iter().copied());
