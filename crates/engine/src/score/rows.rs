@@ -123,9 +123,10 @@ pub fn explained(
     explain: &Explain,
 ) -> insightera_infer::Result<ArrayRef> {
     let found = model.contributions(features)?;
+    let classes = found.outputs > 1 && !model.description().labels.is_empty();
     let mut lists = ListBuilder::new(StringBuilder::new());
     for row in 0..features.num_rows() {
-        let class = if found.outputs > 1 { predictions.prediction.value(row) as usize } else { 0 };
+        let class = if classes { predictions.prediction.value(row) as usize } else { 0 };
         for reason in found.top(explain.top, row, class.min(found.outputs.saturating_sub(1))) {
             lists.values().append_value(reason.words(&explain.score));
         }
