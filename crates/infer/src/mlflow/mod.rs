@@ -26,7 +26,8 @@ use yaml::Yaml;
 pub const FILE: &str = "MLmodel";
 
 /// How to bring a pickle here.
-pub const CONVERT: &str = "convert it once, in Python: `scripts/to_onnx.py MODEL.pkl --sample rows.parquet -o model.onnx`, then use model.onnx";
+pub const CONVERT: &str =
+    "train it with XGBoost, LightGBM, CatBoost or Spark ML, and save it in the format of that library";
 
 /// Keys that say something about the model and change no score.
 const INFORMATION: [&str; 18] = [
