@@ -366,4 +366,3 @@ fn decide_batch(spec: &ScoreSpec, resources: &Resources, batch: &RecordBatch) ->
     }
     Ok((rows, reasons, features))
 }
-

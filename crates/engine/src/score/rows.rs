@@ -177,4 +177,3 @@ pub fn removed_rows(spec: &ScoreSpec, plan: &OutputPlan, schema: &SchemaRef, key
         .collect::<Result<Vec<ArrayRef>>>()?;
     RecordBatch::try_new(schema.clone(), columns).map_err(|e| Error::internal(e.to_string()).cause(e))
 }
-

@@ -62,8 +62,11 @@ impl MetadataTable {
         found.ok_or_else(|| {
             let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
             let near = closest(&lower, names.iter().copied()).map(|near| format!("did you mean `{near}`? "));
-            Error::not_found(format!("table `{table}` has no metadata table `{name}`"))
-                .hint(format!("{}there are {}", near.unwrap_or_default(), names.join(", ")))
+            Error::not_found(format!("table `{table}` has no metadata table `{name}`")).hint(format!(
+                "{}there are {}",
+                near.unwrap_or_default(),
+                names.join(", ")
+            ))
         })
     }
 
@@ -192,8 +195,7 @@ impl<'a> Reader<'a> {
     }
 
     fn history(&self) -> (Vec<Field>, Vec<Value>) {
-        let fields =
-            vec![time("made_current_at"), long("snapshot_id"), long("parent_id"), flag("is_current_ancestor")];
+        let fields = vec![time("made_current_at"), long("snapshot_id"), long("parent_id"), flag("is_current_ancestor")];
         let ancestors: HashSet<i64> = self.table.ancestry().map(|snapshot| snapshot.snapshot_id()).collect();
         let metadata = self.table.metadata();
         let rows = metadata
@@ -393,7 +395,8 @@ impl<'a> Reader<'a> {
         };
         let bounds = |bounds: &HashMap<i32, Datum>| -> Value {
             let sorted: BTreeMap<i32, &Datum> = bounds.iter().map(|(id, bound)| (*id, bound)).collect();
-            let bytes = sorted.into_iter().filter_map(|(id, d)| Some((id.to_string(), json!(hex(&d.to_bytes().ok()?)))));
+            let bytes =
+                sorted.into_iter().filter_map(|(id, d)| Some((id.to_string(), json!(hex(&d.to_bytes().ok()?)))));
             bytes.collect::<Map<_, _>>().into()
         };
         let content = match file.content_type() {

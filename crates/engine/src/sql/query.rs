@@ -75,11 +75,7 @@ pub(crate) fn namespace(context: &SessionContext, namespace: &str) -> Result<Arc
     Ok(schema)
 }
 
-pub(crate) fn put(
-    context: &SessionContext,
-    name: &TableName,
-    provider: Arc<dyn TableProvider>,
-) -> Result<()> {
+pub(crate) fn put(context: &SessionContext, name: &TableName, provider: Arc<dyn TableProvider>) -> Result<()> {
     namespace(context, &name.namespace)?
         .register_table(name.name.clone(), provider)
         .map(|_| ())
@@ -129,16 +125,16 @@ async fn register(workspace: &Workspace, context: &SessionContext, name: &TableN
 async fn pin_table(workspace: &Workspace, context: &SessionContext, pin: &Pinned) -> Result<()> {
     let name = TableName::parse(&pin.table)?;
     if workspace.project().settings.inputs.contains_key(&pin.table) {
-        return Err(Error::invalid(format!("`{name}` is a Parquet folder and has neither versions nor metadata tables"))
-            .hint("only Iceberg tables can be read AS OF a version or a time"));
+        return Err(Error::invalid(format!(
+            "`{name}` is a Parquet folder and has neither versions nor metadata tables"
+        ))
+        .hint("only Iceberg tables can be read AS OF a version or a time"));
     }
     let table = workspace.lake().table(&name)?;
     let snapshot = match &pin.version {
         None => table.current_snapshot_id(),
         Some(Version::Snapshot(text)) => Some(travel::snapshot_of_version(&table, text)?),
-        Some(Version::Time(text)) => {
-            Some(travel::snapshot_at(&table, evaluate_time(context, text).await?, text)?)
-        }
+        Some(Version::Time(text)) => Some(travel::snapshot_at(&table, evaluate_time(context, text).await?, text)?),
     };
     let provider: Arc<dyn TableProvider> = match pin.metadata {
         Some(metadata) if pin.version.is_some() && !metadata.of_a_snapshot() => {

@@ -19,7 +19,9 @@ use crate::artifact::Artifact;
 use crate::columns;
 use crate::document::Document;
 use crate::error::{Error, Result};
+use crate::explain::Contributions;
 use crate::model::{Description, Input, Model, Predictions, Signature};
+use crate::row::{RowPrediction, Scratch};
 use yaml::Yaml;
 
 /// The file that makes a folder an MLflow model.
@@ -207,6 +209,24 @@ impl Model for Named {
     }
 
     fn score(&self, batch: &RecordBatch) -> Result<Predictions> {
+        self.model.score(&self.renamed(batch)?).map_err(|error| error.with_names(&self.names()))
+    }
+
+    fn contributions(&self, batch: &RecordBatch) -> Result<Contributions> {
+        let found = self.model.contributions(&self.renamed(batch)?);
+        let mut found = found.map_err(|error| error.with_names(&self.names()))?;
+        found.features = self.outer.inputs.iter().map(|input| input.name.clone()).collect();
+        Ok(found)
+    }
+
+    fn score_row(&self, row: &[f64], scratch: &mut Scratch, found: &mut RowPrediction) -> Result<()> {
+        self.model.score_row(row, scratch, found).map_err(|error| error.with_names(&self.names()))
+    }
+}
+
+impl Named {
+    /// The rows under the model's own names, in its order.
+    fn renamed(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let inner = &self.model.signature().inputs;
         let mut fields = Vec::with_capacity(inner.len());
         let mut arrays = Vec::with_capacity(inner.len());
@@ -217,10 +237,13 @@ impl Model for Named {
         }
         let schema = Arc::new(arrow::datatypes::Schema::new(fields));
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        let renamed = RecordBatch::try_new_with_options(schema, arrays, &options)
-            .map_err(|e| Error::data(format!("the columns do not go together: {e}")))?;
-        let names: HashMap<&str, &str> =
-            inner.iter().zip(&self.outer.inputs).map(|(a, b)| (a.name.as_str(), b.name.as_str())).collect();
-        self.model.score(&renamed).map_err(|error| error.with_names(&names))
+        RecordBatch::try_new_with_options(schema, arrays, &options)
+            .map_err(|e| Error::data(format!("the columns do not go together: {e}")))
+    }
+
+    /// The model's own names and those that callers know.
+    fn names(&self) -> HashMap<&str, &str> {
+        let inner = &self.model.signature().inputs;
+        inner.iter().zip(&self.outer.inputs).map(|(a, b)| (a.name.as_str(), b.name.as_str())).collect()
     }
 }

@@ -129,11 +129,8 @@ fn forest(
         (0..used).map(group).collect::<Result<Vec<u32>>>()?
     };
     let wide: Vec<f64> = values.iter().copied().map(f64::from).collect();
-    let leaves = if width > 1 {
-        Leaves::vectors(values, width)
-    } else {
-        Leaves::grouped(values, groups.clone(), outputs)
-    };
+    let leaves =
+        if width > 1 { Leaves::vectors(values, width) } else { Leaves::grouped(values, groups.clone(), outputs) };
     let forest = Ensemble::new(&built, features, leaves)?;
     let explainer = Explainer::new(Source {
         trees: built,

@@ -73,9 +73,7 @@ fn with_unique_names(batch: &RecordBatch) -> Result<RecordBatch, arrow::error::A
 
 /// A type in which the keys of all maps are text, as JSON has them.
 fn with_text_keys(data_type: &DataType) -> DataType {
-    let inner = |field: &FieldRef| {
-        Arc::new(field.as_ref().clone().with_data_type(with_text_keys(field.data_type())))
-    };
+    let inner = |field: &FieldRef| Arc::new(field.as_ref().clone().with_data_type(with_text_keys(field.data_type())));
     match data_type {
         DataType::Map(entries, sorted) => match entries.data_type() {
             DataType::Struct(fields) if fields.len() == 2 => {
