@@ -73,16 +73,18 @@ def test_they_can_be_joined_filtered_and_read_as_of_a_snapshot(lively):
         f"SELECT s.operation, count(*) AS n FROM {FEATURES}.snapshots s JOIN {FEATURES}.history h "
         f"ON s.snapshot_id = h.snapshot_id GROUP BY 1 ORDER BY 1")
     assert {row["operation"] for row in answer} >= {"append"}
-    tagged = lively.sql(f"SELECT count(*) AS n FROM {FEATURES}.files VERSION AS OF 'before'")[0]["n"]
+    before = lively.sql(f"SELECT snapshot_id FROM {FEATURES}.refs WHERE name = 'before'")[0]["snapshot_id"]
+    tagged = lively.sql(f"SELECT count(*) AS n FROM {FEATURES}.files VERSION AS OF {before}")[0]["n"]
     now = lively.sql(f"SELECT count(*) AS n FROM {FEATURES}.files f")[0]["n"]
     assert 0 < tagged < now
     assert lively.sql(f"SELECT name, type FROM {FEATURES}.refs ORDER BY name") == [
         {"name": "before", "type": "TAG"}, {"name": "main", "type": "BRANCH"}]
+    answer = lively.call("sql", f"SELECT * FROM {FEATURES}.history VERSION AS OF {before}")
+    assert answer.code == 1 and "has no versions" in answer.stderr and "files, entries" in answer.stderr, answer
 
 
 @pytest.mark.parametrize("query, message, hint", [
     (f"SELECT * FROM {FEATURES}.snapshot", "has no metadata table `snapshot`", "did you mean `snapshots`?"),
-    (f"SELECT * FROM {FEATURES}.history VERSION AS OF 'before'", "has no versions", "files, entries"),
     ("SELECT * FROM gold.nothing.files", "gold.nothing", ""),
 ])
 def test_what_is_not_there_is_named(lively, query, message, hint):
