@@ -103,6 +103,33 @@ impl Scan {
         self
     }
 
+    /// The same scan of these files of the snapshot alone, with the delete
+    /// files that apply to them.
+    #[must_use]
+    pub fn only(mut self, chosen: &[LiveFile]) -> Self {
+        if let Source::Table { files, .. } = &mut self.source {
+            let deletes = files.deletes.clone();
+            *files = Arc::new(LiveFiles { data: chosen.to_vec(), deletes });
+        }
+        self
+    }
+
+    /// The data files of a table's snapshot; a folder has none.
+    pub fn live_files(&self) -> &[LiveFile] {
+        match &self.source {
+            Source::Table { files, .. } => &files.data,
+            Source::Folder(_) => &[],
+        }
+    }
+
+    /// For each file, whether its bounds allow rows for which `filter` holds.
+    pub fn may_match(&self, state: &dyn Session, filter: &Expr) -> Result<Vec<bool>> {
+        let wrong = |e: DataFusionError| Error::internal(format!("a filter cannot prune: {e}")).cause(e);
+        let schema = DFSchema::try_from(self.schema.as_ref().clone()).map_err(wrong)?;
+        let predicate = state.create_physical_expr(filter.clone(), &schema).map_err(wrong)?;
+        self.prune(Some(&predicate)).map_err(wrong)
+    }
+
     /// Bytes of the data files.
     pub fn bytes(&self) -> u64 {
         match &self.source {

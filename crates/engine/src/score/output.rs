@@ -176,7 +176,8 @@ impl OutputPlan {
                     context.state().create_physical_expr(logical, &df_schema).map_err(|e| plan_error(&what, sql, e))?;
                 let data_type = physical.data_type(&input_schema).map_err(|e| plan_error(&what, sql, e))?;
                 let required = shape.key.contains(name) || *name == shape.timestamp;
-                let column = Column { name: name.clone(), data_type: stored(&data_type), nullable: !required };
+                let column =
+                    Column { name: name.clone(), data_type: stored(&data_type), nullable: !required, doc: None };
                 crate::lake::schema::iceberg_type(name, &column.data_type, &mut 0)
                     .map_err(|e| Error::invalid(format!("{what}: {e}")).hint(e.get_hint().unwrap_or_default()))?;
                 Ok(OutputColumn { column, sql: sql.clone(), physical })
@@ -207,6 +208,7 @@ impl OutputPlan {
             columns: self.table_columns(),
             partition_by: pipeline.output.partition_by.iter().map(transform).collect(),
             properties,
+            location: None,
         }
     }
 }

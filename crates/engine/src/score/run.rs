@@ -11,10 +11,9 @@ use datafusion::execution::TaskContext;
 use datafusion::logical_expr::ident;
 use datafusion::physical_plan::ExecutionPlan;
 use iceberg::TableUpdate;
-use iceberg::spec::{DataFile, Operation};
+use iceberg::spec::DataFile;
 use insightera_core::ErrorKind;
 use serde::Serialize;
-use uuid::Uuid;
 
 use super::entries::{Collected, Entries, State};
 use super::exec::{Counters, Reason, Resources, ScoreExec, ScoreSpec};
@@ -537,17 +536,8 @@ fn describe(
         (keys::MODEL_SHA256, spec.model_sha256.clone()),
     ];
     summary.extend(optional.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?))));
-    Ok(Change {
-        table: table.name().clone(),
-        uuid: table.metadata().uuid(),
-        intent_id: Uuid::new_v4().to_string(),
-        operation: Operation::Append,
-        added: files,
-        deletes: Vec::new(),
-        removed: Vec::new(),
-        fence: Some(Fence { pipeline: spec.pipeline.clone(), previous }),
-        summary,
-    })
+    let fence = Some(Fence { pipeline: spec.pipeline.clone(), previous });
+    Ok(Change { fence, summary, ..Change::append(table, files) })
 }
 
 /// Brings the cache up to the commit. Whatever goes wrong, the next run reads

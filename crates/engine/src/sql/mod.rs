@@ -3,12 +3,16 @@
 mod error;
 mod metadata_tables;
 mod query;
+mod run;
 mod session;
+mod statement;
+mod tokens;
 mod travel;
 
 pub(crate) use error::plan_error;
 pub(crate) use query::put;
 pub use query::{QueryResult, query};
+pub use run::Shell;
 pub use session::session;
 pub(crate) use session::single_threaded_session;
 pub(crate) use travel::parse;

@@ -8,8 +8,10 @@ use datafusion::catalog::{MemorySchemaProvider, SchemaProvider, TableProvider};
 use datafusion::datasource::MemTable;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::Statement as EngineStatement;
 
 use super::session::CATALOG;
+use super::statement::Statement;
 use super::travel::{self, Pinned, Version};
 use super::{plan_error, session};
 use crate::error::{Error, Result};
@@ -34,27 +36,65 @@ pub struct QueryResult {
 /// the nearest names; statements that write.
 pub async fn query(workspace: &Workspace, sql: &str) -> Result<QueryResult> {
     let zone = workspace.project().settings.sql.time_zone.clone();
-    let context = session(workspace, &zone)?;
-    let (statement, pinned) = travel::parse("sql", sql)?;
-    let references = context.state().resolve_table_references(&statement).map_err(|e| plan_error("sql", sql, e))?;
+    match super::statement::parse("sql", sql)? {
+        Statement::Query(statement, pinned) => read(workspace, &zone, sql, *statement, &pinned).await,
+        _ => Err(Error::invalid("sql: this statement writes, and only reading is allowed here")),
+    }
+}
+
+/// Plans a statement that reads, with everything that it names registered.
+pub(crate) async fn plan(
+    workspace: &Workspace,
+    context: &SessionContext,
+    sql: &str,
+    statement: EngineStatement,
+    pinned: &[Pinned],
+) -> Result<LogicalPlan> {
+    register_named(workspace, context, sql, &statement).await?;
+    for pin in pinned {
+        if !context.table_exist(pin.name.as_str()).unwrap_or(false) {
+            pin_table(workspace, context, pin).await?;
+        }
+    }
+    context.state().statement_to_plan(statement).await.map_err(|e| plan_error("sql", sql, e))
+}
+
+/// Registers the tables that a statement names, but for those that are there.
+async fn register_named(
+    workspace: &Workspace,
+    context: &SessionContext,
+    sql: &str,
+    statement: &EngineStatement,
+) -> Result<()> {
+    let references = context.state().resolve_table_references(statement).map_err(|e| plan_error("sql", sql, e))?;
     for reference in references {
         let (Some(namespace), name) = (reference.schema(), reference.table()) else { continue };
         if namespace == "information_schema" {
-            register_all(workspace, &context)?;
+            register_all(workspace, context)?;
             continue;
         }
-        register(workspace, &context, &TableName { namespace: namespace.to_owned(), name: name.to_owned() }).await?;
+        let name = TableName { namespace: namespace.to_owned(), name: name.to_owned() };
+        if !self::namespace(context, &name.namespace)?.table_exist(&name.name) {
+            register(workspace, context, &name).await?;
+        }
     }
-    for pin in &pinned {
-        pin_table(workspace, &context, pin).await?;
-    }
-    let plan = context.state().statement_to_plan(statement).await.map_err(|e| plan_error("sql", sql, e))?;
+    Ok(())
+}
+
+/// Runs a statement that reads.
+pub(crate) async fn read(
+    workspace: &Workspace,
+    zone: &str,
+    sql: &str,
+    statement: EngineStatement,
+    pinned: &[Pinned],
+) -> Result<QueryResult> {
+    let context = session(workspace, zone)?;
+    let plan = plan(workspace, &context, sql, statement, pinned).await?;
     if matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_)) {
-        return Err(Error::invalid(format!(
-            "sql: this statement writes ({}), and `insightera sql` only reads",
-            plan.display()
-        ))
-        .hint("predictions are written by `insightera run`; to change inputs use the engine that owns them"));
+        return Err(Error::invalid(format!("sql: this statement is not supported ({})", plan.display())).hint(
+            "there are SELECT, CREATE, ALTER and DROP TABLE, INSERT, UPDATE, DELETE, MERGE, CALL and SET TIME ZONE",
+        ));
     }
     let frame = context.execute_logical_plan(plan).await.map_err(|e| plan_error("sql", sql, e))?;
     let schema: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
@@ -156,7 +196,7 @@ async fn pin_table(workspace: &Workspace, context: &SessionContext, pin: &Pinned
 
 /// A time expression in milliseconds since the epoch; without a zone it is in
 /// the session's.
-async fn evaluate_time(context: &SessionContext, text: &str) -> Result<i64> {
+pub(super) async fn evaluate_time(context: &SessionContext, text: &str) -> Result<i64> {
     let zone = context.state().config_options().execution.time_zone.clone().unwrap_or_else(|| "UTC".into());
     let sql = format!("SELECT CAST(arrow_cast({text}, 'Timestamp(Millisecond, Some(\"{zone}\"))') AS BIGINT)");
     let wrong = |e| {

@@ -9,20 +9,23 @@
 use std::any::TypeId;
 use std::ops::ControlFlow;
 
-use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::parser::{DFParserBuilder, Statement as EngineStatement};
 use datafusion::sql::sqlparser::ast::{
-    Ident, ObjectName, ObjectNamePart, TableAlias, TableFactor, TableVersion, VisitMut, VisitorMut,
+    self, Ident, ObjectName, ObjectNamePart, TableAlias, TableFactor, TableVersion, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
+use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 
 use super::metadata_tables::MetadataTable;
 use super::plan_error;
+use super::statement::Statement;
+use super::tokens::tokens;
 use crate::error::{Error, Result};
-use crate::lake::Table;
+use crate::lake::{Table, refs};
 
 /// The generic dialect with table versions.
-#[derive(Debug)]
-struct VersionedDialect(GenericDialect);
+#[derive(Debug, Default)]
+pub(super) struct VersionedDialect(GenericDialect);
 
 impl Dialect for VersionedDialect {
     fn dialect(&self) -> TypeId {
@@ -73,25 +76,56 @@ pub enum Version {
     Time(String),
 }
 
-/// Parses one statement and takes the versions out of it.
-pub fn parse(what: &str, sql: &str) -> Result<(Statement, Vec<Pinned>)> {
-    let dialect = VersionedDialect(GenericDialect {});
-    let mut statements = DFParserBuilder::new(sql)
-        .with_dialect(&dialect)
+/// Parses one statement of the query engine and takes the versions out of it.
+pub fn parse(what: &str, sql: &str) -> Result<(EngineStatement, Vec<Pinned>)> {
+    let dialect = VersionedDialect::default();
+    let statement = engine_statement(what, sql, tokens(what, sql, &dialect)?, &dialect)?;
+    take_versions(what, statement)
+}
+
+/// The same for tokens, with the statements that write told apart.
+pub(super) fn parse_statement(
+    what: &str,
+    sql: &str,
+    tokens: Vec<TokenWithSpan>,
+    dialect: &VersionedDialect,
+) -> Result<Statement> {
+    let (statement, pinned) = take_versions(what, engine_statement(what, sql, tokens, dialect)?)?;
+    Ok(match statement {
+        EngineStatement::Statement(inner) => match *inner {
+            ast::Statement::Insert(insert) => Statement::Insert(Box::new(insert), pinned),
+            ast::Statement::Delete(delete) => Statement::Delete(Box::new(delete), pinned),
+            ast::Statement::Update(update) => Statement::Update(Box::new(update), pinned),
+            ast::Statement::Merge(merge) => Statement::Merge(Box::new(merge), pinned),
+            other => Statement::Query(Box::new(EngineStatement::Statement(Box::new(other))), pinned),
+        },
+        other => Statement::Query(Box::new(other), pinned),
+    })
+}
+
+fn engine_statement(
+    what: &str,
+    sql: &str,
+    tokens: Vec<TokenWithSpan>,
+    dialect: &VersionedDialect,
+) -> Result<EngineStatement> {
+    let mut statements = DFParserBuilder::new(tokens)
+        .with_dialect(dialect)
         .build()
         .and_then(|mut parser| parser.parse_statements())
         .map_err(|e| plan_error(what, sql, e))?;
     if statements.len() > 1 {
         return Err(Error::invalid(format!("{what}: there are {} statements, one is expected", statements.len())));
     }
-    let Some(mut statement) = statements.pop_front() else {
-        return Err(Error::invalid(format!("{what}: there is no statement")));
-    };
+    statements.pop_front().ok_or_else(|| Error::invalid(format!("{what}: there is no statement")))
+}
+
+fn take_versions(what: &str, mut statement: EngineStatement) -> Result<(EngineStatement, Vec<Pinned>)> {
     let mut visitor = TakeVersions::default();
     let target = match &mut statement {
-        Statement::Statement(inner) => Some(inner),
-        Statement::Explain(explain) => match explain.statement.as_mut() {
-            Statement::Statement(inner) => Some(inner),
+        EngineStatement::Statement(inner) => Some(inner),
+        EngineStatement::Explain(explain) => match explain.statement.as_mut() {
+            EngineStatement::Statement(inner) => Some(inner),
             _ => None,
         },
         _ => None,
@@ -152,18 +186,21 @@ impl VisitorMut for TakeVersions {
 /// The snapshot that `VERSION AS OF text` means.
 pub fn snapshot_of_version(table: &Table, text: &str) -> Result<i64> {
     let metadata = table.metadata();
-    let bare = text.trim_matches('\'');
+    let quoted = text.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
+    let bare = quoted.unwrap_or(text);
     if let Ok(id) = bare.parse::<i64>()
         && metadata.snapshot_by_id(id).is_some()
     {
         return Ok(id);
     }
-    if text.starts_with('\'')
-        && let Some(snapshot) = metadata.snapshot_for_ref(bare)
-    {
+    if let Some(snapshot) = quoted.and_then(|name| metadata.snapshot_for_ref(name)) {
         return Ok(snapshot.snapshot_id());
     }
-    Err(Error::not_found(format!("table `{}` has no version {text}", table.name())).hint(existing(table)))
+    let mut hint = existing(table);
+    if quoted.is_some() {
+        hint.push_str(&format!("; its tags and branches are {}", refs::listed(table)));
+    }
+    Err(Error::not_found(format!("table `{}` has no version {text}", table.name())).hint(hint))
 }
 
 /// The snapshot that was current at `millis`: by the table's own log.
