@@ -79,7 +79,7 @@ pub enum Alteration {
     },
     /// New files are no longer split by this.
     DropPartitionField(PartitionField),
-    /// Drop and add in one place.
+    /// Drop and add; the new field stands last.
     ReplacePartitionField {
         /// What goes.
         old: PartitionField,
@@ -294,7 +294,7 @@ impl<'a> Draft<'a> {
                 let index = self.partition_position(old)?;
                 self.partition.remove(index);
                 let field = self.partition_field(column, *transform, name.as_deref())?;
-                self.partition.insert(index, field);
+                self.partition.push(field);
                 Ok(())
             }
             Alteration::SetIdentifierFields(columns) => {

@@ -1,6 +1,7 @@
 //! SQL over the lake: sessions, tables at a point in time, current views.
 
 mod error;
+mod functions;
 mod metadata_tables;
 mod query;
 mod run;

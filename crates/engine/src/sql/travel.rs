@@ -17,9 +17,9 @@ use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
 use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 
 use super::metadata_tables::MetadataTable;
-use super::plan_error;
 use super::statement::Statement;
 use super::tokens::tokens;
+use super::{functions, plan_error};
 use crate::error::{Error, Result};
 use crate::lake::{Table, refs};
 
@@ -131,7 +131,10 @@ fn take_versions(what: &str, mut statement: EngineStatement) -> Result<(EngineSt
         _ => None,
     };
     if let Some(target) = target
-        && let ControlFlow::Break(problem) = target.visit(&mut visitor)
+        && let Err(problem) = match target.visit(&mut visitor) {
+            ControlFlow::Break(problem) => Err(problem),
+            ControlFlow::Continue(()) => functions::rewrite(target.as_mut()),
+        }
     {
         let located = Error::new(problem.kind(), format!("{what}: {problem}"));
         return Err(problem.get_hint().map(str::to_owned).into_iter().fold(located, Error::hint));
