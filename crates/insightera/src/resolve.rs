@@ -141,6 +141,12 @@ pub enum TableCommand {
     Show { table: TableName, format: ReportFormat },
     /// Its snapshots.
     History { table: TableName, format: Format },
+    /// Rewrites files, expires snapshots and moves orphans away.
+    Maintain { table: Option<TableName>, dry_run: bool, format: ReportFormat },
+    /// Moves the table back to an earlier snapshot.
+    Rollback { table: TableName, to: String },
+    /// Names a snapshot.
+    Tag { table: TableName, name: String, snapshot_id: Option<i64> },
 }
 
 /// Where SQL comes from.
@@ -281,6 +287,14 @@ fn table_command(command: cli::TableCommand) -> Result<TableCommand> {
         cli::TableCommand::Show { table, format } => TableCommand::Show { table: TableName::parse(&table)?, format },
         cli::TableCommand::History { table, format } => {
             TableCommand::History { table: TableName::parse(&table)?, format }
+        }
+        cli::TableCommand::Maintain { table, all: _, dry_run, format } => {
+            let table = table.map(|table| TableName::parse(&table)).transpose()?;
+            TableCommand::Maintain { table, dry_run, format }
+        }
+        cli::TableCommand::Rollback { table, to } => TableCommand::Rollback { table: TableName::parse(&table)?, to },
+        cli::TableCommand::Tag { table, name, snapshot } => {
+            TableCommand::Tag { table: TableName::parse(&table)?, name, snapshot_id: snapshot }
         }
     })
 }

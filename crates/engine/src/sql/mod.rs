@@ -17,3 +17,4 @@ pub use run::Shell;
 pub use session::session;
 pub(crate) use session::single_threaded_session;
 pub(crate) use travel::parse;
+pub use travel::snapshot_of_version;

@@ -186,11 +186,16 @@ impl VisitorMut for TakeVersions {
     }
 }
 
-/// The snapshot that `VERSION AS OF text` means.
+/// The snapshot that `VERSION AS OF text` means: a number, or the name of a tag
+/// or branch.
+///
+/// # Errors
+/// When the table has neither.
 pub fn snapshot_of_version(table: &Table, text: &str) -> Result<i64> {
     let metadata = table.metadata();
     let quoted = text.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
     let bare = quoted.unwrap_or(text);
+    let quoted = quoted.or_else(|| text.starts_with(|c: char| !c.is_ascii_digit()).then_some(text));
     if let Ok(id) = bare.parse::<i64>()
         && metadata.snapshot_by_id(id).is_some()
     {

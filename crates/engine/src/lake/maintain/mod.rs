@@ -13,6 +13,7 @@
 pub mod expire;
 pub mod manifests;
 pub mod orphans;
+pub mod policy;
 pub mod reach;
 pub mod rewrite;
 

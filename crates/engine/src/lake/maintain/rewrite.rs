@@ -86,7 +86,8 @@ pub struct Group {
 }
 
 impl Group {
-    fn bytes(&self) -> u64 {
+    /// Bytes of the files.
+    pub fn bytes(&self) -> u64 {
         self.files.iter().map(|f| f.data_file().file_size_in_bytes()).sum()
     }
 }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
+use datafusion::datasource::MemTable;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as EngineStatement;
@@ -33,6 +34,11 @@ use crate::workspace::Workspace;
 pub(super) const ATTEMPTS: usize = 20;
 /// The rows that are changed, inside a statement.
 pub(super) const TARGET: &str = "__changed";
+/// The number of a row in its file.
+const ROW: &str = "__row";
+/// The rows that a condition holds for, and their numbers.
+const HITS: &str = "__hits";
+const HIT: &str = "__hit";
 
 /// `INSERT INTO`.
 pub(super) async fn insert(
@@ -302,7 +308,8 @@ impl Job<'_> {
 
     /// A session in which [`TARGET`] is one file of the table.
     fn context(&self, table: &Table, snapshot: Option<i64>, file: &LiveFile) -> Result<SessionContext> {
-        let context = crate::sql::session(self.workspace, self.zone)?;
+        // One partition reads a file's rows in their order, which numbers them.
+        let context = crate::sql::single_threaded_session(self.workspace, self.zone)?;
         let scan = Scan::table(table.clone(), snapshot)?.only(std::slice::from_ref(file));
         register(&context, TARGET, Arc::new(scan))?;
         Ok(context)
@@ -314,6 +321,8 @@ impl Job<'_> {
         single_count(context, self.sql, plan).await
     }
 
+    /// Writes the file's rows anew, those that the condition holds for with
+    /// their new values or not at all.
     async fn rewrite(
         &self,
         context: &SessionContext,
@@ -322,24 +331,37 @@ impl Job<'_> {
         condition: &Expr,
         set: &[(String, Expr)],
     ) -> Result<Vec<DataFile>> {
-        let names: Vec<String> = table.schema().as_struct().fields().iter().map(|f| f.name.clone()).collect();
         let label = quoted(label);
-        let (mut columns, mut values) = (Vec::new(), vec![("__condition".to_owned(), condition)]);
+        let numbered = format!("(SELECT *, row_number() OVER () AS {ROW} FROM {TARGET}) AS {label}");
+        self.find_hits(context, &format!("SELECT {ROW} AS {HIT} FROM {numbered} WHERE __condition"), condition).await?;
+        let names: Vec<String> = table.schema().as_struct().fields().iter().map(|f| f.name.clone()).collect();
+        let (mut columns, mut values) = (Vec::new(), Vec::new());
         for name in &names {
             let column = format!("{label}.{}", quoted(name));
             columns.push(match set.iter().position(|(other, _)| other == name) {
                 None => column,
                 Some(at) => {
                     values.push((format!("__value_{at}"), &set[at].1));
-                    format!("CASE WHEN __condition THEN __value_{at} ELSE {column} END")
+                    format!("CASE WHEN {HIT} IS NOT NULL THEN __value_{at} ELSE {column} END")
                 }
             });
         }
-        let kept = if set.is_empty() { " WHERE NOT coalesce(__condition, false)" } else { "" };
-        let text = format!("SELECT {} FROM {TARGET} AS {label}{kept}", columns.join(", "));
+        let kept = if set.is_empty() { format!(" WHERE {HIT} IS NULL") } else { String::new() };
+        let text = format!("SELECT {} FROM {numbered} LEFT JOIN {HITS} ON {ROW} = {HIT}{kept}", columns.join(", "));
         let values: Vec<(&str, &Expr)> = values.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         let plan = self.plan(context, &text, &values).await?;
         write(context, self.sql, table, plan, &names).await
+    }
+
+    /// Registers the numbers of the rows that the condition holds for. A
+    /// condition with a subquery can stand nowhere but in a filter.
+    async fn find_hits(&self, context: &SessionContext, text: &str, condition: &Expr) -> Result<()> {
+        let failed = |e| plan_error("sql", self.sql, e);
+        let plan = self.plan(context, text, &[("__condition", condition)]).await?;
+        let schema = Arc::new(plan.schema().as_arrow().clone());
+        let found = context.execute_logical_plan(plan).await.map_err(failed)?.collect().await.map_err(failed)?;
+        let hits = MemTable::try_new(schema, vec![found]).map_err(failed)?;
+        register(context, HITS, Arc::new(hits))
     }
 
     /// Plans `text` with expressions of the statement in the places of names,
