@@ -1,11 +1,13 @@
 """Maintenance: the same rows in fewer files, and nothing removed that anybody needs."""
 
 import os
+import shutil
 import time
 
 import pytest
 
 import lakehouse
+from conftest import missing
 from lakehouse import FEATURES, OUTPUT, SCHEMA, multiset, read_with_duckdb, read_with_pyiceberg, rows
 
 DAY = 24 * 60 * 60
@@ -182,6 +184,43 @@ def test_maintain_says_what_is_due_and_does_it(busy):
     assert multiset(read_with_pyiceberg(busy, OUTPUT)) == before
     assert reachable(busy, OUTPUT) <= on_disk(busy, OUTPUT)
     assert busy.run()["status"] == "unchanged" and busy.verify()[0] == 0
+
+
+def test_maintenance_that_is_killed_anywhere_harms_nothing(busy, tmp_path):
+    with open(busy.folder / "insightera.toml", "a") as file:
+        file.write("\n[maintenance]\nexpire_after_days = 0\nkeep_snapshots = 2\nmin_input_files = 4\n")
+    location = busy.table(OUTPUT).location().removeprefix("file://")
+    orphan, old = f"{location}/data/lost.parquet", time.time() - 4 * DAY
+    open(orphan, "wb").close()
+    os.utime(orphan, (old, old))
+    wanted = everything(busy, OUTPUT)
+    rows_now = multiset(read_with_pyiceberg(busy, OUTPUT))
+    aside, log = tmp_path / "aside", tmp_path / "operations"
+    shutil.copytree(busy.folder, aside)
+
+    def reset():
+        shutil.rmtree(busy.folder)
+        shutil.copytree(aside, busy.folder)
+
+    busy.call("table", "maintain", OUTPUT, environment={"INSIGHTERA_FAULT": f"record:{log}"})
+    if not log.exists():
+        missing("killed maintenance", "the binary was built without the feature `faults`")
+    operations = log.read_text().splitlines()
+    assert sum("\tremove\t" in line for line in operations) > 8 and sum("\tmove\t" in line for line in operations) == 1
+    for when in ("before", "after"):
+        for number, operation in enumerate(operations, 1):
+            reset()
+            killed = busy.process("table", "maintain", OUTPUT, environment={"INSIGHTERA_FAULT": f"kill:{when}:{number}"})
+            assert killed < 0, f"it was not killed {when} {operation}"
+            assert reachable(busy, OUTPUT) <= on_disk(busy, OUTPUT), f"killed {when} {operation}"
+            left = everything(busy, OUTPUT)
+            assert all(left[s] == wanted.get(s, rows_now) for s in left), f"killed {when} {operation}"
+            if number % 5 == 0:
+                assert busy.call("table", "maintain", OUTPUT).code == 0, f"killed {when} {operation}"
+                assert len(busy.table(OUTPUT).metadata.snapshots) == 3
+                assert multiset(read_with_pyiceberg(busy, OUTPUT)) == rows_now
+                assert busy.run()["status"] == "unchanged" and busy.verify()[0] == 0
+    print(f"{len(operations)} operations, each killed before and after")
 
 
 def test_rollback_takes_the_pipelines_progress_with_it(busy):
