@@ -234,3 +234,15 @@ def test_rollback_takes_the_pipelines_progress_with_it(busy):
     assert busy.verify()[0] == 0
     answer = busy.call("sql", f"CALL system.rollback_to_timestamp('{OUTPUT}', TIMESTAMP '2001-01-01')")
     assert answer.code == 1 and "no snapshot at or before" in answer.stderr, answer
+
+
+def test_explain_tells_which_files_are_read(busy):
+    files = busy.sql(f"SELECT count(*) AS n FROM {OUTPUT}.files")[0]["n"]
+    newest = busy.predictions(run_id=max(row["run_id"] for row in busy.predictions()))[0]
+    told = busy.sql(f"EXPLAIN SELECT * FROM {OUTPUT} p JOIN {FEATURES} f ON p.nim = f.nim "
+                    f"WHERE p.run_id = '{newest['run_id']}' AND p.prediction_date = DATE '{newest['prediction_date']}'")
+    lines = {row["plan"].split(" at ")[0]: row["plan"] for row in told if row["plan_type"] == "files"}
+    assert f"1 of {files} files" in lines[OUTPUT], told
+    assert "1 of 1 files" in lines[FEATURES], told
+    none = busy.sql(f"EXPLAIN SELECT * FROM {OUTPUT} WHERE prediction_date = DATE '1999-01-01'")
+    assert any(f"0 of {files} files, 0 of" in row["plan"] for row in none), none
