@@ -1,11 +1,13 @@
 """Maintenance: the same rows in fewer files, and nothing removed that anybody needs."""
 
 import os
+import shutil
 import time
 
 import pytest
 
 import lakehouse
+from conftest import missing
 from lakehouse import FEATURES, OUTPUT, SCHEMA, multiset, read_with_duckdb, read_with_pyiceberg, rows
 
 DAY = 24 * 60 * 60
@@ -184,6 +186,43 @@ def test_maintain_says_what_is_due_and_does_it(busy):
     assert busy.run()["status"] == "unchanged" and busy.verify()[0] == 0
 
 
+def test_maintenance_that_is_killed_anywhere_harms_nothing(busy, tmp_path):
+    with open(busy.folder / "insightera.toml", "a") as file:
+        file.write("\n[maintenance]\nexpire_after_days = 0\nkeep_snapshots = 2\nmin_input_files = 4\n")
+    location = busy.table(OUTPUT).location().removeprefix("file://")
+    orphan, old = f"{location}/data/lost.parquet", time.time() - 4 * DAY
+    open(orphan, "wb").close()
+    os.utime(orphan, (old, old))
+    wanted = everything(busy, OUTPUT)
+    rows_now = multiset(read_with_pyiceberg(busy, OUTPUT))
+    aside, log = tmp_path / "aside", tmp_path / "operations"
+    shutil.copytree(busy.folder, aside)
+
+    def reset():
+        shutil.rmtree(busy.folder)
+        shutil.copytree(aside, busy.folder)
+
+    busy.call("table", "maintain", OUTPUT, environment={"INSIGHTERA_FAULT": f"record:{log}"})
+    if not log.exists():
+        missing("killed maintenance", "the binary was built without the feature `faults`")
+    operations = log.read_text().splitlines()
+    assert sum("\tremove\t" in line for line in operations) > 8 and sum("\tmove\t" in line for line in operations) == 1
+    for when in ("before", "after"):
+        for number, operation in enumerate(operations, 1):
+            reset()
+            killed = busy.process("table", "maintain", OUTPUT, environment={"INSIGHTERA_FAULT": f"kill:{when}:{number}"})
+            assert killed < 0, f"it was not killed {when} {operation}"
+            assert reachable(busy, OUTPUT) <= on_disk(busy, OUTPUT), f"killed {when} {operation}"
+            left = everything(busy, OUTPUT)
+            assert all(left[s] == wanted.get(s, rows_now) for s in left), f"killed {when} {operation}"
+            if number % 5 == 0:
+                assert busy.call("table", "maintain", OUTPUT).code == 0, f"killed {when} {operation}"
+                assert len(busy.table(OUTPUT).metadata.snapshots) == 3
+                assert multiset(read_with_pyiceberg(busy, OUTPUT)) == rows_now
+                assert busy.run()["status"] == "unchanged" and busy.verify()[0] == 0
+    print(f"{len(operations)} operations, each killed before and after")
+
+
 def test_rollback_takes_the_pipelines_progress_with_it(busy):
     third = busy.sql(f"SELECT snapshot_id FROM {OUTPUT}.refs WHERE name = 'third'")[0]["snapshot_id"]
     count = busy.table(OUTPUT).scan(snapshot_id=third).to_arrow().num_rows
@@ -195,3 +234,15 @@ def test_rollback_takes_the_pipelines_progress_with_it(busy):
     assert busy.verify()[0] == 0
     answer = busy.call("sql", f"CALL system.rollback_to_timestamp('{OUTPUT}', TIMESTAMP '2001-01-01')")
     assert answer.code == 1 and "no snapshot at or before" in answer.stderr, answer
+
+
+def test_explain_tells_which_files_are_read(busy):
+    files = busy.sql(f"SELECT count(*) AS n FROM {OUTPUT}.files")[0]["n"]
+    newest = busy.predictions(run_id=max(row["run_id"] for row in busy.predictions()))[0]
+    told = busy.sql(f"EXPLAIN SELECT * FROM {OUTPUT} p JOIN {FEATURES} f ON p.nim = f.nim "
+                    f"WHERE p.run_id = '{newest['run_id']}' AND p.prediction_date = DATE '{newest['prediction_date']}'")
+    lines = {row["plan"].split(" at ")[0]: row["plan"] for row in told if row["plan_type"] == "files"}
+    assert f"1 of {files} files" in lines[OUTPUT], told
+    assert "1 of 1 files" in lines[FEATURES], told
+    none = busy.sql(f"EXPLAIN SELECT * FROM {OUTPUT} WHERE prediction_date = DATE '1999-01-01'")
+    assert any(f"0 of {files} files, 0 of" in row["plan"] for row in none), none

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{Int64Type, SchemaRef};
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider, TableProvider};
 use datafusion::datasource::MemTable;
@@ -16,7 +16,7 @@ use super::travel::{self, Pinned, Version};
 use super::{plan_error, session};
 use crate::error::{Error, Result};
 use crate::lake::folder::Folder;
-use crate::lake::scan::Scan;
+use crate::lake::scan::{Scan, ScanNote, ScanNotes};
 use crate::lake::{Table, TableName};
 use crate::workspace::Workspace;
 
@@ -90,6 +90,7 @@ pub(crate) async fn read(
     pinned: &[Pinned],
 ) -> Result<QueryResult> {
     let context = session(workspace, zone)?;
+    let explains = matches!(statement, EngineStatement::Explain(_));
     let plan = plan(workspace, &context, sql, statement, pinned).await?;
     if matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_)) {
         return Err(Error::invalid(format!("sql: this statement is not supported ({})", plan.display())).hint(
@@ -98,8 +99,25 @@ pub(crate) async fn read(
     }
     let frame = context.execute_logical_plan(plan).await.map_err(|e| plan_error("sql", sql, e))?;
     let schema: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
-    let batches = frame.collect().await.map_err(|e| plan_error("sql", sql, e))?;
+    let mut batches = frame.collect().await.map_err(|e| plan_error("sql", sql, e))?;
+    if explains && let Some(notes) = context.state().config().get_extension::<ScanNotes>() {
+        batches.extend(explained(&schema, &notes.all()));
+    }
     Ok(QueryResult { schema, batches })
+}
+
+/// What `EXPLAIN` adds to the engine's plan: the files that each scan reads.
+fn explained(schema: &SchemaRef, notes: &[ScanNote]) -> Option<RecordBatch> {
+    let line = |note: &ScanNote| {
+        let snapshot = note.snapshot_id.map(|id| format!(" at snapshot {id}")).unwrap_or_default();
+        format!(
+            "{}{snapshot}: {} of {} files, {} of {} bytes",
+            note.table, note.files, note.all_files, note.bytes, note.all_bytes
+        )
+    };
+    let kinds = StringArray::from_iter_values(notes.iter().map(|_| "files"));
+    let plans = StringArray::from_iter_values(notes.iter().map(line));
+    RecordBatch::try_new(schema.clone(), vec![Arc::new(kinds), Arc::new(plans)]).ok().filter(|b| b.num_rows() > 0)
 }
 
 /// The schema provider of a namespace, created when missing.

@@ -20,6 +20,7 @@ pub mod rewrite;
 use std::path::Path;
 
 use super::durable;
+use super::faults::{self, Stage};
 use super::storage::local_path;
 use crate::error::{Error, Result};
 
@@ -49,7 +50,7 @@ fn check_collectable(table: &super::Table) -> Result<()> {
 /// Answers whether it was there.
 fn remove(location: &str) -> Result<bool> {
     let path = local_path(location);
-    match std::fs::remove_file(&path) {
+    match faults::step(Stage::of(&path), "remove", &path, || std::fs::remove_file(&path)) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(durable::io_error("remove", &path, error)),

@@ -15,6 +15,7 @@ use super::{check_collectable, remove_empty};
 use crate::error::{Error, Result};
 use crate::lake::storage::local_path;
 use crate::lake::table::Table;
+use crate::lake::faults::{self, Stage};
 use crate::lake::{Lake, TableName, durable};
 
 /// Files younger than this are never orphans.
@@ -234,7 +235,7 @@ pub fn quarantine(lake: &Lake, name: &TableName, orphans: &Orphans) -> Result<Pa
         if let Some(parent) = to.parent() {
             durable::create_dirs(parent)?;
         }
-        match fs::rename(path, &to) {
+        match faults::step(Stage::of(path), "move", path, || fs::rename(path, &to)) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
