@@ -342,7 +342,7 @@ impl Job<'_> {
                 None => column,
                 Some(at) => {
                     values.push((format!("__value_{at}"), &set[at].1));
-                    format!("CASE WHEN {HIT} IS NOT NULL THEN __value_{at} ELSE {column} END")
+                    format!("CASE WHEN {HIT} IS NOT NULL THEN __value_{at} ELSE {column} END AS {}", quoted(name))
                 }
             });
         }

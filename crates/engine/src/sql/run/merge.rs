@@ -349,7 +349,7 @@ impl Job<'_> {
                 let value = value.map_or_else(|| column.clone(), |at| format!("__value_{index}_{at}"));
                 cases.push_str(&format!(" WHEN {} THEN {value}", self.condition(*index)));
             }
-            columns.push(format!("CASE{cases} ELSE {column} END"));
+            columns.push(format!("CASE{cases} ELSE {column} END AS {}", quoted(name)));
         }
         let mut keep = String::new();
         for index in &of_target {
@@ -384,7 +384,7 @@ impl Job<'_> {
                 let value = value.map_or_else(|| "NULL".to_owned(), |at| format!("__value_{index}_{at}"));
                 cases.push_str(&format!(" WHEN {} THEN {value}", self.condition(*index)));
             }
-            columns.push(format!("CASE{cases} END"));
+            columns.push(format!("CASE{cases} END AS {}", quoted(name)));
         }
         let conditions: Vec<String> =
             inserts.iter().map(|(index, _)| format!("coalesce({}, false)", self.condition(*index))).collect();
