@@ -5,7 +5,7 @@
 //! (trees or a linear function) over them. Every index of a model is checked
 //! when it is loaded, so that scoring cannot leave its arrays.
 //!
-//! Formats: XGBoost (`json`, `ubj`), LightGBM (text) and Spark ML
+//! Formats: XGBoost (`json`, `ubj`), LightGBM (text), ONNX and Spark ML
 //! (`PipelineModel` folders). Scores are those of the library that made the
 //! model: XGBoost and LightGBM margins to the bit, Spark's within 1e-12.
 //!
@@ -21,6 +21,7 @@ mod error;
 mod forest;
 mod lightgbm;
 mod model;
+mod onnx;
 mod spark;
 mod xgboost;
 
@@ -67,11 +68,14 @@ pub fn load(artifact: &Artifact) -> Result<Arc<dyn Model>> {
         if bytes.starts_with(b"tree\n") || bytes.starts_with(b"tree\r\n") {
             return lightgbm::load(name, bytes);
         }
+        if name.ends_with(".onnx") || onnx::is_onnx(bytes) {
+            return onnx::load(name, bytes);
+        }
         return Err(Error::invalid(format!("`{name}` is no model format that is known here")).with_hint(
-            "known are XGBoost .json and .ubj files, LightGBM .txt files and Spark ML PipelineModel folders",
+            "known are XGBoost .json and .ubj files, LightGBM .txt files, .onnx files and Spark ML PipelineModel folders",
         ));
     }
     let names: Vec<&str> = files.keys().take(5).map(String::as_str).collect();
     Err(Error::invalid(format!("the files {} are no model format that is known here", names.join(", ")))
-        .with_hint("known are XGBoost .json and .ubj files, LightGBM .txt files and Spark ML PipelineModel folders"))
+        .with_hint("known are XGBoost .json and .ubj files, LightGBM .txt files, .onnx files and Spark ML PipelineModel folders"))
 }

@@ -1,0 +1,149 @@
+//! From the bytes of a file to a model.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::document::{Document, Value};
+use super::graph::Program;
+use super::operators::{MODELS, SAME};
+use super::outcome::Outcome;
+use super::rows::Feed;
+use super::tensor::{Data, Kind, WordList};
+use super::wire::Fields;
+use super::{BLOCK, OnnxModel};
+use crate::error::{Error, Result};
+use crate::model::{Description, Input, InputKind, Model, Signature};
+
+/// Columns of all inputs.
+const MAX_COLUMNS: usize = 1 << 16;
+
+/// Whether a file's bytes begin like an ONNX model: a message with a graph and
+/// the versions of its operators.
+pub fn is_onnx(bytes: &[u8]) -> bool {
+    let (mut graph, mut versions) = (false, false);
+    for field in Fields::of(bytes) {
+        match field {
+            Ok((7, value)) => graph = value.bytes().is_ok(),
+            Ok((8, value)) => versions = value.bytes().is_ok(),
+            Ok(_) => {}
+            Err(_) => return false,
+        }
+    }
+    graph && versions
+}
+
+/// Loads a model from the bytes of one file.
+///
+/// # Errors
+/// `Data` when the file is damaged, `Invalid` when a part is not supported.
+pub fn load(name: &str, bytes: &[u8]) -> Result<Arc<dyn Model>> {
+    Ok(Arc::new(build(bytes).map_err(|e| e.within(&format!("`{name}`")))?))
+}
+
+fn build(bytes: &[u8]) -> Result<OnnxModel> {
+    let mut words = WordList::default();
+    words.number("");
+    let document = Document::read(bytes, &mut words)?;
+    let graph = &document.graph;
+    let constants: BTreeSet<&str> = graph.constants.iter().map(|(name, _)| name.as_str()).collect();
+    let given: Vec<&Value> = graph.inputs.iter().filter(|input| !constants.contains(input.name.as_str())).collect();
+    let (feeds, signature, block) = feeds(&given, document.metadata.get("feature_names"))?;
+    let mut samples = HashMap::new();
+    let rows = if block == 1 { 1 } else { 2 };
+    for (feed, input) in feeds.iter().zip(&given) {
+        let column = match feed.kind {
+            Kind::F32 => Data::F32(vec![0.0; rows]),
+            Kind::F64 => Data::F64(vec![0.0; rows]),
+            Kind::I64 => Data::I64(vec![0; rows]),
+            Kind::I32 => Data::I32(vec![0; rows]),
+            Kind::Bool => Data::Bool(vec![false; rows]),
+            Kind::Text => Data::Text(vec![words.number(""); rows]),
+        };
+        samples.insert(input.name.clone(), feed.tensor(&vec![column; feed.columns.len()], 0, rows)?);
+    }
+    let names: Vec<String> = given.iter().map(|input| input.name.clone()).collect();
+    let program = Program::prepare(graph, &names, samples, &document.versions, &mut words)?;
+    let outcome = Outcome::of(&document, &program, rows, &mut words)?;
+    let last = graph.nodes.iter().rev();
+    let objective = last
+        .clone()
+        .find(|node| MODELS.contains(&node.operator.as_str()))
+        .or_else(|| last.clone().find(|node| !SAME.contains(&node.operator.as_str())))
+        .map_or_else(|| "Identity".to_owned(), |node| node.operator.clone());
+    let description = Description {
+        flavor: "onnx".into(),
+        objective,
+        labels: outcome.labels.to_vec(),
+        trees: program.counts.trees,
+        nodes: program.counts.nodes,
+        max_depth: program.counts.depth,
+    };
+    Ok(OnnxModel { program, feeds, words, outcome, block, description, signature })
+}
+
+/// The inputs, the columns they want, and how many rows the graph takes.
+fn feeds(given: &[&Value], names: Option<&String>) -> Result<(Vec<Feed>, Signature, usize)> {
+    let names: Option<Vec<String>> = match names {
+        None => None,
+        Some(json) => Some(serde_json::from_str(json).map_err(|e| {
+            Error::data(format!("its metadata entry `feature_names` is no JSON list of names: {e}"))
+        })?),
+    };
+    let single = if let ([_], Some(names)) = (given, &names) { Some(names.len()) } else { None };
+    let mut feeds = Vec::with_capacity(given.len());
+    let mut columns: Vec<Input> = Vec::new();
+    let mut block = BLOCK;
+    for input in given {
+        let name = &input.name;
+        let kind = input.kind.ok_or_else(|| Error::invalid(format!("the input `{name}` is no tensor")))?;
+        let kind = Kind::from_code(kind).map_err(|e| e.within(&format!("input `{name}`")))?;
+        let open = || {
+            Error::invalid(format!("the input `{name}` does not say how many columns it has"))
+                .with_hint("export the model with the number of columns, or add the metadata entry `feature_names`")
+        };
+        let (rows, width, flat) = match input.shape.as_deref() {
+            Some([rows]) => (*rows, 1, true),
+            Some([rows, width]) => (*rows, width.or(single).ok_or_else(open)?, false),
+            Some([]) | Some([_, _, _, ..]) => {
+                return Err(Error::invalid(format!("the input `{name}` is not rows and columns")));
+            }
+            None => (None, single.ok_or_else(open)?, false),
+        };
+        match rows {
+            None => {}
+            Some(1) => block = 1,
+            Some(rows) => {
+                return Err(Error::invalid(format!("the input `{name}` wants {rows} rows at a time"))
+                    .with_hint("export the model with a batch size that varies"));
+            }
+        }
+        let start = columns.len();
+        if width == 0 || start + width > MAX_COLUMNS {
+            return Err(Error::invalid(format!("the input `{name}` has {width} columns, which is not supported")));
+        }
+        let what = if kind == Kind::Text { InputKind::Categorical } else { InputKind::Numeric };
+        for column in 0..width {
+            let column = if width == 1 { name.clone() } else { format!("{name}_{column}") };
+            columns.push(Input { name: column, kind: what });
+        }
+        feeds.push(Feed { kind, columns: start..columns.len(), flat });
+    }
+    if let Some(names) = names {
+        if names.len() != columns.len() {
+            return Err(Error::data(format!(
+                "its metadata entry `feature_names` has {} names for {} columns",
+                names.len(),
+                columns.len()
+            )));
+        }
+        columns.iter_mut().zip(names).for_each(|(column, name)| column.name = name);
+    }
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = columns.iter().find(|column| !seen.insert(column.name.as_str())) {
+        return Err(Error::data(format!("two of its columns have the name `{}`", twice.name)));
+    }
+    if feeds.is_empty() {
+        return Err(Error::invalid("it has no inputs"));
+    }
+    Ok((feeds, Signature { inputs: columns }, block))
+}
