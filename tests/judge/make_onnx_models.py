@@ -53,6 +53,9 @@ from sklearn.preprocessing import (
 from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR, NuSVC, NuSVR, OneClassSVM
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
+# ONNX Runtime adds in an order of its own in these, or by blocks of the batch.
+SUMS = {"ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceLogSumExp", "Softmax", "LpNormalization", "Scan", "CDist",
+        "ReduceL2"}
 ROWS = 10_000
 TRAIN = 600
 FEATURES = 6
@@ -135,11 +138,12 @@ class Writer:
             else:
                 for k in range(scores.shape[1]):
                     expected[f"raw_{k}"] = scores[:, k]
-        onnx.save(proto, self.folder / f"onnx_{name}.onnx")
+        file = ("onnx_sums_" if adds(proto) else "onnx_") + name
+        onnx.save(proto, self.folder / f"{file}.onnx")
         arrays = {k: v if isinstance(v, pyarrow.Array) else pyarrow.array(v, from_pandas=False) for k, v in columns.items()}
         for key, values in expected.items():
             arrays[f"expected_{key}"] = pyarrow.array(np.asarray(values, dtype=np.float64), from_pandas=False)
-        pyarrow.parquet.write_table(pyarrow.table(arrays), self.folder / f"onnx_{name}.rows.parquet")
+        pyarrow.parquet.write_table(pyarrow.table(arrays), self.folder / f"{file}.rows.parquet")
         for node in proto.graph.node:
             self.operators.setdefault((node.domain, node.op_type), set()).add(name)
         if native is not None:
@@ -148,6 +152,13 @@ class Writer:
             theirs = theirs if sound is None else theirs[sound]
             self.far.append((float(np.nanmax(np.abs(mine - theirs))), name))
         self.count += 1
+
+
+def adds(proto):
+    """Whether sums in an order of ONNX Runtime's own decide the scores."""
+    linear = any(node.op_type == "LinearClassifier" and attribute.name == "post_transform" and attribute.s == b"SOFTMAX"
+                 for node in proto.graph.node for attribute in node.attribute)
+    return linear or any(node.op_type in SUMS for node in proto.graph.node)
 
 
 def scored(model, x, classifier):
@@ -167,6 +178,8 @@ class Plain:
         self.writer = writer
         self.x = plain_rows(1)
         self.rows = wild_rows(self.x)
+        self.holes = self.x.copy()
+        self.holes[np.random.default_rng(8).random(self.x.shape) < 0.1] = np.nan
         t = self.x[:TRAIN]
         noise = np.random.default_rng(3).normal(0, 0.3, TRAIN)
         self.score = t[:, 0] + np.sin(t[:, 1]) - 2 * (t[:, 2] > 0) + t[:, 4] / 10 + noise
@@ -239,7 +252,7 @@ class Plain:
             ("select_logistic", make_pipeline(SelectKBest(k=3), LogisticRegression())),
         ]:
             needs_numbers = "hist" not in name
-            train = np.nan_to_num(self.rows, nan=0.3, posinf=9, neginf=-9) if needs_numbers else self.rows
+            train = self.x if needs_numbers else self.holes
             self.guarded(name + "_two", model, self.two, "probabilities", train=train)
             self.guarded(name + "_four", model, words[self.four], "probabilities", train=train)
         t = self.x
@@ -263,7 +276,7 @@ class Plain:
 
     def regressors(self):
         r = {"random_state": 5}
-        t = np.nan_to_num(self.rows, nan=0.3, posinf=9, neginf=-9)
+        t = self.x
         for name, model in [
             ("linear", LinearRegression()), ("ridge", Ridge()), ("lasso", Lasso(0.01)), ("elastic", ElasticNet(0.01)),
             ("sgd", SGDRegressor(**r)), ("poisson", PoissonRegressor()),
@@ -285,7 +298,7 @@ class Plain:
             ("gauss_process", GaussianProcessRegressor()),
         ]:
             y = np.exp(np.clip(self.score, -2, 2)) if name == "poisson" else self.score
-            self.guarded(name, model, y, "value", train=self.rows if "hist" in name else t)
+            self.guarded(name, model, y, "value", train=self.holes if "hist" in name else t)
         self.guarded("linear_double", LinearRegression(), self.score, "value", train=t, dtype=np.float64)
         for name, step in [
             ("standard", StandardScaler()), ("min_max", MinMaxScaler(clip=True)), ("max_abs", MaxAbsScaler()),
@@ -299,7 +312,7 @@ class Plain:
             ("imputed", SimpleImputer()), ("imputed_flags", SimpleImputer(add_indicator=True)),
         ]:
             missing = name.startswith("imputed")
-            self.guarded("step_" + name, make_pipeline(step, LinearRegression()), self.score, "value", train=self.rows if missing else t,
+            self.guarded("step_" + name, make_pipeline(step, LinearRegression()), self.score, "value", train=self.holes if missing else t,
                          rows=wild_rows(self.x, missing=False) if name == "binarizer" else None)
 
     def others(self):
@@ -332,9 +345,10 @@ class Plain:
             if not self.writer.wants(name):
                 continue
             x = t[:TRAIN].copy()
+            x[np.random.default_rng(9).random(x.shape) < 0.1] = np.nan
             rows = held
             if "categories" in name:
-                x[:, 3] = np.abs(x[:, 3])
+                x[:, 3] = np.abs(np.nan_to_num(x[:, 3]))
                 rows = held.copy()
                 rows[:, 3] = np.abs(rows[:, 3])
                 model.fit(x, target, categorical_feature=[3])
@@ -346,6 +360,58 @@ class Plain:
                 kinds = (kind, list(model.classes_)) if kind == "probabilities" else kind
                 own = np.concatenate([scored(model, rows, kind == "probabilities"), np.full(ROWS // 2, np.nan)])
                 self.writer.model(name, proto, {"input": rows}, self.columns(rows, "input"), kinds, own, slice(0, ROWS // 2))
+            except Exception as e:
+                self.refused(name, e)
+
+    def pipelines(self):
+        """Models of many inputs, some of them texts."""
+        random = np.random.default_rng(21)
+        cities = np.array(["Ambon", "Bandung", "Jakarta", "Medan", "Padang"])
+        city, grade = cities[random.integers(0, 5, ROWS)], random.choice(["A", "B", "C"], ROWS)
+        frame = pandas.DataFrame({"age": self.x[:, 0] * 10 + 40, "income": self.rows[:, 4], "points": self.holes[:, 5],
+                                  "visits": random.poisson(3, ROWS).astype(np.int64), "city": city, "grade": grade})
+        frame.loc[ROWS - 1500::7, "city"] = "Atlantis"
+        frame.loc[ROWS - 1500::11, "city"] = ""
+        income = frame["income"].to_numpy().copy()
+        income[:TRAIN] = self.x[:TRAIN, 4]
+        frame["income"] = income
+        y = ((frame["age"] > 40).astype(int) + np.isin(city, ["Medan", "Ambon"]) - (grade == "C") > 0).astype(int)
+        numbers, texts = ["age", "income", "points"], ["city", "grade"]
+        kinds = {**{n: FloatTensorType([None, 1]) for n in numbers}, "visits": Int64TensorType([None, 1]),
+                 **{n: StringTensorType([None, 1]) for n in texts}}
+
+        def steps(scaler, encoder, count=None):
+            return ColumnTransformer([("numbers", make_pipeline(SimpleImputer(), scaler), numbers),
+                                      ("texts", encoder, texts), ("count", count or "passthrough", ["visits"])])
+
+        hot = lambda **more: OneHotEncoder(handle_unknown="ignore", sparse_output=False, **more)
+        known = frame["city"].isin(cities).to_numpy()
+        for name, model, columns in [
+            ("columns_logistic", make_pipeline(steps(StandardScaler(), hot()), LogisticRegression()), None),
+            ("columns_forest", make_pipeline(steps(MinMaxScaler(), hot(drop="if_binary")), RandomForestClassifier(10)), None),
+            ("columns_boosting", make_pipeline(steps(RobustScaler(), hot(min_frequency=5), StandardScaler()),
+                                               GradientBoostingClassifier(n_estimators=10)), None),
+            ("columns_ordinal", make_pipeline(steps(MaxAbsScaler(), OrdinalEncoder(
+                handle_unknown="use_encoded_value", unknown_value=-1)), DecisionTreeClassifier(max_depth=5)), None),
+            ("columns_text", make_pipeline(steps(StandardScaler(), hot()), SVC(probability=True)), None),
+            ("columns_net", make_pipeline(steps(StandardScaler(), hot()), MLPClassifier((6,), max_iter=50)), None),
+        ]:
+            if not self.writer.wants(name):
+                continue
+            try:
+                model.fit(frame[:TRAIN], y[:TRAIN])
+                proto = to_onnx(model, initial_types=list(kinds.items()), target_opset=OPSET)
+                feeds = {n: frame[[n]].to_numpy().astype(np.float32) for n in numbers}
+                feeds["visits"] = frame[["visits"]].to_numpy()
+                feeds.update((n, frame[[n]].to_numpy().astype(object)) for n in texts)
+                columns = {n: frame[n].to_numpy() for n in [*numbers, "visits"]}
+                columns["points"] = pyarrow.array(frame["points"].to_numpy(), from_pandas=True)
+                columns["city"] = pyarrow.array([c or None for c in frame["city"]], pyarrow.string())
+                columns["grade"] = pyarrow.array(frame["grade"].tolist()).dictionary_encode()
+                sound = slice(0, ROWS // 2)
+                own = np.full(ROWS, np.nan)
+                own[sound] = model.predict_proba(frame[sound])[:, 1]
+                self.writer.model(name, proto, feeds, columns, ("probabilities", [0, 1]), own, sound)
             except Exception as e:
                 self.refused(name, e)
 
@@ -368,6 +434,7 @@ if __name__ == "__main__":
     plain.regressors()
     plain.others()
     plain.boosted()
+    plain.pipelines()
     for (domain, operator), names in sorted(writer.operators.items()):
         print(f"{domain or 'ai.onnx'} {operator}: {len(names)} {sorted(names)[:2]}")
     for distance, name in sorted(writer.far, reverse=True)[:20]:

@@ -347,7 +347,7 @@ impl<'a> Trace<'a> {
                     };
                     return text("post_transform") == "NONE" && negative;
                 }
-                "Add" | "Sub" | "Mul" | "Neg" | "Concat" | "ArrayFeatureExtractor" | "Slice" => {
+                "Add" | "Sub" | "Mul" | "Neg" | "Sum" | "Less" | "Concat" | "ArrayFeatureExtractor" | "Slice" => {
                     let open = node.inputs.iter().find(|input| !self.constants.contains_key(input.as_str()));
                     match open {
                         Some(input) => name = input,

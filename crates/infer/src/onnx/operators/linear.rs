@@ -99,7 +99,12 @@ fn classifier(settings: &mut Settings<'_>) -> Result<Run> {
                 }
             }
             chosen.push(if alone { usize::from(row[0] > 0.0) } else { best });
-            transform.write(row, Second::Rest, &mut all);
+            if alone {
+                transform.write(row, Second::Rest, &mut all);
+            } else {
+                transform.of_linear(row);
+                all.extend_from_slice(row);
+            }
         }
         let width = all.len().checked_div(rows).unwrap_or(outputs);
         Ok(vec![labels.of(&chosen)?, Tensor::new(vec![rows, width], Data::F32(all))?])
@@ -115,7 +120,14 @@ fn regressor(settings: &mut Settings<'_>) -> Result<Run> {
     Ok(Box::new(move |inputs: Inputs<'_>, _| {
         let (rows, mut scores) = linear.of(inputs.get(0)?)?;
         let mut all = Vec::with_capacity(scores.len());
-        scores.chunks_exact_mut(targets).for_each(|row| transform.write(row, Second::Not, &mut all));
+        for row in scores.chunks_exact_mut(targets) {
+            if targets == 1 {
+                transform.write(row, Second::Not, &mut all);
+            } else {
+                transform.of_linear(row);
+                all.extend_from_slice(row);
+            }
+        }
         Ok(vec![Tensor::new(vec![rows, targets], Data::F32(all))?])
     }))
 }

@@ -1,12 +1,12 @@
 //! Operators that work value by value.
 //!
 //! Single precision stays single precision: each operation rounds as the
-//! processor's own does. The functions of the C library are called at the
-//! tensor's precision.
+//! processor's own does. See [`functions`] for those that are approximated.
 
 use super::super::broadcast::pairs;
 use super::super::node::{Run, Settings};
 use super::super::tensor::{Data, Kind, Tensor, Words};
+use super::functions;
 use crate::error::{Error, Result};
 
 /// A number of any of the four kinds.
@@ -378,14 +378,14 @@ type Function = (fn(f32) -> f32, fn(f64) -> f64);
 fn one(settings: &mut Settings<'_>) -> Result<Option<Run>> {
     let function: Function = match settings.node.operator.as_str() {
         "Sqrt" => (f32::sqrt, f64::sqrt),
-        "Exp" => (f32::exp, f64::exp),
+        "Exp" => (functions::exp, f64::exp),
         "Log" => (f32::ln, f64::ln),
         "Floor" => (f32::floor, f64::floor),
         "Ceil" => (f32::ceil, f64::ceil),
         "Round" => (f32::round_ties_even, f64::round_ties_even),
         "Reciprocal" => (|v| 1.0 / v, |v| 1.0 / v),
-        "Sigmoid" => (|v| sigmoid(f64::from(v)) as f32, sigmoid),
-        "Tanh" => (|v| f64::from(v).tanh() as f32, f64::tanh),
+        "Sigmoid" => (functions::sigmoid, |v| 1.0 / (1.0 + (-v).exp())),
+        "Tanh" => (functions::tanh, f64::tanh),
         "Erf" => (|v| erf(f64::from(v)) as f32, erf),
         "Softplus" => (|v| softplus(f64::from(v)) as f32, softplus),
         "Softsign" => (|v| v / (1.0 + v.abs()), |v| v / (1.0 + v.abs())),
@@ -473,11 +473,6 @@ fn truths(is: impl Fn(f64) -> bool + Send + Sync + 'static) -> Run {
         };
         Ok(vec![Tensor::new(input.shape.clone(), Data::Bool(values))?])
     })
-}
-
-/// `1 / (1 + exp(-x))`
-pub fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
 }
 
 fn softplus(x: f64) -> f64 {

@@ -5,6 +5,7 @@
 //! node is prepared; shapes, which depend on the rows, when it runs.
 
 mod encode;
+mod functions;
 mod linear;
 mod math;
 mod matrix;

@@ -4,6 +4,7 @@
 
 use super::super::node::{Run, Settings};
 use super::super::tensor::{Data, Tensor, volume};
+use super::functions;
 use super::math::Number;
 use super::shape::{around, axis};
 use crate::error::{Error, Result};
@@ -40,7 +41,7 @@ impl Float for f32 {
         self.sqrt()
     }
     fn exp(self) -> Self {
-        self.exp()
+        functions::exp(self)
     }
     fn ln(self) -> Self {
         self.ln()
@@ -382,7 +383,7 @@ fn shares<T: Float>(values: &[T], shape: &[usize], at: i64, old: bool, log: bool
                 *share = if log {
                     values[place(step)].sub(most).sub(sum.ln())
                 } else {
-                    share.div(sum).unwrap_or_default()
+                    share.mul(T::ONE.div(sum).unwrap_or_default())
                 };
             }
         }

@@ -1,5 +1,6 @@
 //! What becomes of the scores of a classifier or regressor of `ai.onnx.ml`.
 
+use super::functions;
 use super::math::Number;
 use crate::error::{Error, Result};
 
@@ -74,6 +75,15 @@ impl Transform {
         }
     }
 
+    /// Of the scores of a linear model's row, which ONNX Runtime computes with
+    /// its approximations.
+    pub fn of_linear(self, scores: &mut [f32]) {
+        match self {
+            Self::Logistic => scores.iter_mut().for_each(|score| *score = functions::sigmoid(*score)),
+            _ => self.of(scores),
+        }
+    }
+
     /// Puts a row's scores at the end of `all`. A single one may get a second.
     pub fn write(self, scores: &mut [f32], second: Second, all: &mut Vec<f32>) {
         let [score] = *scores else {
@@ -95,25 +105,17 @@ impl Transform {
 pub trait Score: Number {
     /// In single precision.
     fn single(self) -> f32;
-    /// From single precision.
-    fn from_single(value: f32) -> Self;
 }
 
 impl Score for f32 {
     fn single(self) -> f32 {
         self
     }
-    fn from_single(value: f32) -> Self {
-        value
-    }
 }
 
 impl Score for f64 {
     fn single(self) -> f32 {
         self as f32
-    }
-    fn from_single(value: f32) -> Self {
-        Self::from(value)
     }
 }
 

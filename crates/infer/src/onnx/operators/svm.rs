@@ -4,6 +4,7 @@
 
 use super::super::node::{Classes, Inputs, Run, Settings};
 use super::super::tensor::{Data, Tensor, volume};
+use super::functions::tanh;
 use super::linear::Linear;
 use super::scores::{Second, Transform, logistic};
 use crate::error::{Error, Result};
@@ -81,7 +82,7 @@ impl Kernel {
             Form::Polynomial { degree: 2.0 } => values.iter_mut().for_each(|v| *v *= *v),
             Form::Polynomial { degree: 3.0 } => values.iter_mut().for_each(|v| *v = *v * *v * *v),
             Form::Polynomial { degree } => values.iter_mut().for_each(|v| *v = v.powf(degree)),
-            Form::Sigmoid => values.iter_mut().for_each(|v| *v = f64::from(*v).tanh() as f32),
+            Form::Sigmoid => values.iter_mut().for_each(|v| *v = tanh(*v)),
             Form::Linear | Form::Radial { .. } => {}
         }
         Ok((rows, values))
@@ -169,7 +170,9 @@ impl Pairs {
         for i in 0..n {
             for j in i + 1..n {
                 let share = 1.0 - logistic(scores[pair] * a[pair] + b[pair]);
-                let share = share.max(1e-7).min(1.0 - 1e-7);
+                // NaN stays NaN.
+                let share = if share < 1e-7 { 1e-7 } else { share };
+                let share = if share > 1.0 - 1e-7 { 1.0 - 1e-7 } else { share };
                 r[i * n + j] = share;
                 r[j * n + i] = 1.0 - share;
                 pair += 1;

@@ -1,0 +1,52 @@
+//! Functions of single precision as ONNX Runtime approximates them: quotients
+//! of polynomials for the logistic function and the hyperbolic tangent, a
+//! polynomial between powers of two for the exponential. Each multiply-add is
+//! rounded once, so the results are its own to the bit where its kernels use
+//! the processor's fused instruction.
+
+/// `start * x^n + ...`, by Horner's rule.
+fn polynomial(coefficients: &[f32], x: f32) -> f32 {
+    let (first, rest) = coefficients.split_first().unwrap_or((&0.0, &[]));
+    rest.iter().fold(*first, |sum, coefficient| sum.mul_add(x, *coefficient))
+}
+
+/// `1 / (1 + exp(-x))`
+pub fn sigmoid(x: f32) -> f32 {
+    const ABOVE: [f32; 5] =
+        [4.370_310_1e-11, 1.156_273_25e-7, 6.085_748_8e-5, 8.513_771e-3, 2.482_879_5e-1];
+    const BELOW: [f32; 6] =
+        [6.102_474e-13, 5.761_021_4e-9, 6.291_067_8e-6, 1.701_988_2e-3, 1.168_176_6e-1, 9.931_519e-1];
+    let x = x.clamp(-18.0, 18.0);
+    let square = x * x;
+    (x * polynomial(&ABOVE, square) / polynomial(&BELOW, square) + 0.5).clamp(0.0, 1.0)
+}
+
+/// The hyperbolic tangent.
+pub fn tanh(x: f32) -> f32 {
+    const ABOVE: [f32; 7] = [
+        -2.760_768_4e-16,
+        2.000_187_9e-13,
+        -8.604_672e-11,
+        5.122_297_1e-8,
+        1.485_722_4e-5,
+        6.372_619e-4,
+        4.893_524_6e-3,
+    ];
+    const BELOW: [f32; 4] = [1.198_258_4e-6, 1.185_347_1e-4, 2.268_434_6e-3, 4.893_525e-3];
+    let x = x.clamp(-9.0, 9.0);
+    let square = x * x;
+    x * polynomial(&ABOVE, square) / polynomial(&BELOW, square)
+}
+
+/// The exponential.
+pub fn exp(x: f32) -> f32 {
+    const COEFFICIENTS: [f32; 7] = [1.378_059_4e-3, 8.373_124_5e-3, 4.166_953_6e-2, 0.166_664_72, 0.499_999_7, 1.0, 1.0];
+    /// Adding it rounds to a whole number.
+    const ROUND: f32 = 12_582_912.0;
+    let x = x.clamp(-103.972_084, 88.776_26);
+    let power = x.mul_add(std::f32::consts::LOG2_E, ROUND) - ROUND;
+    let rest = power.mul_add(-1.428_606_8e-6, power.mul_add(-6.931_457_5e-1, x));
+    // In double precision the scale is exact, and what is too large or too
+    // small rounds once.
+    (f64::from(polynomial(&COEFFICIENTS, rest)) * f64::from(power).exp2()) as f32
+}
