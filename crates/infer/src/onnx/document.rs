@@ -92,6 +92,7 @@ impl Document {
         let mut graph = None;
         for field in Fields::of(bytes) {
             match field? {
+                (7, _) if graph.is_some() => return Err(Error::data("it has two graphs")),
                 (7, value) => graph = Some(read_graph(value.bytes()?, words, 0)?),
                 (8, value) => {
                     let (mut domain, mut version) = (String::new(), 0);
@@ -102,7 +103,10 @@ impl Document {
                             _ => {}
                         }
                     }
-                    document.versions.insert(plain_domain(&domain), version);
+                    let known = document.versions.insert(plain_domain(&domain), version);
+                    if known.is_some_and(|known| known != version) {
+                        return Err(Error::data(format!("it uses two versions of the operators of `{domain}`")));
+                    }
                 }
                 (14, value) => {
                     let (key, value) = entry(value.bytes()?)?;

@@ -28,6 +28,8 @@ pub struct Program {
     outputs: Vec<usize>,
     /// What it answered for rows of zeros, where it could.
     pub samples: Vec<Option<Tensor>>,
+    /// The most values that a node made of rows of zeros.
+    pub largest: usize,
     /// Sizes of its trees.
     pub counts: Counts,
     /// The classes of nodes that choose from some, by the name of an output.
@@ -169,6 +171,7 @@ impl Program {
             inputs: Vec::new(),
             outputs: Vec::new(),
             samples: Vec::new(),
+            largest: 0,
             counts: Counts::default(),
             classes: HashMap::new(),
         };
@@ -199,6 +202,7 @@ impl Program {
                 if node.operator == "Constant" {
                     constants.insert(name.clone(), tensor.clone());
                 }
+                program.largest = program.largest.max(tensor.len());
                 samples.insert(name.clone(), tensor);
             }
             if node.operator == "Constant" && node.domain.is_empty() {

@@ -3,14 +3,16 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use insightera_core::ErrorKind;
+
 use super::document::{Document, Value};
 use super::graph::Program;
 use super::operators::{MODELS, SAME};
 use super::outcome::Outcome;
 use super::rows::Feed;
-use super::tensor::{Data, Kind, WordList};
+use super::tensor::{Data, Kind, Tensor, WordList, Words};
 use super::wire::Fields;
-use super::{BLOCK, OnnxModel};
+use super::{BLOCK, BLOCK_VALUES, OnnxModel};
 use crate::error::{Error, Result};
 use crate::model::{Description, Input, InputKind, Model, Signature};
 
@@ -47,22 +49,18 @@ fn build(bytes: &[u8]) -> Result<OnnxModel> {
     let graph = &document.graph;
     let constants: BTreeSet<&str> = graph.constants.iter().map(|(name, _)| name.as_str()).collect();
     let given: Vec<&Value> = graph.inputs.iter().filter(|input| !constants.contains(input.name.as_str())).collect();
-    let (feeds, signature, block) = feeds(&given, document.metadata.get("feature_names"))?;
+    let (feeds, signature, mut block) = feeds(&given, document.metadata.get("feature_names"))?;
     let mut samples = HashMap::new();
     let rows = if block == 1 { 1 } else { 2 };
     for (feed, input) in feeds.iter().zip(&given) {
-        let column = match feed.kind {
-            Kind::F32 => Data::F32(vec![0.0; rows]),
-            Kind::F64 => Data::F64(vec![0.0; rows]),
-            Kind::I64 => Data::I64(vec![0; rows]),
-            Kind::I32 => Data::I32(vec![0; rows]),
-            Kind::Bool => Data::Bool(vec![false; rows]),
-            Kind::Text => Data::Text(vec![words.number(""); rows]),
-        };
-        samples.insert(input.name.clone(), feed.tensor(&vec![column; feed.columns.len()], 0, rows)?);
+        samples.insert(input.name.clone(), feed.tensor(&vec![column(feed.kind, &vec![0; rows]); feed.columns.len()], 0, rows)?);
     }
     let names: Vec<String> = given.iter().map(|input| input.name.clone()).collect();
     let program = Program::prepare(graph, &names, samples, &document.versions, &mut words)?;
+    if block > 1 {
+        apart(&program, &feeds, &words)?;
+        block = (BLOCK_VALUES / (program.largest / rows).max(1)).clamp(1, BLOCK);
+    }
     let outcome = Outcome::of(&document, &program, rows, &mut words)?;
     let last = graph.nodes.iter().rev();
     let objective = last
@@ -79,6 +77,55 @@ fn build(bytes: &[u8]) -> Result<OnnxModel> {
         max_depth: program.counts.depth,
     };
     Ok(OnnxModel { program, feeds, words, outcome, block, description, signature })
+}
+
+/// A column of different values; texts are all empty.
+fn column(kind: Kind, steps: &[i8]) -> Data {
+    match kind {
+        Kind::F32 => Data::F32(steps.iter().map(|step| f32::from(*step) * 1.75).collect()),
+        Kind::F64 => Data::F64(steps.iter().map(|step| f64::from(*step) * 1.75).collect()),
+        Kind::I64 => Data::I64(steps.iter().map(|step| i64::from(*step)).collect()),
+        Kind::I32 => Data::I32(steps.iter().map(|step| i32::from(*step)).collect()),
+        Kind::Bool => Data::Bool(steps.iter().map(|step| *step != 0).collect()),
+        Kind::Text => Data::Text(vec![0; steps.len()]),
+    }
+}
+
+/// Whether a row scores the same alone and among others. Says nothing when the
+/// model refuses the values tried.
+fn apart(program: &Program, feeds: &[Feed], words: &WordList) -> Result<()> {
+    const STEPS: [i8; 3] = [0, 1, 3];
+    let run = |steps: &[i8]| -> Result<Option<Vec<Tensor>>> {
+        let inputs = feeds.iter().map(|feed| {
+            feed.tensor(&vec![column(feed.kind, steps); feed.columns.len()], 0, steps.len())
+        });
+        let inputs = inputs.collect::<Result<Vec<Tensor>>>()?;
+        match program.run(&inputs.iter().collect::<Vec<_>>(), &mut Words::new(words)) {
+            Ok(outputs) => Ok(Some(outputs)),
+            Err(e) if e.kind() == ErrorKind::Data => Ok(None),
+            Err(e) => Err(e),
+        }
+    };
+    let mixed = || {
+        Error::invalid("its rows score differently alone and among others")
+            .with_hint("only models that score each row by itself are supported")
+    };
+    let Some(together) = run(&STEPS)? else { return Ok(()) };
+    for (row, step) in STEPS.iter().enumerate() {
+        let Some(alone) = run(&[*step]).map_err(|_| mixed())? else { continue };
+        for (all, one) in together.iter().zip(&alone) {
+            let width = one.len();
+            let mut part = Data::empty(all.kind(), width);
+            if all.len() != width * STEPS.len() {
+                return Err(mixed());
+            }
+            part.append(&all.data, row * width..(row + 1) * width)?;
+            if !part.same(&one.data) {
+                return Err(mixed());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The inputs, the columns they want, and how many rows the graph takes.

@@ -45,8 +45,10 @@ use tensor::{Tensor, WordList, Words};
 
 pub use load::{is_onnx, load};
 
-/// Rows that run through the graph together.
+/// Rows that run through the graph together at most.
 const BLOCK: usize = 512;
+/// Values that a node makes of them together, where that is possible.
+const BLOCK_VALUES: usize = 1 << 22;
 
 #[derive(Debug)]
 struct OnnxModel {

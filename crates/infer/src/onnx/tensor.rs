@@ -8,8 +8,8 @@ use std::collections::HashMap;
 
 use crate::error::{Error, Result};
 
-/// Values of a tensor at most: what a small file can make a model ask for.
-pub const MAX_VALUES: usize = 1 << 26;
+/// Values that an operator makes at most: what a small file can ask for.
+pub const MAX_VALUES: usize = 1 << 24;
 /// Dimensions of a tensor at most.
 pub const MAX_RANK: usize = 16;
 
@@ -87,20 +87,27 @@ pub struct Tensor {
     pub data: Data,
 }
 
-/// How many values a shape has.
+/// How many values a shape has that is about to be filled.
 pub fn volume(shape: &[usize]) -> Result<usize> {
-    let count = shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size));
-    match count.filter(|count| *count <= MAX_VALUES && shape.len() <= MAX_RANK) {
-        Some(count) => Ok(count),
-        None => Err(Error::data(format!("a tensor of the shape {shape:?} is too large"))),
+    match extent(shape).filter(|extent| *extent <= MAX_VALUES && shape.len() <= MAX_RANK) {
+        Some(extent) => Ok(if shape.contains(&0) { 0 } else { extent }),
+        None => Err(Error::invalid(format!("a tensor of the shape {shape:?} is too large"))),
     }
+}
+
+/// The product of all sizes but zeros: also without values there are so many
+/// rows to go through.
+fn extent(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |count, size| count.checked_mul((*size).max(1)))
 }
 
 impl Tensor {
     /// Values in a shape.
     pub fn new(shape: Vec<usize>, data: Data) -> Result<Self> {
-        let (wanted, found) = (volume(&shape)?, data.len());
-        if wanted != found {
+        let found = data.len();
+        let extent = extent(&shape).filter(|extent| *extent <= found.max(MAX_VALUES));
+        let wanted = extent.map(|extent| if shape.contains(&0) { 0 } else { extent });
+        if wanted != Some(found) || shape.len() > MAX_RANK {
             return Err(Error::invalid(format!("{found} values do not have the shape {shape:?}")));
         }
         Ok(Self { shape, data })
@@ -243,6 +250,19 @@ impl Data {
             }
         }
         Ok(())
+    }
+
+    /// Whether all values are the same, NaN and NaN too.
+    pub fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::F32(a), Self::F32(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()))
+            }
+            (Self::F64(a), Self::F64(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()))
+            }
+            (a, b) => a == b,
+        }
     }
 
     /// No values yet.

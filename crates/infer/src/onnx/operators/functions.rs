@@ -12,10 +12,8 @@ fn polynomial(coefficients: &[f32], x: f32) -> f32 {
 
 /// `1 / (1 + exp(-x))`
 pub fn sigmoid(x: f32) -> f32 {
-    const ABOVE: [f32; 5] =
-        [4.370_310_1e-11, 1.156_273_25e-7, 6.085_748_8e-5, 8.513_771e-3, 2.482_879_5e-1];
-    const BELOW: [f32; 6] =
-        [6.102_474e-13, 5.761_021_4e-9, 6.291_067_8e-6, 1.701_988_2e-3, 1.168_176_6e-1, 9.931_519e-1];
+    const ABOVE: [f32; 5] = [4.370_31e-11, 1.156_273_2e-7, 6.085_749e-5, 8.513_771e-3, 2.482_879_5e-1];
+    const BELOW: [f32; 6] = [6.102_473_7e-13, 5.761_021_4e-9, 6.291_068e-6, 1.701_988_2e-3, 1.168_176_5e-1, 9.931_519e-1];
     let x = x.clamp(-18.0, 18.0);
     let square = x * x;
     (x * polynomial(&ABOVE, square) / polynomial(&BELOW, square) + 0.5).clamp(0.0, 1.0)
@@ -23,16 +21,8 @@ pub fn sigmoid(x: f32) -> f32 {
 
 /// The hyperbolic tangent.
 pub fn tanh(x: f32) -> f32 {
-    const ABOVE: [f32; 7] = [
-        -2.760_768_4e-16,
-        2.000_187_9e-13,
-        -8.604_672e-11,
-        5.122_297_1e-8,
-        1.485_722_4e-5,
-        6.372_619e-4,
-        4.893_524_6e-3,
-    ];
-    const BELOW: [f32; 4] = [1.198_258_4e-6, 1.185_347_1e-4, 2.268_434_6e-3, 4.893_525e-3];
+    const ABOVE: [f32; 7] = [-2.760_768_4e-16, 2.000_188e-13, -8.604_672e-11, 5.122_297_3e-8, 1.485_722_35e-5, 6.372_619_5e-4, 4.893_524_6e-3];
+    const BELOW: [f32; 4] = [1.198_258_4e-6, 1.185_347_1e-4, 2.268_434_7e-3, 4.893_525e-3];
     let x = x.clamp(-9.0, 9.0);
     let square = x * x;
     x * polynomial(&ABOVE, square) / polynomial(&BELOW, square)
@@ -40,7 +30,7 @@ pub fn tanh(x: f32) -> f32 {
 
 /// The exponential.
 pub fn exp(x: f32) -> f32 {
-    const COEFFICIENTS: [f32; 7] = [1.378_059_4e-3, 8.373_124_5e-3, 4.166_953_6e-2, 0.166_664_72, 0.499_999_7, 1.0, 1.0];
+    const COEFFICIENTS: [f32; 7] = [1.378_059_4e-3, 8.373_124_5e-3, 4.166_953_6e-2, 1.666_647_2e-1, 4.999_998_5e-1, 1.0, 1.0];
     /// Adding it rounds to a whole number.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-103.972_084, 88.776_26);

@@ -181,8 +181,14 @@ fn product(a: &Tensor, b: &Tensor, packed: bool) -> Result<Tensor> {
     let count = volume(&outer)?;
     let full = [outer.as_slice(), &[sizes.rows, sizes.columns]].concat();
     let total = volume(&full)?;
-    let a = filled(&a.reshaped(left.clone())?, &[outer.as_slice(), left_inner].concat())?;
-    let b = filled(&b.reshaped(right.clone())?, &[outer.as_slice(), right_inner].concat())?;
+    let (x, y);
+    let (a, b) = if outer.is_empty() {
+        (a, b)
+    } else {
+        x = filled(&a.reshaped(left.clone())?, &[outer.as_slice(), left_inner].concat())?;
+        y = filled(&b.reshaped(right.clone())?, &[outer.as_slice(), right_inner].concat())?;
+        (&x, &y)
+    };
     let inner_block = if packed { PACKED } else { block(sizes) };
     fn each<T: Fused>(a: &[T], b: &[T], sizes: Sizes, block: usize, count: usize, total: usize) -> Vec<T> {
         let mut result = vec![T::default(); total];

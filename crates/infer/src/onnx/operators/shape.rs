@@ -155,8 +155,11 @@ pub fn build(settings: &mut Settings<'_>) -> Result<Option<Run>> {
             let mut result = input.clone();
             for (at, count) in times.iter().enumerate().filter(|(_, count)| **count != 1) {
                 let mut shape = result.shape.clone();
-                shape[at] = shape[at].checked_mul(*count).ok_or_else(|| Error::data("it repeats too often"))?;
-                volume(&shape)?;
+                shape[at] = shape[at].checked_mul(*count).ok_or_else(|| Error::invalid("it repeats too often"))?;
+                if volume(&shape)? == 0 {
+                    result = Tensor::new(shape, result.data.pick(&[]))?;
+                    continue;
+                }
                 let (before, _, _) = around(&result.shape, at);
                 let block = result.len().checked_div(before).unwrap_or(0);
                 let places: Vec<usize> = (0..before)
@@ -216,9 +219,9 @@ pub fn build(settings: &mut Settings<'_>) -> Result<Option<Run>> {
 
 /// The sizes that a tensor lists.
 fn sizes(tensor: &Tensor) -> Result<Vec<usize>> {
-    let size = |v: &i64| usize::try_from(*v).map_err(|_| Error::data(format!("{v} is no size")));
+    let size = |v: &i64| usize::try_from(*v).map_err(|_| Error::invalid(format!("{v} is no size")));
     let sizes: Vec<usize> = tensor.ints()?.iter().map(size).collect::<Result<_>>()?;
-    if sizes.len() > MAX_RANK { Err(Error::data("a tensor has too many dimensions")) } else { Ok(sizes) }
+    if sizes.len() > MAX_RANK { Err(Error::invalid("a tensor has too many dimensions")) } else { Ok(sizes) }
 }
 
 fn reshape(input: &Tensor, wanted: &[i64], zero: bool) -> Result<Tensor> {
@@ -366,6 +369,7 @@ fn slice(settings: &mut Settings<'_>) -> Result<Run> {
             let size = result.shape[at] as i64;
             let from_end = |v: i64| if v < 0 { v.saturating_add(size) } else { v };
             let kept: Vec<usize> = match step.signum() {
+                _ if size == 0 => Vec::new(),
                 1 => {
                     let (start, end) = (from_end(*start).clamp(0, size), from_end(*end).clamp(0, size));
                     (start..end).step_by(usize::try_from(*step).unwrap_or(usize::MAX)).map(|v| v as usize).collect()
@@ -469,7 +473,7 @@ fn range(start: &Tensor, end: &Tensor, step: &Tensor) -> Result<Tensor> {
     };
     let count = ((to - from) / by).ceil().max(0.0);
     if !(count <= super::super::tensor::MAX_VALUES as f64) {
-        return Err(Error::data("its range has too many numbers"));
+        return Err(Error::invalid("its range has too many numbers"));
     }
     let count = count as usize;
     Ok(Tensor::list(match (&start.data, &step.data) {

@@ -273,6 +273,8 @@ impl<T: Precision> Forest<T> {
             vec![pack(0..builders.len(), false)?]
         } else if mixed {
             return Err(Error::invalid("its extremes of leaves, of which some have no value, are not supported"));
+        } else if weights.len().checked_mul(builders.len()).is_none_or(|count| count > MAX_LEAF_VALUES) {
+            return Err(Error::invalid("its extremes of so many trees are not supported"));
         } else {
             (0..builders.len()).map(|tree| pack(tree..tree + 1, false)).collect::<Result<_>>()?
         };
