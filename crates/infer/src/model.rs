@@ -6,7 +6,9 @@ use std::sync::Arc;
 use arrow::array::Float64Array;
 use arrow::record_batch::RecordBatch;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::explain::Contributions;
+use crate::row::{self, RowPrediction, Scratch};
 
 /// A loaded model. Scoring is single-threaded and does not depend on how rows
 /// are cut into batches.
@@ -23,6 +25,30 @@ pub trait Model: Send + Sync + fmt::Debug {
     /// `Invalid` when a column is missing or has a type that cannot be used,
     /// `Data` when a value is refused by the model.
     fn score(&self, batch: &RecordBatch) -> Result<Predictions>;
+
+    /// What every column of the signature added to the raw scores of every
+    /// row, in the units of the raw score (log-odds for binary logistic).
+    ///
+    /// # Errors
+    /// As [`Model::score`], and `Invalid` when this kind of model cannot be
+    /// explained.
+    fn contributions(&self, batch: &RecordBatch) -> Result<Contributions> {
+        let _ = batch;
+        let about = self.description();
+        Err(Error::invalid(format!(
+            "contributions of the {} model {} are not supported",
+            about.flavor, about.objective
+        )))
+    }
+
+    /// Scores one row: a number for every column of the signature, in its order,
+    /// NaN for missing. [`RowScorer`](crate::RowScorer) is the way to call it.
+    ///
+    /// # Errors
+    /// As [`score`](Self::score).
+    fn score_row(&self, row: &[f64], _scratch: &mut Scratch, found: &mut RowPrediction) -> Result<()> {
+        row::as_batch(self, row, found)
+    }
 }
 
 /// What a model is.
@@ -86,6 +112,32 @@ impl Predictions {
     /// Only a value or class, nothing beside it.
     pub fn plain(prediction: impl Into<Float64Array>) -> Self {
         Self { prediction: prediction.into(), probability: None, probabilities: None, margin: None, raw: None }
+    }
+}
+
+impl Predictions {
+    /// The rows of several parts, of one model and so with the same columns.
+    pub(crate) fn concat(parts: Vec<Self>) -> Self {
+        let mut parts = parts.into_iter();
+        let Some(mut all) = parts.next() else { return Self::plain(Vec::<f64>::new()) };
+        let mut columns: [Option<Vec<f64>>; 3] = [Some(&all.prediction), all.probability.as_ref(), all.margin.as_ref()]
+            .map(|c| c.map(|c| c.values().to_vec()));
+        for part in parts {
+            let next = [Some(&part.prediction), part.probability.as_ref(), part.margin.as_ref()];
+            for (column, next) in columns.iter_mut().zip(next) {
+                if let (Some(column), Some(next)) = (column, next) {
+                    column.extend_from_slice(next.values());
+                }
+            }
+            if let (Some(classes), Some(next)) = (&mut all.probabilities, part.probabilities) {
+                classes.values.extend(next.values);
+            }
+            if let (Some(raw), Some(next)) = (&mut all.raw, part.raw) {
+                raw.values.extend(next.values);
+            }
+        }
+        let [prediction, probability, margin] = columns.map(|c| c.map(Float64Array::from));
+        Self { prediction: prediction.unwrap_or(all.prediction), probability, margin, ..all }
     }
 }
 

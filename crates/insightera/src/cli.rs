@@ -178,6 +178,13 @@ The output keeps the columns of the input and adds prediction, probability (a li
 a class) and rawPrediction (a list); in .csv a column for each class. The types of .csv and
 .ndjson columns are those that fit every row.";
 
+const CERTIFY_HELP: &str = "\
+Outputs: prediction, probability (of the positive class), probability_CLASS, margin, raw_0,
+raw_1, ... Without --expected, every column expected_OUTPUT is compared. Classes must be the
+same, also where the column holds labels; the rest may differ by --tolerance, which is 2.4e-7
+for XGBoost, whose outputs are in single precision, and 1e-12 for the others. The certificate
+of a registered model is stored with its version.";
+
 /// The commands on models.
 #[derive(Debug, Subcommand)]
 pub enum ModelCommand {
@@ -185,6 +192,30 @@ pub enum ModelCommand {
     Inspect {
         /// A model file or folder, else a registered model: name, name@alias or name:version
         model: String,
+        /// Form of the answer
+        #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+        format: ReportFormat,
+    },
+    /// Compare a model's scores with those of the library that made it; exit status 1 if they differ
+    #[command(after_help = CERTIFY_HELP)]
+    Certify {
+        /// A model file or folder, else a registered model: name, name@alias or name:version
+        model: String,
+        /// Rows with the library's own answers: a .parquet, .csv or .ndjson file
+        #[arg(long, value_name = "FILE")]
+        golden: PathBuf,
+        /// A column of answers, and the output it is of; without OUTPUT the prediction
+        #[arg(long, value_name = "COLUMN[=OUTPUT]")]
+        expected: Vec<String>,
+        /// A library that made the answers, as in xgboost=3.2.0; may be repeated
+        #[arg(long, value_name = "NAME=VERSION")]
+        library: Vec<String>,
+        /// The largest difference allowed, relative to the answer
+        #[arg(long, value_name = "R")]
+        tolerance: Option<f64>,
+        /// Write the certificate to a file, for `model register --certificate`
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
         /// Form of the answer
         #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
         format: ReportFormat,
@@ -207,6 +238,9 @@ pub enum ModelCommand {
         /// A tag; may be repeated
         #[arg(long, value_name = "KEY=VALUE")]
         tag: Vec<String>,
+        /// What `model certify` wrote for this model; stored with the version
+        #[arg(long, value_name = "FILE")]
+        certificate: Option<PathBuf>,
         /// Take an existing version with the same files rather than add one
         #[arg(long)]
         if_absent: bool,

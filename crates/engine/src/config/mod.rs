@@ -28,7 +28,8 @@ mod time_zone;
 
 pub use partition::PartitionTransform;
 pub use pipeline::{
-    Duplicates, Features, ModelRef, OnModelChange, Output, Pipeline, PipelineKind, RESERVED_COLUMNS, Selector, Strategy,
+    Duplicates, Explain, Features, ModelRef, OnModelChange, Output, Pipeline, PipelineKind, RESERVED_COLUMNS, Selector,
+    Strategy,
 };
 pub use project::Project;
 pub use settings::{

@@ -1,6 +1,7 @@
 //! SQL over the lake: sessions, tables at a point in time, current views.
 
 mod error;
+mod metadata_tables;
 mod query;
 mod session;
 mod travel;

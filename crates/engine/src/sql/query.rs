@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Int64Type, SchemaRef};
-use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
+use datafusion::catalog::{MemorySchemaProvider, SchemaProvider, TableProvider};
+use datafusion::datasource::MemTable;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 
@@ -74,11 +75,7 @@ pub(crate) fn namespace(context: &SessionContext, namespace: &str) -> Result<Arc
     Ok(schema)
 }
 
-pub(crate) fn put(
-    context: &SessionContext,
-    name: &TableName,
-    provider: Arc<dyn datafusion::catalog::TableProvider>,
-) -> Result<()> {
+pub(crate) fn put(context: &SessionContext, name: &TableName, provider: Arc<dyn TableProvider>) -> Result<()> {
     namespace(context, &name.namespace)?
         .register_table(name.name.clone(), provider)
         .map(|_| ())
@@ -128,16 +125,31 @@ async fn register(workspace: &Workspace, context: &SessionContext, name: &TableN
 async fn pin_table(workspace: &Workspace, context: &SessionContext, pin: &Pinned) -> Result<()> {
     let name = TableName::parse(&pin.table)?;
     if workspace.project().settings.inputs.contains_key(&pin.table) {
-        return Err(Error::invalid(format!("`{name}` is a Parquet folder and has no versions"))
-            .hint("only Iceberg tables can be read AS OF a version or a time"));
+        return Err(Error::invalid(format!(
+            "`{name}` is a Parquet folder and has neither versions nor metadata tables"
+        ))
+        .hint("only Iceberg tables can be read AS OF a version or a time"));
     }
     let table = workspace.lake().table(&name)?;
     let snapshot = match &pin.version {
-        Version::Snapshot(text) => travel::snapshot_of_version(&table, text)?,
-        Version::Time(text) => travel::snapshot_at(&table, evaluate_time(context, text).await?, text)?,
+        None => table.current_snapshot_id(),
+        Some(Version::Snapshot(text)) => Some(travel::snapshot_of_version(&table, text)?),
+        Some(Version::Time(text)) => Some(travel::snapshot_at(&table, evaluate_time(context, text).await?, text)?),
+    };
+    let provider: Arc<dyn TableProvider> = match pin.metadata {
+        Some(metadata) if pin.version.is_some() && !metadata.of_a_snapshot() => {
+            return Err(Error::invalid(format!("sql: `{}.{}` has no versions", name, metadata.name()))
+                .hint("it tells of all snapshots; files, entries, manifests and partitions can be read AS OF one"));
+        }
+        Some(metadata) => {
+            let rows = metadata.read(&table, snapshot)?;
+            let provider = MemTable::try_new(rows.schema(), vec![vec![rows]]);
+            Arc::new(provider.map_err(|e| Error::internal(format!("table `{name}`: {e}")).cause(e))?)
+        }
+        None => Arc::new(Scan::table(table, snapshot)?),
     };
     context
-        .register_table(pin.name.as_str(), Arc::new(Scan::table(table, Some(snapshot))?))
+        .register_table(pin.name.as_str(), provider)
         .map_err(|e| Error::internal(format!("table `{name}`: {e}")).cause(e))?;
     Ok(())
 }

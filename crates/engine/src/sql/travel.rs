@@ -1,5 +1,6 @@
-//! Tables at a point in time: `VERSION AS OF`, `TIMESTAMP AS OF` and
-//! `FOR SYSTEM_TIME AS OF`, taken out of a statement before it is planned.
+//! Tables at a point in time, `VERSION AS OF`, `TIMESTAMP AS OF` and
+//! `FOR SYSTEM_TIME AS OF`, and metadata tables, `namespace.table.snapshots`:
+//! taken out of a statement before it is planned.
 //!
 //! The query engine's own parser drops these clauses in silence and answers
 //! with today's rows; here each becomes a pinned table of its own, and one that
@@ -14,6 +15,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
 
+use super::metadata_tables::MetadataTable;
 use super::plan_error;
 use crate::error::{Error, Result};
 use crate::lake::Table;
@@ -48,13 +50,16 @@ impl Dialect for VersionedDialect {
     }
 }
 
-/// A table reference with a version: what it names, and the name it got.
+/// A table reference with a version or a metadata table: what it names, and the
+/// name it got.
 #[derive(Debug)]
 pub struct Pinned {
     /// `namespace.table` as written.
     pub table: String,
-    /// Which version.
-    pub version: Version,
+    /// The third part of the name.
+    pub metadata: Option<MetadataTable>,
+    /// Which version, if it says so.
+    pub version: Option<Version>,
     /// The temporary name in the statement.
     pub name: String,
 }
@@ -94,7 +99,8 @@ pub fn parse(what: &str, sql: &str) -> Result<(Statement, Vec<Pinned>)> {
     if let Some(target) = target
         && let ControlFlow::Break(problem) = target.visit(&mut visitor)
     {
-        return Err(Error::invalid(format!("{what}: {problem}")));
+        let located = Error::new(problem.kind(), format!("{what}: {problem}"));
+        return Err(problem.get_hint().map(str::to_owned).into_iter().fold(located, Error::hint));
     }
     Ok((statement, visitor.found))
 }
@@ -105,17 +111,31 @@ struct TakeVersions {
 }
 
 impl VisitorMut for TakeVersions {
-    type Break = String;
+    type Break = Error;
 
-    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<String> {
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
         let TableFactor::Table { name, version, alias, .. } = factor else { return ControlFlow::Continue(()) };
-        let Some(taken) = version.take() else { return ControlFlow::Continue(()) };
-        let version = match taken {
-            TableVersion::VersionAsOf(e) => Version::Snapshot(e.to_string()),
-            TableVersion::TimestampAsOf(e) | TableVersion::ForSystemTimeAsOf(e) => Version::Time(e.to_string()),
-            other => {
-                return ControlFlow::Break(format!("`{other}` is not supported; use VERSION AS OF or TIMESTAMP AS OF"));
+        let mut parts: Vec<String> = name.0.iter().filter_map(|p| p.as_ident()).map(|i| i.value.clone()).collect();
+        // Namespaces have one level: a third part is a metadata table.
+        let third = if parts.len() == 3 { parts.pop() } else { None };
+        if version.is_none() && third.is_none() {
+            return ControlFlow::Continue(());
+        }
+        let version = match version.take() {
+            None => None,
+            Some(TableVersion::VersionAsOf(e)) => Some(Version::Snapshot(e.to_string())),
+            Some(TableVersion::TimestampAsOf(e) | TableVersion::ForSystemTimeAsOf(e)) => {
+                Some(Version::Time(e.to_string()))
             }
+            Some(other) => {
+                let problem = format!("`{other}` is not supported; use VERSION AS OF or TIMESTAMP AS OF");
+                return ControlFlow::Break(Error::invalid(problem));
+            }
+        };
+        let table = parts.join(".");
+        let metadata = match third.map(|third| MetadataTable::parse(&table, &third)).transpose() {
+            Ok(metadata) => metadata,
+            Err(problem) => return ControlFlow::Break(problem),
         };
         let temporary = format!("__version_{}", self.found.len());
         if alias.is_none() {
@@ -123,8 +143,7 @@ impl VisitorMut for TakeVersions {
             let label = last.unwrap_or_else(|| Ident::new(&temporary));
             *alias = Some(TableAlias { explicit: true, name: label, columns: Vec::new() });
         }
-        let parts: Vec<String> = name.0.iter().filter_map(|p| p.as_ident()).map(|i| i.value.clone()).collect();
-        self.found.push(Pinned { table: parts.join("."), version, name: temporary.clone() });
+        self.found.push(Pinned { table, metadata, version, name: temporary.clone() });
         *name = ObjectName(vec![ObjectNamePart::Identifier(Ident::new(temporary))]);
         ControlFlow::Continue(())
     }

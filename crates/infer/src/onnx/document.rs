@@ -1,9 +1,11 @@
 //! An ONNX file in its parts, as the file has them: nothing is resolved yet.
 //!
-//! What would change the result and is not read here is an error: external
-//! data, sparse tensors, functions, training.
+//! What would change the result and is not read here is an error: sparse
+//! tensors, functions, training. Constants may lie in files beside the model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
 
 use super::tensor::{Data, Kind, MAX_RANK, Tensor, WordList};
 use super::wire::{Fields, Wire, damaged, packed};
@@ -21,6 +23,17 @@ pub struct Document {
     pub graph: Graph,
     /// Free texts by name.
     pub metadata: BTreeMap<String, String>,
+}
+
+/// What constants are read with.
+#[derive(Debug)]
+pub struct Source<'a> {
+    /// Gets their texts.
+    pub words: &'a mut WordList,
+    /// Files beside the model, by their path from its folder.
+    pub beside: &'a BTreeMap<String, Bytes>,
+    /// Those of them that hold constants.
+    pub used: BTreeSet<String>,
 }
 
 /// A graph.
@@ -86,14 +99,14 @@ pub struct Value {
 }
 
 impl Document {
-    /// Reads a file; `words` gets the texts of its constants.
-    pub fn read(bytes: &[u8], words: &mut WordList) -> Result<Self> {
+    /// Reads a file.
+    pub fn read(bytes: &[u8], source: &mut Source<'_>) -> Result<Self> {
         let mut document = Self::default();
         let mut graph = None;
         for field in Fields::of(bytes) {
             match field? {
                 (7, _) if graph.is_some() => return Err(Error::data("it has two graphs")),
-                (7, value) => graph = Some(read_graph(value.bytes()?, words, 0)?),
+                (7, value) => graph = Some(read_graph(value.bytes()?, source, 0)?),
                 (8, value) => {
                     let (mut domain, mut version) = (String::new(), 0);
                     for field in Fields::of(value.bytes()?) {
@@ -125,6 +138,34 @@ impl Document {
     }
 }
 
+impl<'a> Source<'a> {
+    /// What lies in a file beside the model.
+    fn bytes(&mut self, place: &BTreeMap<String, String>) -> Result<&'a [u8]> {
+        let known = ["location", "offset", "length"];
+        if let Some(key) = place.keys().find(|key| !known.contains(&key.as_str())) {
+            return Err(Error::invalid(format!("its place in another file says `{key}`, which is not known")));
+        }
+        let path = place.get("location").ok_or_else(|| Error::data("it is in another file, which is not named"))?;
+        let path = path.strip_prefix("./").unwrap_or(path);
+        let file = self.beside.get(path).ok_or_else(|| {
+            Error::invalid(format!("it is in the file `{path}`, which is not there"))
+                .with_hint("give the folder with both files, or save the model with all data in the one file")
+        })?;
+        let number = |key: &str| match place.get(key).filter(|text| !text.is_empty()) {
+            None => Ok(None),
+            Some(text) => text.parse::<usize>().map(Some).map_err(|_| Error::data(format!("its {key} is no size"))),
+        };
+        let start = number("offset")?.unwrap_or(0);
+        let end = match number("length")? {
+            Some(length) => start.checked_add(length),
+            None => Some(file.len()),
+        };
+        self.used.insert(path.to_owned());
+        let found = end.and_then(|end| file.get(start..end));
+        found.ok_or_else(|| Error::data(format!("the file `{path}` ends before it")))
+    }
+}
+
 fn plain_domain(domain: &str) -> String {
     if domain == "ai.onnx" { String::new() } else { domain.to_owned() }
 }
@@ -141,15 +182,15 @@ fn entry(bytes: &[u8]) -> Result<(String, String)> {
     Ok((key, text))
 }
 
-fn read_graph(bytes: &[u8], words: &mut WordList, depth: usize) -> Result<Graph> {
+fn read_graph(bytes: &[u8], source: &mut Source<'_>, depth: usize) -> Result<Graph> {
     if depth > MAX_DEPTH {
         return Err(Error::invalid(format!("it has graphs inside graphs, more than {MAX_DEPTH} deep")));
     }
     let mut graph = Graph::default();
     for field in Fields::of(bytes) {
         match field? {
-            (1, value) => graph.nodes.push(read_node(value.bytes()?, words, depth)?),
-            (5, value) => graph.constants.push(read_tensor(value.bytes()?, words)?),
+            (1, value) => graph.nodes.push(read_node(value.bytes()?, source, depth)?),
+            (5, value) => graph.constants.push(read_tensor(value.bytes()?, source)?),
             (11, value) => graph.inputs.push(read_value(value.bytes()?)?),
             (12, value) => graph.outputs.push(read_value(value.bytes()?)?),
             (15, _) => return Err(Error::invalid("it has sparse constants, which are not supported")),
@@ -159,7 +200,7 @@ fn read_graph(bytes: &[u8], words: &mut WordList, depth: usize) -> Result<Graph>
     Ok(graph)
 }
 
-fn read_node(bytes: &[u8], words: &mut WordList, depth: usize) -> Result<Node> {
+fn read_node(bytes: &[u8], source: &mut Source<'_>, depth: usize) -> Result<Node> {
     let mut node = Node::default();
     for field in Fields::of(bytes) {
         match field? {
@@ -168,7 +209,7 @@ fn read_node(bytes: &[u8], words: &mut WordList, depth: usize) -> Result<Node> {
             (3, value) => node.name = value.text()?.to_owned(),
             (4, value) => node.operator = value.text()?.to_owned(),
             (5, value) => {
-                let (name, attribute) = read_attribute(value.bytes()?, words, depth)?;
+                let (name, attribute) = read_attribute(value.bytes()?, source, depth)?;
                 if let Some(attribute) = attribute {
                     node.attributes.insert(name, attribute);
                 }
@@ -181,7 +222,7 @@ fn read_node(bytes: &[u8], words: &mut WordList, depth: usize) -> Result<Node> {
 }
 
 /// An empty list is the same as none.
-fn read_attribute(bytes: &[u8], words: &mut WordList, depth: usize) -> Result<(String, Option<Attribute>)> {
+fn read_attribute(bytes: &[u8], source: &mut Source<'_>, depth: usize) -> Result<(String, Option<Attribute>)> {
     let (mut name, mut kind) = (String::new(), 0);
     let (mut float, mut int, mut text, mut tensor, mut graph) = (None, None, None, None, None);
     let (mut floats, mut ints, mut texts) = (Vec::new(), Vec::new(), Vec::new());
@@ -191,8 +232,8 @@ fn read_attribute(bytes: &[u8], words: &mut WordList, depth: usize) -> Result<(S
             (2, value) => float = Some(value.float()?),
             (3, value) => int = Some(value.int()?),
             (4, value) => text = Some(value.text()?.to_owned()),
-            (5, value) => tensor = Some(read_tensor(value.bytes()?, words)?.1),
-            (6, value) => graph = Some(read_graph(value.bytes()?, words, depth + 1)?),
+            (5, value) => tensor = Some(read_tensor(value.bytes()?, source)?.1),
+            (6, value) => graph = Some(read_graph(value.bytes()?, source, depth + 1)?),
             (7, value) => value.floats(&mut floats)?,
             (8, value) => value.ints(&mut ints)?,
             (9, value) => texts.push(value.text()?.to_owned()),
@@ -238,8 +279,9 @@ fn read_attribute(bytes: &[u8], words: &mut WordList, depth: usize) -> Result<(S
     Ok((name, attribute.filter(|_| !empty)))
 }
 
-fn read_tensor(bytes: &[u8], words: &mut WordList) -> Result<(String, Tensor)> {
+fn read_tensor(bytes: &[u8], source: &mut Source<'_>) -> Result<(String, Tensor)> {
     let (mut name, mut kind, mut raw) = (String::new(), 0, None);
+    let (mut elsewhere, mut outside) = (BTreeMap::new(), false);
     let (mut dims, mut floats, mut doubles, mut ints, mut texts) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for field in Fields::of(bytes) {
@@ -248,20 +290,24 @@ fn read_tensor(bytes: &[u8], words: &mut WordList) -> Result<(String, Tensor)> {
             (2, value) => kind = value.int()?,
             (4, value) => value.floats(&mut floats)?,
             (5 | 7, value) => value.ints(&mut ints)?,
-            (6, value) => texts.push(words.number(value.text()?)),
+            (6, value) => texts.push(source.words.number(value.text()?)),
             (8, value) => name = value.text()?.to_owned(),
             (9, value) => raw = Some(value.bytes()?),
             (10, value) => value.doubles(&mut doubles)?,
-            (13, _) => {
-                return Err(Error::invalid(format!("the constant `{name}` is in another file"))
-                    .with_hint("save the model with all data in the one file"));
+            (13, value) => {
+                let (key, text) = entry(value.bytes()?)?;
+                elsewhere.insert(key, text);
             }
             (14, Wire::Varint(0)) => {}
+            (14, Wire::Varint(1)) => outside = true,
             (3 | 14, _) => return Err(Error::invalid(format!("the constant `{name}` is not in one piece here"))),
             _ => {}
         }
     }
     let within = |e: Error| e.within(&format!("constant `{name}`"));
+    if outside {
+        raw = Some(source.bytes(&elsewhere).map_err(within)?);
+    }
     let data = match (Kind::from_code(kind).map_err(within)?, raw) {
         (Kind::F32, None) => Data::F32(floats),
         (Kind::F32, Some(raw)) => Data::F32(packed(raw)?.map(f32::from_le_bytes).collect()),

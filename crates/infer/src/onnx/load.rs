@@ -1,11 +1,12 @@
 //! From the bytes of a file to a model.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use insightera_core::ErrorKind;
 
-use super::document::{Document, Value};
+use super::document::{Document, Source, Value};
 use super::graph::Program;
 use super::operators::{MODELS, SAME};
 use super::outcome::Outcome;
@@ -39,13 +40,43 @@ pub fn is_onnx(bytes: &[u8]) -> bool {
 /// # Errors
 /// `Data` when the file is damaged, `Invalid` when a part is not supported.
 pub fn load(name: &str, bytes: &[u8]) -> Result<Arc<dyn Model>> {
-    Ok(Arc::new(build(bytes).map_err(|e| e.within(&format!("`{name}`")))?))
+    load_beside(name, bytes, &BTreeMap::new()).map(|(model, _)| model)
 }
 
-fn build(bytes: &[u8]) -> Result<OnnxModel> {
+/// Loads a model whose large constants may lie in files beside it; answers
+/// which of them do.
+///
+/// # Errors
+/// As [`load`], and `Invalid` when such a file is not there.
+pub fn load_beside(
+    name: &str,
+    bytes: &[u8],
+    beside: &BTreeMap<String, Bytes>,
+) -> Result<(Arc<dyn Model>, BTreeSet<String>)> {
+    let (model, used) = build(bytes, beside).map_err(|e| e.within(&format!("`{name}`")))?;
+    Ok((Arc::new(model), used))
+}
+
+/// Loads a folder of one `.onnx` file and files that hold its constants;
+/// nothing when it is no such folder.
+pub fn load_folder(files: &BTreeMap<String, Bytes>) -> Option<Result<Arc<dyn Model>>> {
+    let mut models = files.iter().filter(|(path, _)| path.ends_with(".onnx") && !path.contains('/'));
+    let (Some((name, bytes)), None) = (models.next(), models.next()) else { return None };
+    Some(load_beside(name, bytes, files).and_then(|(model, used)| {
+        match files.keys().find(|path| *path != name && !used.contains(*path)) {
+            Some(path) => Err(Error::invalid(format!("`{name}`: the file `{path}` beside it is no part of it"))
+                .with_hint("give the file alone, or a folder of only its own files")),
+            None => Ok(model),
+        }
+    }))
+}
+
+fn build(bytes: &[u8], beside: &BTreeMap<String, Bytes>) -> Result<(OnnxModel, BTreeSet<String>)> {
     let mut words = WordList::default();
     words.number("");
-    let document = Document::read(bytes, &mut words)?;
+    let mut source = Source { words: &mut words, beside, used: BTreeSet::new() };
+    let document = Document::read(bytes, &mut source)?;
+    let used = source.used;
     let graph = &document.graph;
     let constants: BTreeSet<&str> = graph.constants.iter().map(|(name, _)| name.as_str()).collect();
     let given: Vec<&Value> = graph.inputs.iter().filter(|input| !constants.contains(input.name.as_str())).collect();
@@ -76,7 +107,7 @@ fn build(bytes: &[u8]) -> Result<OnnxModel> {
         nodes: program.counts.nodes,
         max_depth: program.counts.depth,
     };
-    Ok(OnnxModel { program, feeds, words, outcome, block, description, signature })
+    Ok((OnnxModel { program, feeds, words, outcome, block, description, signature }, used))
 }
 
 /// A column of different values; texts are all empty.

@@ -43,7 +43,7 @@ use outcome::Outcome;
 use rows::Feed;
 use tensor::{Tensor, WordList, Words};
 
-pub use load::{is_onnx, load};
+pub use load::{is_onnx, load, load_beside, load_folder};
 
 /// Rows that run through the graph together at most.
 const BLOCK: usize = 512;

@@ -84,7 +84,7 @@ impl<'a> Frame<'a> {
                 let assembled = self.assemble(inputs, *invalid)?;
                 self.made.insert(output, assembled);
             }
-            Stage::Scaler { input, output, shift, scale } => {
+            Stage::Scaler { input, output, shift, scale, .. } => {
                 let mut columns = self.vectors(input)?.into_owned();
                 for (place, column) in columns.iter_mut().enumerate() {
                     if let Some(shift) = shift.as_ref().and_then(|shift| shift.get(place)) {

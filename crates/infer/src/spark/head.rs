@@ -9,9 +9,12 @@ use std::sync::Arc;
 use arrow::array::{AsArray, Float64Array, RecordBatch};
 use serde_json::Value;
 
+use super::explain::{self, Slot};
+use super::stage::MAX_WIDTH;
 use super::store::{self, Folder, Parameters};
 use super::trees::Trees;
 use crate::error::{Error, Result};
+use crate::explain::check_size;
 use crate::model::{ClassProbabilities, Description, Predictions, Raw};
 
 /// What follows the features.
@@ -69,6 +72,9 @@ impl Head {
             let count = |name: &str| metadata.get(name).and_then(Value::as_u64).map(|n| n as usize);
             let width =
                 count("numFeatures").ok_or_else(|| Error::data(format!("{class} does not say its numFeatures")))?;
+            if width > MAX_WIDTH {
+                return Err(Error::invalid(format!("{class} has numFeatures = {width}, which is too wide")));
+            }
             Trees::load(class, width, shares, folder)
         };
         let decision = thresholds.clone().map_or(Decision::Largest, Decision::Thresholds);
@@ -136,6 +142,34 @@ impl Head {
         match &self.function {
             Function::Trees(trees) => Description { labels, ..trees.describe() },
             Function::Linear { .. } => Description { labels, ..Description::default() },
+        }
+    }
+
+    /// Says where the slots come from, so that they can be explained.
+    pub fn explain_by(&mut self, slots: &[Slot], columns: usize) {
+        if let Function::Trees(trees) = &mut self.function {
+            trees.explain_by(slots.iter().map(|slot| slot.column).collect(), columns);
+        }
+    }
+
+    /// Contributions of `columns` columns, with the number of outputs; of two
+    /// classes they are the positive one's.
+    pub fn contributions(
+        &self,
+        features: &[Vec<f64>],
+        slots: &[Slot],
+        columns: usize,
+        rows: usize,
+    ) -> Result<(usize, Vec<f64>)> {
+        match &self.function {
+            Function::Trees(trees) => trees.contributions(features, rows),
+            Function::Linear { width, coefficients, intercepts } => {
+                let sets = coefficients.chunks(*width.max(&1)).chain(std::iter::repeat(&[][..]));
+                let sets: Vec<(&[f64], f64)> = sets.zip(intercepts.iter().copied()).collect();
+                let sets = if sets.len() == 2 { &sets[1..] } else { &sets };
+                check_size(rows, columns, sets.len())?;
+                Ok((sets.len(), explain::linear(features, sets, slots, columns, rows)))
+            }
         }
     }
 

@@ -13,8 +13,10 @@
 //!   A StringIndexer treats null as a label it has not seen.
 //! - `margin` is the raw prediction of the positive class of two.
 
+mod explain;
 mod frame;
 mod head;
+mod sizes;
 mod stage;
 mod store;
 mod trees;
@@ -22,7 +24,7 @@ mod trees;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
@@ -30,6 +32,7 @@ use serde_json::Value;
 
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
+use crate::explain::Contributions;
 use crate::model::{Description, Input, Model, Predictions, Signature};
 use frame::Frame;
 use head::Head;
@@ -38,12 +41,18 @@ use store::Folder;
 
 /// Pipelines inside pipelines.
 const MAX_NESTING: usize = 8;
+/// Numbers of all stages, and values that they make of one row, at most.
+const MAX_VALUES: usize = 1 << 23;
+/// Values that stages make at once: rows beyond are scored after the others.
+const MADE_AT_ONCE: usize = 1 << 24;
 
 #[derive(Debug)]
 struct SparkModel {
     stages: Vec<Stage>,
     head: Head,
     features: String,
+    slots: Vec<explain::Slot>,
+    rows_at_once: usize,
     description: Description,
     signature: Signature,
 }
@@ -88,7 +97,7 @@ fn class_of(metadata: &Value) -> String {
 }
 
 fn build(folders: Vec<(Folder<'_>, Value)>) -> Result<SparkModel> {
-    let mut stages = Vec::new();
+    let (mut stages, mut held) = (Vec::new(), 0);
     let mut found: Option<(Head, String, String, String)> = None;
     for (folder, metadata) in &folders {
         let class = class_of(metadata);
@@ -100,7 +109,15 @@ fn build(folders: Vec<(Folder<'_>, Value)>) -> Result<SparkModel> {
         }
         let parameters = store::Parameters::new(metadata);
         match Stage::load(&class, &parameters, folder)? {
-            Some(stage) => stages.push(stage),
+            Some(stage) => {
+                held += stage.held();
+                if held > MAX_VALUES {
+                    return Err(Error::invalid(format!(
+                        "the pipeline has more than {MAX_VALUES} numbers before its model"
+                    )));
+                }
+                stages.push(stage);
+            }
             None => {
                 let head = Head::load(&class, metadata, &parameters, folder)?;
                 let text = |name: &str, default: &str| parameters.text(name).unwrap_or(default).to_owned();
@@ -117,7 +134,7 @@ fn build(folders: Vec<(Folder<'_>, Value)>) -> Result<SparkModel> {
             head.name_classes(&column.labels);
         }
     }
-    let mut needed = vec![features.clone()];
+    let mut needed = HashSet::from([features.clone()]);
     let mut kept: Vec<bool> = stages.iter_mut().rev().map(|stage| stage.keep_needed(&mut needed)).collect();
     kept.reverse();
     let mut kept = kept.into_iter();
@@ -127,6 +144,7 @@ fn build(folders: Vec<(Folder<'_>, Value)>) -> Result<SparkModel> {
     let mut made: HashMap<String, Width> = HashMap::new();
     let mut seen: BTreeSet<String> = BTreeSet::new();
     let mut inputs: Vec<Input> = Vec::new();
+    let mut row_values = 0;
     for stage in &stages {
         for (name, kind) in stage.inputs() {
             if !made.contains_key(name) && seen.insert(name.to_owned()) {
@@ -134,6 +152,10 @@ fn build(folders: Vec<(Folder<'_>, Value)>) -> Result<SparkModel> {
             }
         }
         stage.widths(&mut made)?;
+        row_values += stage.outputs().filter_map(|name| made.get(name)).map(|width| width.values()).sum::<usize>();
+        if row_values > MAX_VALUES {
+            return Err(Error::invalid(format!("the stages make more than {MAX_VALUES} values of one row")));
+        }
     }
     match made.get(&features) {
         Some(Width::Vector(width)) if *width == head.width() => {}
@@ -152,7 +174,26 @@ fn build(folders: Vec<(Folder<'_>, Value)>) -> Result<SparkModel> {
         }
     }
     let description = Description { flavor: "spark".into(), objective: class, ..head.describe() };
-    Ok(SparkModel { stages, head, features, description, signature: Signature { inputs } })
+    let slots = explain::slots(&stages, &inputs, &features);
+    if slots.len() != head.width() {
+        return Err(Error::data(format!("`{features}` has values that come from no column")));
+    }
+    head.explain_by(&slots, inputs.len());
+    let rows_at_once = (MADE_AT_ONCE / row_values.max(1)).max(1);
+    Ok(SparkModel { stages, head, features, slots, rows_at_once, description, signature: Signature { inputs } })
+}
+
+impl SparkModel {
+    /// The feature vectors, slot by slot.
+    fn vectors(&self, batch: &RecordBatch) -> Result<Vec<Vec<f64>>> {
+        let mut frame = Frame::new(batch, &self.signature.inputs);
+        for stage in &self.stages {
+            frame.apply(stage)?;
+        }
+        let features = frame.into_vectors(&self.features)?;
+        debug_assert_eq!(features.len(), self.head.width());
+        Ok(features)
+    }
 }
 
 impl Model for SparkModel {
@@ -165,12 +206,18 @@ impl Model for SparkModel {
     }
 
     fn score(&self, batch: &RecordBatch) -> Result<Predictions> {
-        let mut frame = Frame::new(batch, &self.signature.inputs);
-        for stage in &self.stages {
-            frame.apply(stage)?;
+        let rows = batch.num_rows();
+        if rows <= self.rows_at_once {
+            return Ok(self.head.score(&self.vectors(batch)?, rows));
         }
-        let features = frame.into_vectors(&self.features)?;
-        debug_assert_eq!(features.len(), self.head.width());
-        Ok(self.head.score(&features, batch.num_rows()))
+        let parts = (0..rows).step_by(self.rows_at_once);
+        let parts = parts.map(|from| self.score(&batch.slice(from, self.rows_at_once.min(rows - from))));
+        Ok(Predictions::concat(parts.collect::<Result<_>>()?))
+    }
+
+    fn contributions(&self, batch: &RecordBatch) -> Result<Contributions> {
+        let (features, inputs) = (self.vectors(batch)?, &self.signature.inputs);
+        let (outputs, values) = self.head.contributions(&features, &self.slots, inputs.len(), batch.num_rows())?;
+        Contributions::new(batch, inputs, outputs, values)
     }
 }

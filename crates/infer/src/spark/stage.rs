@@ -3,7 +3,7 @@
 //! Where Spark would drop a row (`handleInvalid = "skip"`), scoring is an
 //! error that says so: every row that comes in gets a prediction.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use arrow::array::{Array, AsArray, ListArray};
 use serde_json::Value;
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::InputKind;
 
 /// Values of a made column at most.
-const MAX_WIDTH: usize = 1 << 20;
+pub const MAX_WIDTH: usize = 1 << 20;
 
 /// What a stage does with a value that it does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub enum Stage {
     /// Columns side by side.
     Assembler { inputs: Vec<String>, output: String, invalid: Invalid },
     /// `(x - shift) * scale`.
-    Scaler { input: String, output: String, shift: Option<Vec<f64>>, scale: Option<Vec<f64>> },
+    Scaler { input: String, output: String, shift: Option<Vec<f64>>, scale: Option<Vec<f64>>, mean: Vec<f64> },
 }
 
 /// A column of a StringIndexer.
@@ -81,6 +81,8 @@ pub struct ImputedColumn {
     pub output: String,
     /// For missing values.
     pub surrogate: f64,
+    /// Whether that is the mean of the others.
+    pub mean: bool,
 }
 
 impl IndexedColumn {
@@ -148,11 +150,12 @@ impl Stage {
             }
             "ImputerModel" => {
                 let rows = folder.rows("data")?;
+                let mean = parameters.text("strategy").unwrap_or("mean") == "mean";
                 let column = |(input, output): (String, String)| {
                     let value = store::numbers(store::column(&rows, &input)?)?.first().copied();
                     let surrogate =
                         value.ok_or_else(|| Error::data(format!("ImputerModel has no value for `{input}`")))?;
-                    Ok(ImputedColumn { input, output, surrogate })
+                    Ok(ImputedColumn { input, output, surrogate, mean })
                 };
                 let missing = match parameters.get("missingValue") {
                     Some(Value::Number(n)) => n.as_f64().unwrap_or(f64::NAN),
@@ -174,10 +177,20 @@ impl Stage {
                 } else {
                     None
                 };
-                Self::Scaler { input: one("inputCol")?, output: one("outputCol")?, shift, scale }
+                // Explaining alone needs the mean of values that are not shifted.
+                let mean = vector("mean").unwrap_or_default();
+                Self::Scaler { input: one("inputCol")?, output: one("outputCol")?, shift, scale, mean }
             }
             _ => return Ok(None),
         }))
+    }
+
+    /// Numbers that it keeps.
+    pub fn held(&self) -> usize {
+        match self {
+            Self::Scaler { shift, scale, .. } => [shift, scale].into_iter().flatten().map(Vec::len).sum(),
+            _ => 0,
+        }
     }
 
     /// The columns it reads.
@@ -194,9 +207,19 @@ impl Stage {
         }
     }
 
+    /// The columns it makes.
+    pub fn outputs(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        match self {
+            Self::StringIndexer { columns, .. } => Box::new(columns.iter().map(|c| c.output.as_str())),
+            Self::OneHot { columns, .. } => Box::new(columns.iter().map(|c| c.output.as_str())),
+            Self::Imputer { columns, .. } => Box::new(columns.iter().map(|c| c.output.as_str())),
+            Self::Assembler { output, .. } | Self::Scaler { output, .. } => Box::new(std::iter::once(output.as_str())),
+        }
+    }
+
     /// Leaves out the columns that `needed` does not hold, adds to it what the
     /// others read, and says whether anything is left.
-    pub fn keep_needed(&mut self, needed: &mut Vec<String>) -> bool {
+    pub fn keep_needed(&mut self, needed: &mut HashSet<String>) -> bool {
         match self {
             Self::StringIndexer { columns, .. } => columns.retain(|c| needed.contains(&c.output)),
             Self::OneHot { columns, .. } => columns.retain(|c| needed.contains(&c.output)),
@@ -208,8 +231,9 @@ impl Stage {
             }
         }
         let inputs: Vec<String> = self.inputs().into_iter().map(|(name, _)| name.to_owned()).collect();
-        needed.extend_from_slice(&inputs);
-        !inputs.is_empty() || matches!(self, Self::Assembler { .. })
+        let any = !inputs.is_empty();
+        needed.extend(inputs);
+        any || matches!(self, Self::Assembler { .. })
     }
 
     /// Works out the width of the columns it makes from those before, so that
@@ -252,7 +276,7 @@ impl Stage {
                 }
                 made.insert(output.clone(), Width::Vector(width));
             }
-            Self::Scaler { input, output, shift, scale } => {
+            Self::Scaler { input, output, shift, scale, .. } => {
                 let Some(Width::Vector(width)) = made.get(input).copied() else {
                     return Err(Error::data(format!("column `{input}` does not hold vectors")));
                 };

@@ -1,11 +1,17 @@
 //! Spark's files: JSON metadata, Parquet data, parameters with defaults.
 
+use std::ops::Bound;
+use std::sync::Arc;
+
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::{cast, concat_batches};
-use arrow::datatypes::{DataType, Float64Type, Int32Type, Int64Type};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use arrow::datatypes::{DataType, Field, Float64Type, Int32Type, Int64Type};
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use serde_json::Value;
 
+use super::sizes;
+use super::stage::MAX_WIDTH;
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 
@@ -28,11 +34,17 @@ impl<'a> Folder<'a> {
     /// Its metadata: the first line of the first part.
     pub fn metadata(&self) -> Result<Value> {
         let prefix = format!("{}metadata/part-", self.path);
-        let found = self.artifact.files().iter().find(|(path, bytes)| path.starts_with(&prefix) && !bytes.is_empty());
+        let found = self.parts(&prefix).find(|(_, bytes)| !bytes.is_empty());
         let (path, bytes) = found.ok_or_else(|| Error::data(format!("the model has no `{prefix}…`")))?;
         let text = std::str::from_utf8(bytes).map_err(|_| Error::data(format!("`{path}` is no text")))?;
         serde_json::from_str(text.lines().next().unwrap_or_default())
             .map_err(|e| Error::data(format!("`{path}` is no JSON: {e}")))
+    }
+
+    /// The files whose paths begin so.
+    fn parts<'p>(&self, prefix: &'p str) -> impl Iterator<Item = (&'a String, &'a Bytes)> + use<'a, 'p> {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        self.artifact.files().range::<str, _>(from).take_while(move |(path, _)| path.starts_with(prefix))
     }
 
     /// All rows of one of its Parquet folders, `data` or `treesMetadata`.
@@ -40,10 +52,13 @@ impl<'a> Folder<'a> {
         let prefix = format!("{}{name}/part-", self.path);
         let mut batches: Vec<RecordBatch> = Vec::new();
         let mut any = false;
-        for (path, bytes) in self.artifact.files().iter().filter(|(path, _)| path.starts_with(&prefix)) {
+        for (path, bytes) in self.parts(&prefix) {
             any = true;
             let damaged = |e: &dyn std::fmt::Display| Error::data(format!("`{path}` cannot be read: {e}"));
-            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes.clone())
+            sizes::check(bytes).map_err(|e| e.within(&format!("`{path}` cannot be read")))?;
+            // The types are those of the file: Spark adds no Arrow schema.
+            let plain = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+            let reader = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes.clone(), plain)
                 .and_then(ParquetRecordBatchReaderBuilder::build)
                 .map_err(|e| damaged(&e))?;
             for batch in reader {
@@ -57,6 +72,15 @@ impl<'a> Folder<'a> {
         let Some(first) = batches.first() else {
             return Err(Error::data(format!("`{}{name}` holds no rows", self.path)));
         };
+        // `concat_batches` takes every batch to have the columns of the first.
+        let alike = |batch: &RecordBatch| {
+            let (mine, firsts) = (batch.schema(), first.schema());
+            let same = |(a, b): (&Arc<Field>, &Arc<Field>)| a.name() == b.name() && a.data_type() == b.data_type();
+            mine.fields().len() == firsts.fields().len() && mine.fields().iter().zip(firsts.fields()).all(same)
+        };
+        if !batches.iter().all(alike) {
+            return Err(Error::data(format!("the parts of `{}{name}` have different columns", self.path)));
+        }
         concat_batches(&first.schema(), &batches).map_err(|e| Error::data(format!("`{}{name}`: {e}", self.path)))
     }
 }
@@ -107,6 +131,20 @@ pub fn column<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
     rows.column_by_name(name).ok_or_else(|| Error::data(format!("the model's data has no column `{name}`")))
 }
 
+/// A column of structs, none of them null, as columns.
+pub fn record(rows: &RecordBatch, name: &str) -> Result<RecordBatch> {
+    let fields = column(rows, name)?.as_struct_opt().ok_or_else(|| Error::data(format!("`{name}` is no struct")))?;
+    if fields.null_count() > 0 {
+        return Err(Error::data(format!("`{name}` is missing in a row")));
+    }
+    Ok(fields.clone().into())
+}
+
+/// A number as an index, if it is one.
+fn index(value: f64) -> Option<usize> {
+    (value >= 0.0 && value < MAX_VALUES as f64 && value.fract() == 0.0).then_some(value as usize)
+}
+
 /// A column of numbers, null as NaN.
 pub fn numbers(array: &ArrayRef) -> Result<Vec<f64>> {
     let plain = cast(array, &DataType::Float64).map_err(|e| Error::data(format!("numbers were expected: {e}")))?;
@@ -154,14 +192,16 @@ pub fn vector(array: &ArrayRef, row: usize) -> Result<Vec<f64>> {
         return Ok(values);
     }
     let size = integers(&fields("size")?.slice(row, 1))?[0];
+    let size = usize::try_from(size).ok().filter(|s| *s <= MAX_WIDTH);
+    let size = size.ok_or_else(|| Error::data("the size of a vector is impossible"))?;
     let indices = list(&fields("indices")?, row)?;
-    let mut dense =
-        vec![
-            0.0;
-            usize::try_from(size).ok().filter(|s| *s <= MAX_VALUES).ok_or_else(|| Error::data("a vector's size"))?
-        ];
-    for (index, value) in indices.iter().zip(values) {
-        *dense.get_mut(*index as usize).ok_or_else(|| Error::data("a vector's index is out of range"))? = value;
+    if indices.len() != values.len() {
+        return Err(Error::data("a sparse vector has another number of indices than of values"));
+    }
+    let mut dense = vec![0.0; size];
+    for (at, value) in indices.into_iter().zip(values) {
+        let slot = index(at).and_then(|at| dense.get_mut(at));
+        *slot.ok_or_else(|| Error::data("a vector's index is out of range"))? = value;
     }
     Ok(dense)
 }
@@ -183,35 +223,40 @@ pub fn matrix(array: &ArrayRef, row: usize) -> Result<(usize, usize, Vec<f64>)> 
     if rows.saturating_mul(columns) > MAX_VALUES {
         return Err(Error::data(format!("a matrix of {rows} rows and {columns} columns is too large")));
     }
+    if kind == 1 && values.len() != rows * columns {
+        return Err(Error::data("a matrix has another number of values than its size says"));
+    }
     let mut dense = vec![0.0; rows * columns];
     let mut put = |major: usize, minor: usize, value: f64| {
         let (r, c) = if transposed { (major, minor) } else { (minor, major) };
-        match dense.get_mut(r * columns + c) {
-            Some(slot) if r < rows && c < columns => {
-                *slot = value;
-                Ok(())
-            }
-            _ => Err(Error::data("a matrix's index is out of range")),
+        if r >= rows || c >= columns {
+            return Err(Error::data("a matrix's index is out of range"));
         }
+        dense[r * columns + c] = value;
+        Ok(())
     };
     if kind == 1 {
         let minors = if transposed { columns } else { rows };
-        if values.len() != rows * columns {
-            return Err(Error::data("a matrix has another number of values than its size says"));
-        }
         for (at, value) in values.iter().enumerate() {
             put(at / minors.max(1), at % minors.max(1), *value)?;
         }
     } else {
         let pointers = list(&fields("colPtrs")?, row)?;
         let indices = list(&fields("rowIndices")?, row)?;
-        for major in 0..pointers.len().saturating_sub(1) {
-            for at in pointers[major] as usize..pointers[major + 1] as usize {
-                let (minor, value) = (indices.get(at), values.get(at));
+        // Ascending, so that no value is read twice.
+        if pointers.windows(2).any(|pair| pair[0] > pair[1]) {
+            return Err(Error::data("the pointers of a sparse matrix do not ascend"));
+        }
+        for (major, ends) in pointers.windows(2).enumerate() {
+            let (Some(from), Some(to)) = (index(ends[0]), index(ends[1])) else {
+                return Err(Error::data("a pointer of a sparse matrix is impossible"));
+            };
+            for at in from..to {
+                let (minor, value) = (indices.get(at).copied().and_then(index), values.get(at));
                 let (Some(minor), Some(value)) = (minor, value) else {
                     return Err(Error::data("a sparse matrix is cut short"));
                 };
-                put(major, *minor as usize, *value)?;
+                put(major, minor, *value)?;
             }
         }
     }
@@ -230,5 +275,8 @@ fn tagged(array: &ArrayRef, row: usize) -> Result<(i32, Fields<'_>)> {
     };
     let kind = cast(&get("type")?, &DataType::Int32).map_err(|e| Error::data(e.to_string()))?;
     let kind = kind.as_primitive::<Int32Type>().value(row);
+    if !matches!(kind, 0 | 1) {
+        return Err(Error::data(format!("a vector or matrix of the unknown type {kind}")));
+    }
     Ok((kind, Box::new(get)))
 }

@@ -8,6 +8,8 @@
 //! units in the last place, and models named `onnx_sums_`, in which ONNX Runtime
 //! adds in an order of its own, within 1e-5.
 
+use std::path::Path;
+
 use arrow::array::{Array, Float64Array};
 use insightera_infer::{Artifact, load};
 
@@ -20,13 +22,38 @@ use crate::{folder, numbers, read_parquet, ulps};
 #[expect(clippy::print_stdout, reason = "says how much it compared")]
 fn every_judged_model_scores_as_its_library_does() {
     let Some(root) = folder("every_judged_model_scores_as_its_library_does", "INSIGHTERA_JUDGE_MODELS") else { return };
+    let (models, compared, wrong) = judge(&root);
+    println!("{models} models, {compared} values compared");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(models >= 6, "only {models} models found");
+}
+
+/// XGBoost 1.7 and 2.1 wrote these and scored the rows.
+#[test]
+fn models_of_earlier_versions_score_as_those_versions_did() {
+    let (models, compared, wrong) = judge(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/xgboost"));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!((models, compared), (4, 1200));
+}
+
+/// CatBoost wrote these and scored the rows: one-hot and statistics of
+/// categories, trees of levels and of nodes, in both formats.
+#[test]
+fn small_catboost_models_score_as_catboost_did() {
+    let (models, compared, wrong) = judge(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/catboost"));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!((models, compared), (4, 4 * 5 * 200));
+}
+
+/// How many models and values were compared, and what is wrong.
+fn judge(root: &Path) -> (usize, usize, Vec<String>) {
     let mut models = 0;
     let mut compared = 0;
     let mut wrong = Vec::new();
-    for entry in std::fs::read_dir(&root).unwrap().flatten() {
+    for entry in std::fs::read_dir(root).unwrap().flatten() {
         let path = entry.path();
         let file = entry.file_name().into_string().unwrap();
-        if file.ends_with(".rows.parquet") {
+        if file.ends_with(".parquet") {
             continue;
         }
         let name = [".json", ".ubj", ".txt", ".onnx", ".cbm"]
@@ -48,7 +75,7 @@ fn every_judged_model_scores_as_its_library_does() {
             }
         };
         let spark = model.description().flavor == "spark";
-        let double = spark || model.description().flavor == "lightgbm";
+        let double = spark || matches!(model.description().flavor.as_str(), "lightgbm" | "catboost");
         let classifier = !model.description().labels.is_empty();
         let onnx = model.description().flavor == "onnx";
         let (trees, sums) = (model.description().objective == "TreeEnsembleRegressor", file.starts_with("onnx_sums_"));
@@ -109,7 +136,5 @@ fn every_judged_model_scores_as_its_library_does() {
         }
         models += 1;
     }
-    println!("{models} models, {compared} values compared");
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(models >= 6, "only {models} models found");
+    (models, compared, wrong)
 }
