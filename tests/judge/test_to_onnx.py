@@ -56,7 +56,7 @@ def test_a_pipeline_of_a_data_frame_keeps_its_columns_and_its_scores(tmp_path, f
     assert "500 rows scored alike" in done.stdout
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     assert [i.name for i in session.get_inputs()] == ["study hours", "grade", "city"]
-    classes, shares = session.run(None, {n: rows[[n]].to_numpy(dtype=object if n == "city" else np.float64) for n in rows})
+    classes, shares = session.run(None, {n: rows[[n]].to_numpy(dtype=object if n == "city" else np.float32) for n in rows})
     assert list(classes) == list(model.predict(rows))
     assert np.abs(shares - model.predict_proba(rows)).max() < 1e-5
 

@@ -186,6 +186,17 @@ fn numbered(flavor: &str, name: &str, at: usize, first: &str) -> bool {
     }
 }
 
+/// A column's name where a library does not keep every character: LightGBM
+/// writes underscores for spaces, skl2onnx for all but letters, digits and `+`.
+fn underscored(flavor: &str, name: &str) -> String {
+    let lost = |c: char| match flavor {
+        "lightgbm" => c.is_whitespace(),
+        "onnx" => !(c.is_alphanumeric() || matches!(c, '_' | '+')),
+        _ => false,
+    };
+    name.chars().map(|c| if lost(c) { '_' } else { c }).collect()
+}
+
 /// The model with the signature's names.
 fn named(model: Arc<dyn Model>, names: Vec<String>) -> Result<Arc<dyn Model>> {
     let inputs = &model.signature().inputs;
@@ -199,11 +210,7 @@ fn named(model: Arc<dyn Model>, names: Vec<String>) -> Result<Arc<dyn Model>> {
     let array = same_count
         && (pairs().all(|(at, (input, _))| numbered(flavor, &input.name, at, first))
             || flavor == "onnx" && inputs.len() == 1);
-    // LightGBM writes underscores for spaces, and so does skl2onnx.
-    let spaces = matches!(flavor, "lightgbm" | "onnx")
-        && same_count
-        && pairs()
-            .all(|(_, (input, name))| input.name == name.split(char::is_whitespace).collect::<Vec<_>>().join("_"));
+    let spaces = same_count && pairs().all(|(_, (input, name))| input.name == underscored(flavor, name));
     if array || spaces {
         let outer = pairs().map(|(_, (input, name))| Input { name: name.clone(), kind: input.kind }).collect();
         return Ok(Arc::new(Named { outer: Signature { inputs: outer }, model }));

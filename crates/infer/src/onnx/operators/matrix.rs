@@ -78,6 +78,27 @@ pub fn add_product<T: Fused>(a: &[T], b: &[T], sizes: Sizes, block: usize, alpha
     }
 }
 
+/// Adds the product with one column that is not packed beforehand, for which
+/// ONNX Runtime has a kernel of its own in single precision: it rounds every
+/// product, and adds up four, then two, then one of them before the result.
+fn add_column(a: &[f32], b: &[f32], result: &mut [f32]) {
+    let (fours, rest) = b.as_chunks::<4>();
+    let (twos, one) = rest.as_chunks::<2>();
+    for (row, result) in a.chunks_exact(b.len().max(1)).zip(result) {
+        let (left_fours, rest) = row.as_chunks::<4>();
+        let (left_twos, left_one) = rest.as_chunks::<2>();
+        for (a, b) in left_fours.iter().zip(fours) {
+            *result += a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3];
+        }
+        for (a, b) in left_twos.iter().zip(twos) {
+            *result += a[0] * b[0] + a[1] * b[1];
+        }
+        for (a, b) in left_one.iter().zip(one) {
+            *result += a * b;
+        }
+    }
+}
+
 /// Columns become rows.
 pub fn transposed<T: Copy>(values: &[T], rows: usize, columns: usize) -> Vec<T> {
     (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
@@ -199,6 +220,12 @@ fn product(a: &Tensor, b: &Tensor, packed: bool) -> Result<Tensor> {
         result
     }
     let data = match (&a.data, &b.data) {
+        (Data::F32(x), Data::F32(y)) if sizes.columns == 1 && sizes.inner > 0 && (!packed || column) => {
+            let mut result = vec![0.0; total];
+            let each = x.chunks_exact((sizes.rows * sizes.inner).max(1)).zip(y.chunks_exact(sizes.inner));
+            each.zip(result.chunks_exact_mut(sizes.rows.max(1))).for_each(|((x, y), z)| add_column(x, y, z));
+            Data::F32(result)
+        }
         (Data::F32(x), Data::F32(y)) => Data::F32(each(x, y, sizes, inner_block, count, total)),
         (Data::F64(x), Data::F64(y)) => Data::F64(each(x, y, sizes, inner_block, count, total)),
         _ => return Err(a.wrong("floats of one type")),
@@ -263,7 +290,11 @@ fn gemm(settings: &mut Settings<'_>) -> Result<Run> {
                     Some(Data::F32(c)) => c.iter().map(|v| if beta == 1.0 { *v } else { v * beta }).collect(),
                     Some(_) => return Err(a.wrong("floats of one type")),
                 };
-                each(x, y, turn, sizes, inner_block, alpha, &mut result);
+                if columns == 1 && !packed && turn == (false, false) && alpha == 1.0 {
+                    add_column(x, y, &mut result);
+                } else {
+                    each(x, y, turn, sizes, inner_block, alpha, &mut result);
+                }
                 Data::F32(result)
             }
             (Data::F64(x), Data::F64(y)) => {
