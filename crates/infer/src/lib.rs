@@ -42,6 +42,8 @@ pub use artifact::Artifact;
 pub use error::{Error, Result};
 pub use explain::{Contributions, Reason, ReasonValue, top_reasons};
 pub use model::{ClassProbabilities, Description, Input, InputKind, Model, Predictions, Raw, Signature};
+#[cfg(feature = "onnxruntime")]
+pub use onnx::use_onnx_runtime;
 pub use row::{RowPrediction, RowScorer, Scratch};
 
 const KNOWN: &str = "known are XGBoost .json and .ubj files, LightGBM .txt files, CatBoost .cbm and .json files, \

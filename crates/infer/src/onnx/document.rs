@@ -310,13 +310,13 @@ fn read_tensor(bytes: &[u8], source: &mut Source<'_>) -> Result<(String, Tensor)
     }
     let data = match (Kind::from_code(kind).map_err(within)?, raw) {
         (Kind::F32, None) => Data::F32(floats),
-        (Kind::F32, Some(raw)) => Data::F32(packed(raw)?.map(f32::from_le_bytes).collect()),
+        (Kind::F32, Some(raw)) => Data::F32(packed(raw).map_err(within)?.map(f32::from_le_bytes).collect()),
         (Kind::F64, None) => Data::F64(doubles),
-        (Kind::F64, Some(raw)) => Data::F64(packed(raw)?.map(f64::from_le_bytes).collect()),
+        (Kind::F64, Some(raw)) => Data::F64(packed(raw).map_err(within)?.map(f64::from_le_bytes).collect()),
         (Kind::I64, None) => Data::I64(ints),
-        (Kind::I64, Some(raw)) => Data::I64(packed(raw)?.map(i64::from_le_bytes).collect()),
+        (Kind::I64, Some(raw)) => Data::I64(packed(raw).map_err(within)?.map(i64::from_le_bytes).collect()),
         (Kind::I32, None) => Data::I32(ints.into_iter().map(|v| v as i32).collect()),
-        (Kind::I32, Some(raw)) => Data::I32(packed(raw)?.map(i32::from_le_bytes).collect()),
+        (Kind::I32, Some(raw)) => Data::I32(packed(raw).map_err(within)?.map(i32::from_le_bytes).collect()),
         (Kind::Bool, None) => Data::Bool(ints.into_iter().map(|v| v != 0).collect()),
         (Kind::Bool, Some(raw)) => Data::Bool(raw.iter().map(|v| *v != 0).collect()),
         (Kind::Text, None) => Data::Text(texts),

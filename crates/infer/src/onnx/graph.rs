@@ -21,6 +21,9 @@ const MAX_NODES: usize = 1 << 20;
 
 /// A graph that can run.
 pub struct Program {
+    /// ONNX Runtime, which has the graph instead of the steps.
+    #[cfg(feature = "onnxruntime")]
+    outside: Option<super::runtime::Outside>,
     steps: Vec<Step>,
     constants: Vec<(usize, Tensor)>,
     values: usize,
@@ -128,6 +131,53 @@ fn order(nodes: &[Node], mut known: BTreeSet<String>) -> Result<Vec<usize>> {
 }
 
 impl Program {
+    fn empty() -> Self {
+        Self {
+            #[cfg(feature = "onnxruntime")]
+            outside: None,
+            steps: Vec::new(),
+            constants: Vec::new(),
+            values: 0,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            samples: Vec::new(),
+            largest: 0,
+            counts: Counts::default(),
+            classes: HashMap::new(),
+        }
+    }
+
+    /// A graph that ONNX Runtime has; `samples` are rows of zeros for it.
+    ///
+    /// # Errors
+    /// `Invalid` when it answers them with what is not supported.
+    #[cfg(feature = "onnxruntime")]
+    pub fn outside(
+        outside: super::runtime::Outside,
+        graph: &Graph,
+        samples: &[&Tensor],
+        words: &WordList,
+    ) -> Result<Self> {
+        let mut program = Self::empty();
+        program.samples = match outside.run(samples, &mut Words::new(words)) {
+            Ok(found) => found.into_iter().map(Some).collect(),
+            Err(e) if e.kind() == ErrorKind::Data => graph.outputs.iter().map(|_| None).collect(),
+            Err(e) => return Err(e),
+        };
+        for node in &graph.nodes {
+            let names = ["classlabels_int64s", "classlabels_ints", "classlabels_strings"];
+            let classes = names.into_iter().find_map(|name| match node.attributes.get(name) {
+                Some(Attribute::Ints(numbers)) => Some(Classes::Numbers(numbers.clone())),
+                Some(Attribute::Texts(texts)) => Some(Classes::Texts(texts.clone())),
+                _ => None,
+            });
+            let Some(classes) = classes else { continue };
+            program.classes.extend(node.outputs.iter().map(|name| (name.clone(), classes.clone())));
+        }
+        program.outside = Some(outside);
+        Ok(program)
+    }
+
     /// Prepares a graph whose inputs have these names.
     ///
     /// # Errors
@@ -164,17 +214,7 @@ impl Program {
         let mut known: BTreeSet<String> = constants.keys().cloned().collect();
         known.extend(inputs.iter().cloned());
         let mut places: HashMap<String, usize> = HashMap::new();
-        let mut program = Self {
-            steps: Vec::with_capacity(nodes.len()),
-            constants: Vec::new(),
-            values: 0,
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-            samples: Vec::new(),
-            largest: 0,
-            counts: Counts::default(),
-            classes: HashMap::new(),
-        };
+        let mut program = Self::empty();
         for name in inputs {
             let at = program.place(name, &mut places);
             program.inputs.push(at);
@@ -258,6 +298,10 @@ impl Program {
 
     /// Runs it on values for its inputs, in their order.
     pub fn run(&self, inputs: &[&Tensor], words: &mut Words<'_>) -> Result<Vec<Tensor>> {
+        #[cfg(feature = "onnxruntime")]
+        if let Some(outside) = &self.outside {
+            return outside.run(inputs, words);
+        }
         let mut values: Vec<Option<Held<'_>>> = (0..self.values).map(|_| None).collect();
         for (at, tensor) in &self.constants {
             values[*at] = Some(Held::Lent(tensor));
@@ -289,12 +333,7 @@ impl Program {
 
 /// What a node answers for rows of zeros; nothing when it refuses their values
 /// or what it needs is not known.
-fn sample(
-    run: &Run,
-    node: &Node,
-    samples: &HashMap<String, Tensor>,
-    words: &WordList,
-) -> Result<Option<Vec<Tensor>>> {
+fn sample(run: &Run, node: &Node, samples: &HashMap<String, Tensor>, words: &WordList) -> Result<Option<Vec<Tensor>>> {
     let mut given = Vec::with_capacity(node.inputs.len());
     for name in &node.inputs {
         let found = samples.get(name);

@@ -11,6 +11,8 @@ use super::graph::Program;
 use super::operators::{MODELS, SAME};
 use super::outcome::Outcome;
 use super::rows::Feed;
+#[cfg(feature = "onnxruntime")]
+use super::runtime::Outside;
 use super::tensor::{Data, Kind, Tensor, WordList, Words};
 use super::wire::Fields;
 use super::{BLOCK, BLOCK_VALUES, OnnxModel};
@@ -84,10 +86,32 @@ fn build(bytes: &[u8], beside: &BTreeMap<String, Bytes>) -> Result<(OnnxModel, B
     let mut samples = HashMap::new();
     let rows = if block == 1 { 1 } else { 2 };
     for (feed, input) in feeds.iter().zip(&given) {
-        samples.insert(input.name.clone(), feed.tensor(&vec![column(feed.kind, &vec![0; rows]); feed.columns.len()], 0, rows)?);
+        samples.insert(
+            input.name.clone(),
+            feed.tensor(&vec![column(feed.kind, &vec![0; rows]); feed.columns.len()], 0, rows)?,
+        );
     }
     let names: Vec<String> = given.iter().map(|input| input.name.clone()).collect();
-    let program = Program::prepare(graph, &names, samples, &document.versions, &mut words)?;
+    #[cfg(feature = "onnxruntime")]
+    let given_samples: Vec<Tensor> = names.iter().filter_map(|name| samples.get(name).cloned()).collect();
+    let program = Program::prepare(graph, &names, samples, &document.versions, &mut words);
+    #[cfg(feature = "onnxruntime")]
+    let program = match program {
+        Err(e) if e.kind() == ErrorKind::Invalid => {
+            if let Some(file) = used.first() {
+                return Err(e.with_hint(format!(
+                    "ONNX Runtime could run it with the constants of `{file}` in the model's own file"
+                )));
+            }
+            let outputs = graph.outputs.iter().map(|output| output.name.clone()).collect();
+            let samples: Vec<&Tensor> = given_samples.iter().collect();
+            let outside = Outside::open(bytes, names, outputs);
+            let program = outside.and_then(|outside| Program::outside(outside, graph, &samples, &words));
+            program.map_err(|outside| e.with_hint(outside.to_string()))
+        }
+        program => program,
+    };
+    let program = program?;
     if block > 1 {
         apart(&program, &feeds, &words)?;
         block = (BLOCK_VALUES / (program.largest / rows).max(1)).clamp(1, BLOCK);
@@ -127,9 +151,8 @@ fn column(kind: Kind, steps: &[i8]) -> Data {
 fn apart(program: &Program, feeds: &[Feed], words: &WordList) -> Result<()> {
     const STEPS: [i8; 3] = [0, 1, 3];
     let run = |steps: &[i8]| -> Result<Option<Vec<Tensor>>> {
-        let inputs = feeds.iter().map(|feed| {
-            feed.tensor(&vec![column(feed.kind, steps); feed.columns.len()], 0, steps.len())
-        });
+        let inputs =
+            feeds.iter().map(|feed| feed.tensor(&vec![column(feed.kind, steps); feed.columns.len()], 0, steps.len()));
         let inputs = inputs.collect::<Result<Vec<Tensor>>>()?;
         match program.run(&inputs.iter().collect::<Vec<_>>(), &mut Words::new(words)) {
             Ok(outputs) => Ok(Some(outputs)),
@@ -161,12 +184,13 @@ fn apart(program: &Program, feeds: &[Feed], words: &WordList) -> Result<()> {
 
 /// The inputs, the columns they want, and how many rows the graph takes.
 fn feeds(given: &[&Value], names: Option<&String>) -> Result<(Vec<Feed>, Signature, usize)> {
-    let names: Option<Vec<String>> = match names {
-        None => None,
-        Some(json) => Some(serde_json::from_str(json).map_err(|e| {
-            Error::data(format!("its metadata entry `feature_names` is no JSON list of names: {e}"))
-        })?),
-    };
+    let names: Option<Vec<String>> =
+        match names {
+            None => None,
+            Some(json) => Some(serde_json::from_str(json).map_err(|e| {
+                Error::data(format!("its metadata entry `feature_names` is no JSON list of names: {e}"))
+            })?),
+        };
     let single = if let ([_], Some(names)) = (given, &names) { Some(names.len()) } else { None };
     let mut feeds = Vec::with_capacity(given.len());
     let mut columns: Vec<Input> = Vec::new();

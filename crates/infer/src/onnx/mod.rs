@@ -27,6 +27,8 @@ mod node;
 mod operators;
 mod outcome;
 mod rows;
+#[cfg(feature = "onnxruntime")]
+mod runtime;
 mod tensor;
 mod wire;
 
@@ -42,6 +44,9 @@ use graph::Program;
 use outcome::Outcome;
 use rows::Feed;
 use tensor::{Tensor, WordList, Words};
+
+#[cfg(feature = "onnxruntime")]
+pub use runtime::use_onnx_runtime;
 
 pub use load::{is_onnx, load, load_beside, load_folder};
 

@@ -73,8 +73,11 @@ impl Outcome {
             };
             if place.replace(at).is_some() {
                 let names: Vec<&str> = graph.outputs.iter().map(|output| output.name.as_str()).collect();
-                return Err(Error::invalid(format!("it cannot be told what its outputs `{}` mean", names.join("`, `")))
-                    .with_hint("export the model with one label and one tensor of scores, or one number"));
+                return Err(Error::invalid(format!(
+                    "it cannot be told what its outputs `{}` mean",
+                    names.join("`, `")
+                ))
+                .with_hint("export the model with one label and one tensor of scores, or one number"));
             }
         }
         let width = |at: usize| match program.samples.get(at) {
@@ -305,7 +308,9 @@ impl<'a> Trace<'a> {
             "ArrayFeatureExtractor" | "Gather" => {
                 let constant = self.constants.get(node.inputs.first()?.as_str())?;
                 let classes = match &constant.data {
-                    Data::Text(values) => Classes::Texts(values.iter().map(|v| self.words.text(*v).to_owned()).collect()),
+                    Data::Text(values) => {
+                        Classes::Texts(values.iter().map(|v| self.words.text(*v).to_owned()).collect())
+                    }
                     Data::F32(_) | Data::F64(_) => {
                         let values = constant.doubles().ok()?;
                         if values.iter().any(|v| v.fract() != 0.0) {
@@ -338,13 +343,14 @@ impl<'a> Trace<'a> {
                 "LinearClassifier" => return text("post_transform") == "NONE",
                 "SVMClassifier" => return !node.attributes.contains_key("prob_a"),
                 "TreeEnsembleClassifier" => {
-                    let negative = match (node.attributes.get("class_weights"), node.attributes.get("class_weights_as_tensor")) {
-                        (Some(Attribute::Floats(weights)), _) => weights.iter().any(|w| *w < 0.0),
-                        (_, Some(Attribute::Tensor(weights))) => {
-                            weights.doubles().is_ok_and(|weights| weights.iter().any(|w| *w < 0.0))
-                        }
-                        _ => false,
-                    };
+                    let negative =
+                        match (node.attributes.get("class_weights"), node.attributes.get("class_weights_as_tensor")) {
+                            (Some(Attribute::Floats(weights)), _) => weights.iter().any(|w| *w < 0.0),
+                            (_, Some(Attribute::Tensor(weights))) => {
+                                weights.doubles().is_ok_and(|weights| weights.iter().any(|w| *w < 0.0))
+                            }
+                            _ => false,
+                        };
                     return text("post_transform") == "NONE" && negative;
                 }
                 "Add" | "Sub" | "Mul" | "Neg" | "Sum" | "Less" | "Concat" | "ArrayFeatureExtractor" | "Slice" => {

@@ -97,9 +97,12 @@ fn whole(batch: &RecordBatch, name: &str, wanted: &[Input]) -> Result<Vec<i64>> 
     let column = columns::find(batch, name, wanted)?;
     let kind = columns::value_type(column);
     if kind.is_integer() || matches!(kind, DataType::Boolean) {
-        let plain = cast(column, &DataType::Int64).map_err(|_| columns::wrong(name, "whole numbers", column.data_type()))?;
+        let plain =
+            cast(column, &DataType::Int64).map_err(|_| columns::wrong(name, "whole numbers", column.data_type()))?;
         if plain.null_count() > 0 {
-            return Err(Error::data(format!("column `{name}` has a null, and the model wants whole numbers")).with_hint(hint));
+            return Err(
+                Error::data(format!("column `{name}` has a null, and the model wants whole numbers")).with_hint(hint)
+            );
         }
         return Ok(plain.as_primitive::<Int64Type>().values().to_vec());
     }
@@ -107,7 +110,8 @@ fn whole(batch: &RecordBatch, name: &str, wanted: &[Input]) -> Result<Vec<i64>> 
         if v.fract() == 0.0 && v.abs() <= 9_007_199_254_740_992.0 {
             return Ok(v as i64);
         }
-        Err(Error::data(format!("column `{name}` has the value {v}, and the model wants whole numbers")).with_hint(hint))
+        Err(Error::data(format!("column `{name}` has the value {v}, and the model wants whole numbers"))
+            .with_hint(hint))
     };
     columns::with_nan(&columns::numbers(batch, name, wanted)?).into_iter().map(exact).collect()
 }

@@ -58,9 +58,8 @@ impl Kind {
             9 => Self::Bool,
             11 => Self::F64,
             other => {
-                return Err(Error::invalid(format!("the element type {other} is not supported")).with_hint(
-                    "supported are 1 (float), 6 (int32), 7 (int64), 8 (string), 9 (bool) and 11 (double)",
-                ));
+                return Err(Error::invalid(format!("the element type {other} is not supported"))
+                    .with_hint("supported are 1 (float), 6 (int32), 7 (int64), 8 (string), 9 (bool) and 11 (double)"));
             }
         })
     }
@@ -242,11 +241,7 @@ impl Data {
             (Self::Bool(all), Self::Bool(more)) => all.extend(more.get(range).unwrap_or_default()),
             (Self::Text(all), Self::Text(more)) => all.extend(more.get(range).unwrap_or_default()),
             (this, other) => {
-                return Err(Error::invalid(format!(
-                    "it mixes {} and {}",
-                    this.kind().name(),
-                    other.kind().name()
-                )));
+                return Err(Error::invalid(format!("it mixes {} and {}", this.kind().name(), other.kind().name())));
             }
         }
         Ok(())

@@ -1,10 +1,12 @@
 //! Laws of the loader, on small models written here byte by byte. What scores
 //! must be is judged elsewhere, by ONNX Runtime.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Array, Float64Array, StringArray};
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
 use insightera_core::ErrorKind;
 
 use super::load;
@@ -205,7 +207,8 @@ fn texts_are_looked_up_and_unknown_ones_get_the_default() {
     let encoder = node("ai.onnx.ml", "LabelEncoder", &["city"], &["z"]);
     let encoder = texts(encoder, "keys_strings", &["Medan", "Palu", ""]);
     let encoder = floats(encoder, "values_floats", &[1.0, 2.0, 3.0]);
-    let encoder = encoder.message(5, &Message::default().text(1, "default_float").varint(2 << 3 | 5).fixed(9.0).int(20, 1));
+    let encoder =
+        encoder.message(5, &Message::default().text(1, "default_float").varint(2 << 3 | 5).fixed(9.0).int(20, 1));
     let bytes = model(
         &[encoder, node("", "Neg", &["z"], &["y"])],
         &[value("city", 8, &[-1, 1])],
@@ -257,4 +260,60 @@ fn a_model_that_mixes_its_rows_is_refused() {
     let sum = int(node("", "ReduceMean", &["x"], &["m"]), "keepdims", 1);
     let bytes = model(&[sum, mean], &[value("x", FLOAT, &[-1, 1])], &[value("y", FLOAT, &[-1, 1])]);
     refused(&bytes, "score differently alone");
+}
+
+#[test]
+fn constants_in_a_file_beside_the_model_are_read_and_checked() {
+    let place = |key: &str, text: &str| Message::default().text(1, key).text(2, text);
+    let model_of = |length: &str, more: Option<&str>| {
+        let mut constant = Message::default().int(1, 1).int(2, FLOAT).text(8, "c").int(14, 1);
+        for (key, text) in [("location", "weights"), ("offset", "4"), ("length", length)] {
+            constant = constant.message(13, &place(key, text));
+        }
+        if let Some(key) = more {
+            constant = constant.message(13, &place(key, "x"));
+        }
+        let add = node("", "Add", &["x", "c"], &["y"]);
+        let graph = Message::default()
+            .message(1, &add)
+            .message(5, &constant)
+            .message(11, &value("x", FLOAT, &[-1, 1]))
+            .message(12, &value("y", FLOAT, &[-1, 1]));
+        Bytes::from(Message::default().int(1, 8).message(7, &graph).message(8, &Message::default().int(2, 18)).0)
+    };
+    let weights = Bytes::from([1.5f32.to_le_bytes(), 2.5f32.to_le_bytes()].concat());
+    let load = |bytes: &Bytes, names: &[&str]| {
+        let mut files = BTreeMap::from([("model.onnx".to_owned(), bytes.clone())]);
+        files.extend(names.iter().map(|name| ((*name).to_owned(), weights.clone())));
+        crate::load(&crate::Artifact::from_files(files).unwrap())
+    };
+    let model = load(&model_of("4", None), &["weights"]).unwrap();
+    let rows = RecordBatch::try_from_iter([("x", Arc::new(Float32Array::from(vec![1.0])) as ArrayRef)]).unwrap();
+    assert_eq!(model.score(&rows).unwrap().prediction.values().to_vec(), [3.5]);
+    for (bytes, names, says) in [
+        (model_of("4", None), &[][..], "the file `weights`, which is not there"),
+        (model_of("8", None), &["weights"], "the file `weights` ends before it"),
+        (model_of("-4", None), &["weights"], "its length is no size"),
+        (model_of("2", None), &["weights"], "constant `c`"),
+        (model_of("4", Some("cipher")), &["weights"], "says `cipher`"),
+        (model_of("4", None), &["weights", "other"], "`other` beside it is no part of it"),
+    ] {
+        let error = load(&bytes, names).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+#[test]
+fn an_operator_that_is_not_here_runs_in_onnx_runtime_or_says_how() {
+    let strange = node("", "ThresholdedRelu", &["x"], &["y"]);
+    let bytes = model(&[strange], &[value("x", FLOAT, &[-1, 1])], &[value("y", FLOAT, &[-1, 1])]);
+    if cfg!(feature = "onnxruntime") && std::env::var_os("ORT_DYLIB_PATH").is_some() {
+        let rows = Float32Array::from(vec![0.5, 2.0]);
+        let rows = RecordBatch::try_from_iter([("x", Arc::new(rows) as ArrayRef)]).unwrap();
+        assert_eq!(loaded(&bytes).score(&rows).unwrap().prediction.values().to_vec(), [0.0, 2.0]);
+        return;
+    }
+    let error = load("model.onnx", &bytes).unwrap_err();
+    let way = if cfg!(feature = "onnxruntime") { "ORT_DYLIB_PATH" } else { "feature `onnxruntime`" };
+    assert!(error.to_string().contains("ThresholdedRelu") && error.hint().unwrap().contains(way), "{error:?}");
 }

@@ -51,7 +51,14 @@ impl Linear {
             return Err(Error::data(format!("{} coefficients do not go with {columns} outputs", weights.len())));
         }
         let sizes = Sizes { rows: 1, inner, columns };
-        Ok(Self { inner, columns, weights: transposed(weights, columns, inner), start, block: block(sizes), factor: 1.0 })
+        Ok(Self {
+            inner,
+            columns,
+            weights: transposed(weights, columns, inner),
+            start,
+            block: block(sizes),
+            factor: 1.0,
+        })
     }
 
     /// The product times a factor.
@@ -205,7 +212,8 @@ fn imputer(settings: &mut Settings<'_>) -> Result<Run> {
         let data = match &input.data {
             Data::F32(values) if !floats.is_empty() => {
                 let missing = |v: f32| v == float || (v.is_nan() && float.is_nan());
-                let value = |(at, v): (usize, &f32)| if missing(*v) { floats[place(at, width, floats.len())] } else { *v };
+                let value =
+                    |(at, v): (usize, &f32)| if missing(*v) { floats[place(at, width, floats.len())] } else { *v };
                 Data::F32(values.iter().enumerate().map(value).collect())
             }
             Data::F64(values) if !floats.is_empty() => {

@@ -6,7 +6,7 @@
 use super::super::broadcast::pairs;
 use super::super::node::{Run, Settings};
 use super::super::tensor::{Data, Kind, Tensor, Words};
-use super::functions;
+use super::functions::{self, Approximated};
 use crate::error::{Error, Result};
 
 /// A number of any of the four kinds.
@@ -32,7 +32,6 @@ pub trait Number: Copy + PartialOrd + Default + 'static {
     /// Above every number.
     const HIGHEST: Self;
 }
-
 
 impl Number for f32 {
     fn add(self, other: Self) -> Self {
@@ -180,7 +179,11 @@ impl Arithmetic {
 
     fn tensors(self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         let zero = || Error::data("a whole number is divided by zero");
-        fn each<T: Number>(of: Arithmetic, a: (&[T], &[usize]), b: (&[T], &[usize])) -> Result<(Vec<usize>, Option<Vec<T>>)> {
+        fn each<T: Number>(
+            of: Arithmetic,
+            a: (&[T], &[usize]),
+            b: (&[T], &[usize]),
+        ) -> Result<(Vec<usize>, Option<Vec<T>>)> {
             let mut good = true;
             let (shape, values) = pairs(a, b, |a, b| {
                 of.of(a, b).unwrap_or_else(|| {
@@ -343,7 +346,9 @@ pub fn build(settings: &mut Settings<'_>) -> Result<Option<Run>> {
 /// Operator versions before 7 named the dimension at which shapes meet.
 fn old_broadcast(settings: &mut Settings<'_>) -> Result<()> {
     if settings.version < 7 && settings.has("axis") {
-        return Err(Error::invalid("its `axis` is not supported").with_hint("convert the model to operator set 7 or later"));
+        return Err(
+            Error::invalid("its `axis` is not supported").with_hint("convert the model to operator set 7 or later")
+        );
     }
     settings.ignore("broadcast");
     settings.ignore("consumed_inputs");
@@ -402,10 +407,12 @@ fn one(settings: &mut Settings<'_>) -> Result<Option<Run>> {
             return Ok(Some(Box::new(move |inputs, _| {
                 let input = inputs.get(0)?;
                 let data = match &input.data {
-                    Data::F32(values) => Data::F32(values.iter().map(|v| if *v >= 0.0 { *v } else { alpha * *v }).collect()),
-                    Data::F64(values) => Data::F64(
-                        values.iter().map(|v| if *v >= 0.0 { *v } else { f64::from(alpha) * *v }).collect(),
-                    ),
+                    Data::F32(values) => {
+                        Data::F32(values.iter().map(|v| if *v >= 0.0 { *v } else { alpha * *v }).collect())
+                    }
+                    Data::F64(values) => {
+                        Data::F64(values.iter().map(|v| if *v >= 0.0 { *v } else { f64::from(alpha) * *v }).collect())
+                    }
                     _ => return Err(input.wrong("floats")),
                 };
                 Ok(vec![Tensor::new(input.shape.clone(), data)?])
@@ -452,11 +459,13 @@ fn one(settings: &mut Settings<'_>) -> Result<Option<Run>> {
     };
     settings.ignore("consumed_inputs");
     let (single, double) = function;
+    let known = Approximated::named(&settings.node.operator);
     Ok(Some(Box::new(move |inputs, _| {
         let input = inputs.get(0)?;
-        let data = match &input.data {
-            Data::F32(values) => Data::F32(values.iter().map(|v| single(*v)).collect()),
-            Data::F64(values) => Data::F64(values.iter().map(|v| double(*v)).collect()),
+        let data = match (&input.data, known) {
+            (Data::F32(values), Some(known)) => Data::F32(known.of(values)),
+            (Data::F32(values), None) => Data::F32(values.iter().map(|v| single(*v)).collect()),
+            (Data::F64(values), _) => Data::F64(values.iter().map(|v| double(*v)).collect()),
             _ => return Err(input.wrong("floats")),
         };
         Ok(vec![Tensor::new(input.shape.clone(), data)?])
@@ -638,7 +647,8 @@ fn convert(input: &Tensor, to: Kind, words: &mut Words<'_>) -> Result<Tensor> {
     if input.kind() == to {
         return Ok(input.clone());
     }
-    let whole = |v: f64| if v >= -9.223_372_036_854_775_8e18 && v < 9.223_372_036_854_775_8e18 { v as i64 } else { i64::MIN };
+    const TWO_63: f64 = 9_223_372_036_854_775_808.0;
+    let whole = |v: f64| if (-TWO_63..TWO_63).contains(&v) { v as i64 } else { i64::MIN };
     let small = |v: f64| if v > -2_147_483_649.0 && v < 2_147_483_648.0 { v as i32 } else { i32::MIN };
     let data = match (&input.data, to) {
         (Data::Text(values), _) => {

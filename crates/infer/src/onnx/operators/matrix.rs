@@ -18,12 +18,14 @@ pub trait Fused: Number {
 }
 
 impl Fused for f32 {
+    #[inline(always)]
     fn fused(self, by: Self, plus: Self) -> Self {
         self.mul_add(by, plus)
     }
 }
 
 impl Fused for f64 {
+    #[inline(always)]
     fn fused(self, by: Self, plus: Self) -> Self {
         self.mul_add(by, plus)
     }
@@ -56,11 +58,36 @@ pub fn block(sizes: Sizes) -> usize {
     inner
 }
 
+/// Rows that are multiplied with a narrow matrix together.
+const LANES: usize = 16;
+/// Columns of a narrow matrix at most.
+const NARROW: usize = 7;
+
 /// Adds `alpha` times the product to `result`. `b` lies inner dimension by
 /// column.
 pub fn add_product<T: Fused>(a: &[T], b: &[T], sizes: Sizes, block: usize, alpha: T, result: &mut [T]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+        #[expect(unsafe_code, reason = "the processor has what the function is compiled for")]
+        // SAFETY: both features were detected.
+        return unsafe { add_product_avx2(a, b, sizes, block, alpha, result) };
+    }
+    add_product_plain(a, b, sizes, block, alpha, result);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn add_product_avx2<T: Fused>(a: &[T], b: &[T], sizes: Sizes, block: usize, alpha: T, result: &mut [T]) {
+    add_product_plain(a, b, sizes, block, alpha, result);
+}
+
+#[inline(always)]
+fn add_product_plain<T: Fused>(a: &[T], b: &[T], sizes: Sizes, block: usize, alpha: T, result: &mut [T]) {
     if sizes.columns == 0 || sizes.inner == 0 {
         return;
+    }
+    if sizes.columns <= NARROW {
+        return add_narrow(a, b, sizes, block, alpha, result);
     }
     let mut sums = vec![T::default(); sizes.columns];
     for (a, result) in a.chunks_exact(sizes.inner).zip(result.chunks_exact_mut(sizes.columns)) {
@@ -73,6 +100,33 @@ pub fn add_product<T: Fused>(a: &[T], b: &[T], sizes: Sizes, block: usize, alpha
             }
             for (result, sum) in result.iter_mut().zip(&sums) {
                 *result = sum.fused(alpha, *result);
+            }
+        }
+    }
+}
+
+/// The same for a matrix of few columns, several rows at a time.
+#[inline(always)]
+fn add_narrow<T: Fused>(a: &[T], b: &[T], sizes: Sizes, block: usize, alpha: T, result: &mut [T]) {
+    let mut lanes = vec![[T::default(); LANES]; sizes.inner];
+    for (a, result) in a.chunks(sizes.inner * LANES).zip(result.chunks_mut(sizes.columns * LANES)) {
+        for (lane, row) in a.chunks_exact(sizes.inner).enumerate() {
+            for (values, value) in lanes.iter_mut().zip(row) {
+                values[lane] = *value;
+            }
+        }
+        for (lanes, b) in lanes.chunks(block).zip(b.chunks(block * sizes.columns)) {
+            for column in 0..sizes.columns {
+                let mut sums = [T::default(); LANES];
+                for (values, row) in lanes.iter().zip(b.chunks_exact(sizes.columns)) {
+                    let weight = row[column];
+                    for (sum, value) in sums.iter_mut().zip(values) {
+                        *sum = value.fused(weight, *sum);
+                    }
+                }
+                for (result, sum) in result.chunks_exact_mut(sizes.columns).zip(&sums) {
+                    result[column] = sum.fused(alpha, result[column]);
+                }
             }
         }
     }
@@ -215,7 +269,14 @@ fn product(a: &Tensor, b: &Tensor, packed: bool) -> Result<Tensor> {
         let mut result = vec![T::default(); total];
         let (x, y, z) = (sizes.rows * sizes.inner, sizes.inner * sizes.columns, sizes.rows * sizes.columns);
         for k in 0..count {
-            add_product(&a[k * x..(k + 1) * x], &b[k * y..(k + 1) * y], sizes, block, T::ONE, &mut result[k * z..(k + 1) * z]);
+            add_product(
+                &a[k * x..(k + 1) * x],
+                &b[k * y..(k + 1) * y],
+                sizes,
+                block,
+                T::ONE,
+                &mut result[k * z..(k + 1) * z],
+            );
         }
         result
     }

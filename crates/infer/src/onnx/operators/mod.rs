@@ -36,8 +36,7 @@ pub const MODELS: [&str; 7] = [
 ];
 
 /// Operators that leave values as they are, up to their type and shape.
-pub const SAME: [&str; 8] =
-    ["Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "ZipMap"];
+pub const SAME: [&str; 8] = ["Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "ZipMap"];
 
 /// Prepares a node.
 ///
@@ -62,7 +61,7 @@ pub fn prepare(settings: &mut Settings<'_>) -> Result<Run> {
     };
     let run = run.ok_or_else(|| {
         Error::invalid("this operator is not supported")
-            .with_hint("supported are the operators that exports of tabular models use")
+            .with_hint("a build with the cargo feature `onnxruntime` gives models with such operators to ONNX Runtime")
     })?;
     settings.check()?;
     Ok(run)

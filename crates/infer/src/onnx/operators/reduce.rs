@@ -239,10 +239,8 @@ fn reduced(input: &Tensor, gone: &[bool], keep: bool, reduce: Reduce) -> Result<
     fn whole<T: Number>(reduce: Reduce, values: &[T], starts: &[usize], inner: &[usize]) -> Vec<T> {
         starts.iter().map(|start| reduce.plain(inner.iter().map(|place| values[start + place]))).collect()
     }
-    let exact = matches!(
-        reduce,
-        Reduce::Sum | Reduce::Max | Reduce::Min | Reduce::Prod | Reduce::L1 | Reduce::SumSquare
-    );
+    let exact =
+        matches!(reduce, Reduce::Sum | Reduce::Max | Reduce::Min | Reduce::Prod | Reduce::L1 | Reduce::SumSquare);
     let data = match &input.data {
         Data::F32(values) => Data::F32(float(reduce, values, &starts, &inner)),
         Data::F64(values) => Data::F64(float(reduce, values, &starts, &inner)),
@@ -259,7 +257,12 @@ fn extreme(input: &Tensor, at: i64, keep: bool, most: bool, last: bool) -> Resul
     if size == 0 {
         return Err(Error::data("it looks for the extreme of no values"));
     }
-    fn best<T: Number>(values: &[T], (before, size, behind): (usize, usize, usize), most: bool, last: bool) -> Vec<i64> {
+    fn best<T: Number>(
+        values: &[T],
+        (before, size, behind): (usize, usize, usize),
+        most: bool,
+        last: bool,
+    ) -> Vec<i64> {
         let mut found = Vec::with_capacity(before * behind);
         for row in 0..before {
             for column in 0..behind {
@@ -399,7 +402,8 @@ fn normalised<T: Float>(values: &[T], shape: &[usize], at: usize, reduce: Reduce
             let places: Vec<usize> = (0..size).map(|step| (row * size + step) * behind + column).collect();
             let norm = reduce.float(values, &places);
             for place in places {
-                found[place] = if norm == T::default() { T::default() } else { found[place].div(norm).unwrap_or_default() };
+                found[place] =
+                    if norm == T::default() { T::default() } else { found[place].div(norm).unwrap_or_default() };
             }
         }
     }

@@ -38,7 +38,8 @@ pub fn build(settings: &mut Settings<'_>) -> Result<Run> {
     names.extend(settings.node.inputs.iter().skip(own).cloned());
     let mut samples = std::collections::HashMap::new();
     for (at, name) in names.iter().enumerate() {
-        let sample = settings.node.inputs.get(at).and_then(|name| settings.samples.get(name).or(settings.constants.get(name)));
+        let sample =
+            settings.node.inputs.get(at).and_then(|name| settings.samples.get(name).or(settings.constants.get(name)));
         let Some(sample) = sample else { continue };
         let sample = if (states..own).contains(&at) {
             if sample.shape.first().is_none_or(|size| *size == 0) {

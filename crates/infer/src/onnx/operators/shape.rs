@@ -48,7 +48,10 @@ pub fn build(settings: &mut Settings<'_>) -> Result<Option<Run>> {
                     return Err(Error::invalid("it is in training mode"));
                 }
                 let input = inputs.get(0)?;
-                Ok(vec![input.clone(), Tensor { shape: input.shape.clone(), data: Data::Bool(vec![true; input.len()]) }])
+                Ok(vec![
+                    input.clone(),
+                    Tensor { shape: input.shape.clone(), data: Data::Bool(vec![true; input.len()]) },
+                ])
             })
         }
         "Reshape" => {
@@ -162,9 +165,8 @@ pub fn build(settings: &mut Settings<'_>) -> Result<Option<Run>> {
                 }
                 let (before, _, _) = around(&result.shape, at);
                 let block = result.len().checked_div(before).unwrap_or(0);
-                let places: Vec<usize> = (0..before)
-                    .flat_map(|row| (0..*count).flat_map(move |_| row * block..(row + 1) * block))
-                    .collect();
+                let places: Vec<usize> =
+                    (0..before).flat_map(|row| (0..*count).flat_map(move |_| row * block..(row + 1) * block)).collect();
                 result = Tensor::new(shape, result.data.pick(&places))?;
             }
             Ok(vec![result])
@@ -198,7 +200,8 @@ pub fn build(settings: &mut Settings<'_>) -> Result<Option<Run>> {
                     }
                 };
                 let size = input.shape[at];
-                let kept: Vec<usize> = keep.iter().take(size).enumerate().filter(|(_, k)| **k).map(|(i, _)| i).collect();
+                let kept: Vec<usize> =
+                    keep.iter().take(size).enumerate().filter(|(_, k)| **k).map(|(i, _)| i).collect();
                 Ok(vec![take(input, at, &kept)?])
             })
         }
@@ -234,14 +237,16 @@ fn reshape(input: &Tensor, wanted: &[i64], zero: bool) -> Result<Tensor> {
                 open = Some(at);
                 1
             }
-            size => usize::try_from(size).map_err(|_| Error::invalid(format!("it cannot have the shape {wanted:?}")))?,
+            size => {
+                usize::try_from(size).map_err(|_| Error::invalid(format!("it cannot have the shape {wanted:?}")))?
+            }
         });
     }
     if let Some(at) = open {
         let rest = volume(&shape)?;
         let size = input.len().checked_div(rest).filter(|size| size * rest == input.len());
-        shape[at] = size
-            .ok_or_else(|| Error::invalid(format!("{:?} does not go into the shape {wanted:?}", input.shape)))?;
+        shape[at] =
+            size.ok_or_else(|| Error::invalid(format!("{:?} does not go into the shape {wanted:?}", input.shape)))?;
     }
     input.reshaped(shape)
 }
@@ -329,7 +334,8 @@ fn split(settings: &mut Settings<'_>) -> Result<Run> {
                 (0..parts).map(|k| part.min(size.saturating_sub(k * part)) as i64).collect()
             }
         };
-        if wanted.iter().any(|v| *v < 0) || wanted.iter().try_fold(0i64, |s, v| s.checked_add(*v)) != Some(size as i64) {
+        if wanted.iter().any(|v| *v < 0) || wanted.iter().try_fold(0i64, |s, v| s.checked_add(*v)) != Some(size as i64)
+        {
             return Err(Error::invalid(format!("parts of {wanted:?} are not the dimension of {size}")));
         }
         let mut from = 0;
@@ -402,10 +408,7 @@ fn gather_elements(input: &Tensor, indices: &Tensor, at: i64) -> Result<Tensor> 
     let fits = indices.rank() == input.rank()
         && indices.shape.iter().zip(&input.shape).enumerate().all(|(place, (i, v))| place == at || i <= v);
     if !fits {
-        return Err(Error::invalid(format!(
-            "indices of the shape {:?} do not fit {:?}",
-            indices.shape, input.shape
-        )));
+        return Err(Error::invalid(format!("indices of the shape {:?} do not fit {:?}", indices.shape, input.shape)));
     }
     let mut places = Vec::with_capacity(indices.len());
     for (number, index) in indices.ints()?.iter().enumerate() {
@@ -472,7 +475,7 @@ fn range(start: &Tensor, end: &Tensor, step: &Tensor) -> Result<Tensor> {
         return Err(Error::invalid("it wants three numbers"));
     };
     let count = ((to - from) / by).ceil().max(0.0);
-    if !(count <= super::super::tensor::MAX_VALUES as f64) {
+    if count.is_nan() || count > super::super::tensor::MAX_VALUES as f64 {
         return Err(Error::invalid("its range has too many numbers"));
     }
     let count = count as usize;

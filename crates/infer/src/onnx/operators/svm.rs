@@ -242,7 +242,8 @@ fn classifier(settings: &mut Settings<'_>) -> Result<Run> {
         return Err(Error::data("its `prob_a` are not one a pair of classes"));
     }
     let kernel = Kernel::read(settings, vectors, count)?;
-    let machines = Pairs { classes: n, ranges, count, coefficients, rho, probabilities: (!a.is_empty()).then_some((a, b)) };
+    let machines =
+        Pairs { classes: n, ranges, count, coefficients, rho, probabilities: (!a.is_empty()).then_some((a, b)) };
     let second = if transform == Transform::None { Second::Opposite } else { Second::Rest };
     let labels = settings.labels(&classes);
     Ok(Box::new(move |inputs: Inputs<'_>, _| {

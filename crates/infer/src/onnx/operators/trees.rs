@@ -174,6 +174,9 @@ struct Forest<T> {
     aggregate: Aggregate,
 }
 
+/// A column of scores an output, and whether a row has one.
+type Scores<T> = (Vec<Vec<T>>, Vec<Vec<bool>>);
+
 /// What every tree operator says of itself, for the description.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Counts {
@@ -290,17 +293,17 @@ impl<T: Precision> Forest<T> {
     }
 
     /// A column of scores an output, and whether a row has one.
-    fn scores(&self, input: &Tensor) -> Result<(Vec<Vec<T>>, Vec<Vec<bool>>)> {
+    fn scores(&self, input: &Tensor) -> Result<Scores<T>> {
         let (rows, width) = input.matrix()?;
         if width < self.features {
             return Err(Error::invalid(format!("its trees look at {} columns and it is given {width}", self.features)));
         }
         let values = T::of(input)?;
-        let mut columns: Vec<Vec<T>> = (0..self.features)
-            .map(|column| (0..rows).map(|row| values[row * width + column]).collect())
-            .collect();
+        let mut columns: Vec<Vec<T>> =
+            (0..self.features).map(|column| (0..rows).map(|row| values[row * width + column]).collect()).collect();
         for told in &self.told {
-            let holds = |value: &T| told.mode.holds(*value, told.threshold) || (told.missing_true && Value::missing(*value));
+            let holds =
+                |value: &T| told.mode.holds(*value, told.threshold) || (told.missing_true && Value::missing(*value));
             let column = columns[told.feature].iter().map(|v| if holds(v) { T::default() } else { T::ONE }).collect();
             columns.push(column);
         }
@@ -489,8 +492,8 @@ fn regressor<T: Precision>(settings: &mut Settings<'_>) -> Result<Run> {
         let mut all = Vec::with_capacity(rows * outputs);
         let (mut row_scores, mut work) = (vec![T::default(); outputs], Vec::new());
         for row in 0..rows {
-            for (output, score) in row_scores.iter_mut().enumerate() {
-                *score = plus(output, sums[output][row]);
+            for (output, (score, sums)) in row_scores.iter_mut().zip(&sums).enumerate() {
+                *score = plus(output, sums[row]);
             }
             scores::write(transform, &row_scores, Second::Not, &mut work, &mut all);
         }
