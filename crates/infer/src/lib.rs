@@ -91,8 +91,7 @@ pub fn load(artifact: &Artifact) -> Result<Arc<dyn Model>> {
         if name.ends_with(".onnx") || onnx::is_onnx(bytes) {
             return onnx::load(name, bytes);
         }
-        return Err(Error::invalid(format!("`{name}` is no model format that is known here"))
-            .with_hint(KNOWN));
+        return Err(Error::invalid(format!("`{name}` is no model format that is known here")).with_hint(KNOWN));
     }
     if let Some(loaded) = onnx::load_folder(files) {
         return loaded;

@@ -131,7 +131,8 @@ fn part(artifact: &Artifact, file: &Yaml) -> Result<Part> {
     if let ("onnx", Some(bytes)) = (name, artifact.files().get(path)) {
         let folder = path.rfind('/').map_or(0, |at| at + 1);
         let (folder, file) = path.split_at(folder);
-        let beside = artifact.files().iter().filter_map(|(at, b)| Some((at.strip_prefix(folder)?.to_owned(), b.clone())));
+        let beside =
+            artifact.files().iter().filter_map(|(at, b)| Some((at.strip_prefix(folder)?.to_owned(), b.clone())));
         return Ok(Part::Onnx { path: file.to_owned(), bytes: bytes.clone(), beside: beside.collect() });
     }
     let mut files = BTreeMap::new();

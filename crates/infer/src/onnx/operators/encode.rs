@@ -103,13 +103,11 @@ fn keys(data: &Data) -> Box<dyn Iterator<Item = u64> + '_> {
         Data::I64(values) => Box::new(values.iter().map(|v| *v as u64)),
         Data::I32(values) => Box::new(values.iter().map(|v| i64::from(*v) as u64)),
         Data::Bool(values) => Box::new(values.iter().map(|v| u64::from(*v))),
-        Data::F32(values) => {
-            Box::new(
-                values
-                    .iter()
-                    .map(|v| if v.is_nan() { u64::from(f32::NAN.to_bits()) } else { u64::from((*v + 0.0).to_bits()) }),
-            )
-        }
+        Data::F32(values) => Box::new(
+            values
+                .iter()
+                .map(|v| if v.is_nan() { u64::from(f32::NAN.to_bits()) } else { u64::from((*v + 0.0).to_bits()) }),
+        ),
         Data::F64(values) => {
             Box::new(values.iter().map(|v| if v.is_nan() { f64::NAN.to_bits() } else { (*v + 0.0).to_bits() }))
         }
