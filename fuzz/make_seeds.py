@@ -209,7 +209,7 @@ def onnx_models(write):
     few = x[:12]
     plans = {
         "vectors": SVC(kernel="poly", degree=2).fit(few, few[:, 0] > 0),
-        "net": MLPRegressor((2,), max_iter=20, random_state=1).fit(x, score),
+        "net": MLPRegressor(hidden_layer_sizes=(2,), max_iter=20, random_state=1).fit(x, score),
         "nearest": KNeighborsClassifier(2).fit(few, few[:, 0] > 0),
         "bayes": GaussianNB().fit(x, score > 0),
     }
