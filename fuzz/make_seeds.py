@@ -185,10 +185,17 @@ def spark_models(write):
 
 def onnx_models(write):
     from skl2onnx import to_onnx
+    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+    from sklearn.compose import ColumnTransformer
     from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
+    from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
+    from sklearn.naive_bayes import GaussianNB
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.neural_network import MLPRegressor
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
+    from sklearn.svm import SVC
 
     x, score = numbers()
     x = np.nan_to_num(x).astype(np.float32)
@@ -199,6 +206,23 @@ def onnx_models(write):
     }
     for name, model in plans.items():
         write("onnx", name, to_onnx(model, x[:1]).SerializeToString())
+    few = x[:12]
+    plans = {
+        "vectors": SVC(kernel="poly", degree=2).fit(few, few[:, 0] > 0),
+        "net": MLPRegressor(hidden_layer_sizes=(2,), max_iter=20, random_state=1).fit(x, score),
+        "nearest": KNeighborsClassifier(2).fit(few, few[:, 0] > 0),
+        "bayes": GaussianNB().fit(x, score > 0),
+    }
+    for name, model in plans.items():
+        options = {id(model): {"zipmap": False}} if name in ("vectors", "bayes") else None
+        write("onnx", name, to_onnx(model, x[:1], options=options).SerializeToString())
+    frame, value = labelled()
+    frame = frame.astype({"kind": str, "town": str})
+    columns = ColumnTransformer([("labels", OneHotEncoder(handle_unknown="ignore"), ["kind", "town"]),
+                                 ("n", make_pipeline(SimpleImputer(), MinMaxScaler()), ["n"])])
+    model = make_pipeline(columns, LogisticRegression()).fit(frame, value > 0)
+    inputs = [("kind", StringTensorType([None, 1])), ("town", StringTensorType([None, 1])), ("n", FloatTensorType([None, 1]))]
+    write("onnx", "columns", to_onnx(model, initial_types=inputs).SerializeToString())
 
 
 def catboost_models(write):

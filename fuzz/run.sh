@@ -39,7 +39,7 @@ if [ -z "$program" ]; then
 fi
 out=${INSIGHTERA_FUZZ_DIR:-.cache/fuzz}
 # The loaders that this version has; other formats join when their seeds load.
-required=" xgboost-json xgboost-ubj lightgbm spark "
+required=" xgboost-json xgboost-ubj lightgbm spark onnx "
 
 passed=0 failed=0
 for seeds in fuzz/seeds/*/; do

@@ -17,11 +17,40 @@ import numpy as np
 import pandas
 import pyarrow
 import pyarrow.parquet
+import onnx
+import onnxruntime
 import xgboost
 from mlflow.models import infer_signature
+from skl2onnx import to_onnx
+from skl2onnx.common.data_types import FloatTensorType
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 ROWS = 10_000
 NAMES = ["study hours", "grade", "größe", "it's"]
+
+
+def of_onnx(x, frame, label):
+    """Of one input with and without names, of several, and with constants in a file beside it."""
+    options = {"target_opset": {"": 18, "ai.onnx.ml": 3}}
+    filled, one = frame.fillna(0), [("X", FloatTensorType([None, 4]))]
+    plain = make_pipeline(StandardScaler(), LogisticRegression()).fit(filled.to_numpy(), label)
+    model = to_onnx(plain, initial_types=one, options={id(plain): {"zipmap": False}}, **options)
+    yield "array", model, True
+    yield "frame", model, False
+    columns = make_pipeline(ColumnTransformer([("all", StandardScaler(), NAMES)]), LogisticRegression()).fit(filled, label)
+    several = [(name, FloatTensorType([None, 1])) for name in NAMES]
+    model = to_onnx(columns, initial_types=several, options={id(columns): {"zipmap": False}}, **options)
+    yield "columns", model, False
+    net = MLPClassifier((100,), max_iter=5, random_state=7).fit(filled.to_numpy(), label)
+    model = to_onnx(net, initial_types=one, options={id(net): {"zipmap": False}}, **options)
+    for constant in model.graph.initializer:
+        # Only what is raw goes into another file.
+        constant.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(constant), constant.name))
+    yield "outside", model, False
 
 
 def main():
@@ -35,13 +64,14 @@ def main():
     signature = infer_signature(frame, label.astype(float))
     count = 0
 
-    def write(name, flavor, model, margin, probability, columns=NAMES, signature=signature, **more):
+    def write(name, flavor, model, margin, probability, columns=NAMES, signature=signature, values=x, **more):
         nonlocal count
         path = folder / f"mlflow_{name}"
         shutil.rmtree(path, ignore_errors=True)
         flavor.save_model(model, path, signature=signature, pip_requirements=[], **more)
-        table = {n: pyarrow.array(x[:, i]) for i, n in enumerate(columns)}
+        table = {n: pyarrow.array(values[:, i]) for i, n in enumerate(columns)}
         expected = {"margin": margin, "probability": probability, "prediction": np.asarray(probability) > 0.5}
+        expected = {k: v for k, v in expected.items() if v is not None}
         table |= {f"expected_{k}": pyarrow.array(np.asarray(v, dtype=np.float64)) for k, v in expected.items()}
         pyarrow.parquet.write_table(pyarrow.table(table), folder / f"mlflow_{name}.rows.parquet")
         count += 1
@@ -75,6 +105,18 @@ def main():
         model.fit(data, label)
         raw = model.predict(data, prediction_type="RawFormulaVal")
         write(f"catboost_{name}", mlflow.catboost, model, raw, model.predict_proba(data)[:, 1])
+    for name, model, flat in of_onnx(x, frame, label):
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        wanted = session.get_inputs()
+        single = np.nan_to_num(x).astype(np.float32)
+        feed = {i.name: single[:, [k]] for k, i in enumerate(wanted)} if len(wanted) > 1 else {wanted[0].name: single}
+        shares = session.run(None, feed)[1][:, 1]
+        known = infer_signature(np.zeros((2, 4)), label.astype(float)) if flat else signature
+        path = folder / f"mlflow_onnx_{name}"
+        write(f"onnx_{name}", mlflow.onnx, model, None, shares, signature=known,
+              columns=[f"X_{k}" for k in range(4)] if flat else NAMES, values=single)
+        if name == "outside" and len([*path.iterdir()]) != 6:
+            raise SystemExit(f"`{path}` has no file of constants")
     print(f"mlflow {mlflow.__version__}: {count} models, {ROWS} rows each")
 
 

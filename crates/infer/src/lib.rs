@@ -6,9 +6,10 @@
 //! when it is loaded, so that scoring cannot leave its arrays.
 //!
 //! Formats: XGBoost (`json`, `ubj`), LightGBM (text), CatBoost (`cbm`, `json`),
-//! Spark ML (`PipelineModel` folders) and MLflow folders that hold one of them.
-//! Scores are those of the library that made the model: XGBoost, LightGBM and
-//! CatBoost margins to the bit, Spark's within 1e-12.
+//! ONNX (what tabular models are exported to), Spark ML (`PipelineModel` folders)
+//! and MLflow folders that hold one of them. Scores are those of the library that
+//! made the model: XGBoost, LightGBM and CatBoost margins to the bit, Spark's
+//! within 1e-12, ONNX as ONNX Runtime scores.
 //!
 //! [`Model::contributions`] says what every column added to a row's raw score,
 //! as the libraries' own TreeSHAP does, [`top_reasons`] puts it into words.
@@ -30,6 +31,7 @@ mod json;
 mod lightgbm;
 mod mlflow;
 mod model;
+mod onnx;
 mod row;
 mod spark;
 mod xgboost;
@@ -40,7 +42,12 @@ pub use artifact::Artifact;
 pub use error::{Error, Result};
 pub use explain::{Contributions, Reason, ReasonValue, top_reasons};
 pub use model::{ClassProbabilities, Description, Input, InputKind, Model, Predictions, Raw, Signature};
+#[cfg(feature = "onnxruntime")]
+pub use onnx::use_onnx_runtime;
 pub use row::{RowPrediction, RowScorer, Scratch};
+
+const KNOWN: &str = "known are XGBoost .json and .ubj files, LightGBM .txt files, CatBoost .cbm and .json files, \
+                     ONNX .onnx files, Spark ML PipelineModel and MLflow folders";
 
 /// Recognises and loads a model.
 ///
@@ -81,11 +88,15 @@ pub fn load(artifact: &Artifact) -> Result<Arc<dyn Model>> {
         if bytes.starts_with(b"tree\n") || bytes.starts_with(b"tree\r\n") {
             return lightgbm::load(name, bytes);
         }
-        return Err(Error::invalid(format!("`{name}` is no model format that is known here")).with_hint(
-            "known are XGBoost .json and .ubj files, LightGBM .txt files, CatBoost .cbm and .json files, Spark ML PipelineModel and MLflow folders",
-        ));
+        if name.ends_with(".onnx") || onnx::is_onnx(bytes) {
+            return onnx::load(name, bytes);
+        }
+        return Err(Error::invalid(format!("`{name}` is no model format that is known here")).with_hint(KNOWN));
+    }
+    if let Some(loaded) = onnx::load_folder(files) {
+        return loaded;
     }
     let names: Vec<&str> = files.keys().take(5).map(String::as_str).collect();
     Err(Error::invalid(format!("the files {} are no model format that is known here", names.join(", ")))
-        .with_hint("known are XGBoost .json and .ubj files, LightGBM .txt files, CatBoost .cbm and .json files, Spark ML PipelineModel and MLflow folders"))
+        .with_hint(KNOWN))
 }

@@ -54,9 +54,9 @@ pub trait Model: Send + Sync + fmt::Debug {
 /// What a model is.
 #[derive(Debug, Clone, Default)]
 pub struct Description {
-    /// `xgboost` or `spark`.
+    /// `xgboost`, `lightgbm`, `onnx` or `spark`.
     pub flavor: String,
-    /// XGBoost's objective, Spark's last stage.
+    /// XGBoost's objective, Spark's last stage, ONNX's model operator.
     pub objective: String,
     /// Class labels of a classifier.
     pub labels: Vec<String>,

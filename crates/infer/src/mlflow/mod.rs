@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use bytes::Bytes;
 
 use crate::artifact::Artifact;
 use crate::columns;
@@ -21,6 +22,7 @@ use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::explain::Contributions;
 use crate::model::{Description, Input, Model, Predictions, Signature};
+use crate::onnx;
 use crate::row::{RowPrediction, Scratch};
 use yaml::Yaml;
 
@@ -29,7 +31,7 @@ pub const FILE: &str = "MLmodel";
 
 /// How to bring a pickle here.
 pub const CONVERT: &str =
-    "train it with XGBoost, LightGBM, CatBoost or Spark ML, and save it in the format of that library";
+    "convert it to ONNX with scripts/to_onnx.py, or save the model in the format of its own library";
 
 /// Keys that say something about the model and change no score.
 const INFORMATION: [&str; 18] = [
@@ -62,7 +64,7 @@ const FLAVORS: [(&str, &str, &[&str]); 5] = [
         &["code", "data", "lgb_version", "model_class", "serialization_format", "skops_trusted_types"],
     ),
     ("catboost", "data", &["catboost_version", "code", "data", "model_type", "save_format"]),
-    ("onnx", "data", &["code", "data", "onnx_version", "providers"]),
+    ("onnx", "data", &["code", "data", "extra_files", "onnx_session_options", "onnx_version", "providers"]),
     ("spark", "model_data", &["code", "model_class", "model_data", "pyspark_version"]),
 ];
 
@@ -77,16 +79,27 @@ pub fn load(artifact: &Artifact) -> Result<Arc<dyn Model>> {
     let text = std::str::from_utf8(bytes).map_err(|e| within(Error::data(format!("`{FILE}` is no text: {e}"))))?;
     let file = yaml::parse(text).map_err(|e| within(Error::data(format!("`{FILE}` cannot be read: {e}"))))?;
     let names = names(&file).map_err(within)?;
-    let inner = part(artifact, &file).map_err(within)?;
-    let model = crate::load(&inner).map_err(within)?;
+    let model = match part(artifact, &file).map_err(within)? {
+        Part::Alone(inner) => crate::load(&inner),
+        Part::Onnx { path, bytes, beside } => onnx::load_beside(&path, &bytes, &beside).map(|(model, _)| model),
+    };
+    let model = model.map_err(within)?;
     match names {
         Some(names) => named(model, names).map_err(within),
         None => Ok(model),
     }
 }
 
+/// The model itself.
+enum Part {
+    /// Its files.
+    Alone(Artifact),
+    /// A file whose constants may lie in the files beside it.
+    Onnx { path: String, bytes: Bytes, beside: BTreeMap<String, Bytes> },
+}
+
 /// The files of the model itself.
-fn part(artifact: &Artifact, file: &Yaml) -> Result<Artifact> {
+fn part(artifact: &Artifact, file: &Yaml) -> Result<Part> {
     for (key, _) in file.entries() {
         if !INFORMATION.contains(&key.as_str()) && key != "flavors" && key != "signature" {
             return Err(Error::invalid(format!("`{FILE}` has `{key}`, which is not known")));
@@ -115,6 +128,13 @@ fn part(artifact: &Artifact, file: &Yaml) -> Result<Artifact> {
     let path = flavor.get(data).and_then(Yaml::text);
     let path = path.ok_or_else(|| Error::data(format!("its flavor `{name}` has no `{data}`")))?;
     let path = path.trim_end_matches('/');
+    if let ("onnx", Some(bytes)) = (name, artifact.files().get(path)) {
+        let folder = path.rfind('/').map_or(0, |at| at + 1);
+        let (folder, file) = path.split_at(folder);
+        let beside =
+            artifact.files().iter().filter_map(|(at, b)| Some((at.strip_prefix(folder)?.to_owned(), b.clone())));
+        return Ok(Part::Onnx { path: file.to_owned(), bytes: bytes.clone(), beside: beside.collect() });
+    }
     let mut files = BTreeMap::new();
     for (at, bytes) in artifact.files() {
         if at == path {
@@ -130,7 +150,7 @@ fn part(artifact: &Artifact, file: &Yaml) -> Result<Artifact> {
     if files.contains_key(FILE) {
         return Err(Error::invalid(format!("`{path}` is an MLflow model folder within another")));
     }
-    Artifact::from_files(files)
+    Artifact::from_files(files).map(Part::Alone)
 }
 
 /// The names of the input columns, if all of them have one.
@@ -155,14 +175,27 @@ fn names(file: &Yaml) -> Result<Option<Vec<String>>> {
     Ok(names)
 }
 
-/// Whether `name` is what a library calls feature `at` of an array.
-fn numbered(flavor: &str, name: &str, at: usize) -> bool {
+/// Whether `name` is what a library calls feature `at` of an array. An ONNX
+/// input of several columns has its own name, and its columns a number each.
+fn numbered(flavor: &str, name: &str, at: usize, first: &str) -> bool {
     match flavor {
         "xgboost" => name == format!("f{at}"),
         "lightgbm" => name == format!("Column_{at}"),
         "catboost" => name == at.to_string(),
+        "onnx" => name.strip_suffix(&format!("_{at}")).is_some_and(|name| first.strip_suffix("_0") == Some(name)),
         _ => false,
     }
+}
+
+/// A column's name where a library does not keep every character: LightGBM
+/// writes underscores for spaces, skl2onnx for all but letters, digits and `+`.
+fn underscored(flavor: &str, name: &str) -> String {
+    let lost = |c: char| match flavor {
+        "lightgbm" => c.is_whitespace(),
+        "onnx" => !(c.is_alphanumeric() || matches!(c, '_' | '+')),
+        _ => false,
+    };
+    name.chars().map(|c| if lost(c) { '_' } else { c }).collect()
 }
 
 /// The model with the signature's names.
@@ -174,12 +207,11 @@ fn named(model: Arc<dyn Model>, names: Vec<String>) -> Result<Arc<dyn Model>> {
     }
     let pairs = || inputs.iter().zip(&names).enumerate();
     let same_count = inputs.len() == names.len();
-    let array = same_count && pairs().all(|(at, (input, _))| numbered(flavor, &input.name, at));
-    // LightGBM writes underscores for spaces.
-    let spaces = flavor == "lightgbm"
-        && same_count
-        && pairs()
-            .all(|(_, (input, name))| input.name == name.split(char::is_whitespace).collect::<Vec<_>>().join("_"));
+    let first = inputs.first().map_or("", |input| input.name.as_str());
+    let array = same_count
+        && (pairs().all(|(at, (input, _))| numbered(flavor, &input.name, at, first))
+            || flavor == "onnx" && inputs.len() == 1);
+    let spaces = same_count && pairs().all(|(_, (input, name))| input.name == underscored(flavor, name));
     if array || spaces {
         let outer = pairs().map(|(_, (input, name))| Input { name: name.clone(), kind: input.kind }).collect();
         return Ok(Arc::new(Named { outer: Signature { inputs: outer }, model }));

@@ -1,0 +1,234 @@
+//! Linear models and the steps before them, of `ai.onnx.ml`: all of them work
+//! in single precision, whatever they are given.
+
+use super::super::node::{Classes, Inputs, Run, Settings};
+use super::super::tensor::{Data, Tensor};
+use super::matrix::{Sizes, add_product, block, transposed};
+use super::scores::{Second, Transform};
+use crate::error::{Error, Result};
+
+/// Prepares one of these operators.
+pub fn build(settings: &mut Settings<'_>) -> Result<Option<Run>> {
+    Ok(Some(match settings.node.operator.as_str() {
+        "LinearClassifier" => classifier(settings)?,
+        "LinearRegressor" => regressor(settings)?,
+        "Scaler" => scaler(settings)?,
+        "Normalizer" => normalizer(settings)?,
+        "Binarizer" => {
+            let threshold = settings.float("threshold")?.unwrap_or(0.0);
+            Box::new(move |inputs, _| {
+                let input = inputs.get(0)?;
+                let Data::F32(values) = &input.data else { return Err(input.wrong("float")) };
+                if values.iter().any(|v| v.is_nan()) {
+                    return Err(Error::data("it is given NaN, of which it cannot say on which side it is")
+                        .with_hint("replace missing values in the feature SQL"));
+                }
+                let made = values.iter().map(|v| f32::from(u8::from(*v > threshold))).collect();
+                Ok(vec![Tensor::new(input.shape.clone(), Data::F32(made))?])
+            })
+        }
+        "Imputer" => imputer(settings)?,
+        _ => return Ok(None),
+    }))
+}
+
+/// `rows * weights + start`; `weights` lie column by column of the result.
+#[derive(Debug)]
+pub struct Linear {
+    inner: usize,
+    columns: usize,
+    weights: Vec<f32>,
+    start: Vec<f32>,
+    block: usize,
+    factor: f32,
+}
+
+impl Linear {
+    /// Of lists whose sizes fit.
+    pub fn new(weights: &[f32], start: Vec<f32>, columns: usize) -> Result<Self> {
+        let inner = weights.len().checked_div(columns).unwrap_or(0);
+        if columns == 0 || inner * columns != weights.len() || !(start.is_empty() || start.len() == columns) {
+            return Err(Error::data(format!("{} coefficients do not go with {columns} outputs", weights.len())));
+        }
+        let sizes = Sizes { rows: 1, inner, columns };
+        Ok(Self {
+            inner,
+            columns,
+            weights: transposed(weights, columns, inner),
+            start,
+            block: block(sizes),
+            factor: 1.0,
+        })
+    }
+
+    /// The product times a factor.
+    pub fn times(self, factor: f32) -> Self {
+        Self { factor, ..self }
+    }
+
+    /// Of every row; answers how many rows there are.
+    pub fn of(&self, input: &Tensor) -> Result<(usize, Vec<f32>)> {
+        let (rows, inner) = input.matrix()?;
+        if inner != self.inner {
+            return Err(Error::invalid(format!("it wants {} columns and is given {inner}", self.inner)));
+        }
+        let mut result = vec![0.0; rows * self.columns];
+        if !self.start.is_empty() {
+            result.chunks_exact_mut(self.columns).for_each(|row| row.copy_from_slice(&self.start));
+        }
+        let sizes = Sizes { rows, inner, columns: self.columns };
+        add_product(&input.singles()?, &self.weights, sizes, self.block, self.factor, &mut result);
+        Ok((rows, result))
+    }
+}
+
+fn classifier(settings: &mut Settings<'_>) -> Result<Run> {
+    let classes = Classes::read(settings, "classlabels_ints", "classlabels_strings")?;
+    let transform = Transform::named(settings.text("post_transform")?)?;
+    settings.ignore("multi_class");
+    let intercepts = settings.floats("intercepts")?.to_vec();
+    let outputs = intercepts.len();
+    let alone = outputs == 1;
+    if !(alone && classes.len() == 2 || outputs == classes.len() && outputs > 1) {
+        return Err(Error::invalid(format!("{outputs} intercepts for {} classes are not supported", classes.len())));
+    }
+    let linear = Linear::new(settings.floats("coefficients")?, intercepts, outputs)?;
+    let labels = settings.labels(&classes);
+    Ok(Box::new(move |inputs: Inputs<'_>, _| {
+        let (rows, mut scores) = linear.of(inputs.get(0)?)?;
+        let mut chosen = Vec::with_capacity(rows);
+        let mut all = Vec::with_capacity(rows * outputs.max(2));
+        for row in scores.chunks_exact_mut(outputs) {
+            let mut best = 0;
+            for (class, score) in row.iter().enumerate() {
+                if *score > row[best] {
+                    best = class;
+                }
+            }
+            chosen.push(if alone { usize::from(row[0] > 0.0) } else { best });
+            if alone {
+                transform.write(row, Second::Rest, &mut all);
+            } else {
+                transform.of_linear(row);
+                all.extend_from_slice(row);
+            }
+        }
+        let width = all.len().checked_div(rows).unwrap_or(outputs);
+        Ok(vec![labels.of(&chosen)?, Tensor::new(vec![rows, width], Data::F32(all))?])
+    }))
+}
+
+fn regressor(settings: &mut Settings<'_>) -> Result<Run> {
+    let targets = usize::try_from(settings.int("targets")?.unwrap_or(1)).unwrap_or(0);
+    let transform = Transform::named(settings.text("post_transform")?)?;
+    let intercepts = settings.floats("intercepts")?;
+    let start = if intercepts.len() == targets { intercepts.to_vec() } else { Vec::new() };
+    let linear = Linear::new(settings.floats("coefficients")?, start, targets)?;
+    Ok(Box::new(move |inputs: Inputs<'_>, _| {
+        let (rows, mut scores) = linear.of(inputs.get(0)?)?;
+        let mut all = Vec::with_capacity(scores.len());
+        for row in scores.chunks_exact_mut(targets) {
+            if targets == 1 {
+                transform.write(row, Second::Not, &mut all);
+            } else {
+                transform.of_linear(row);
+                all.extend_from_slice(row);
+            }
+        }
+        Ok(vec![Tensor::new(vec![rows, targets], Data::F32(all))?])
+    }))
+}
+
+fn scaler(settings: &mut Settings<'_>) -> Result<Run> {
+    let (offset, scale) = (settings.floats("offset")?.to_vec(), settings.floats("scale")?.to_vec());
+    if offset.is_empty() || offset.len() != scale.len() {
+        return Err(Error::data("its offsets and scales are missing or differ in number"));
+    }
+    Ok(Box::new(move |inputs: Inputs<'_>, _| {
+        let input = inputs.get(0)?;
+        let width = input.shape.last().copied().unwrap_or(1);
+        if offset.len() != 1 && offset.len() != width {
+            return Err(Error::invalid(format!("it scales {} columns and is given {width}", offset.len())));
+        }
+        let mut values = input.singles()?;
+        for (at, value) in values.iter_mut().enumerate() {
+            let column = if offset.len() == 1 { 0 } else { at % width };
+            *value = (*value - offset[column]) * scale[column];
+        }
+        Ok(vec![Tensor::new(input.shape.clone(), Data::F32(values))?])
+    }))
+}
+
+fn normalizer(settings: &mut Settings<'_>) -> Result<Run> {
+    let norm = settings.text("norm")?.unwrap_or("MAX").to_owned();
+    if !matches!(norm.as_str(), "MAX" | "L1" | "L2") {
+        return Err(Error::invalid(format!("its `norm` of `{norm}` is not supported")));
+    }
+    Ok(Box::new(move |inputs: Inputs<'_>, _| {
+        let input = inputs.get(0)?;
+        let (_, width) = input.matrix()?;
+        let mut values = input.singles()?;
+        for row in values.chunks_exact_mut(width.max(1)) {
+            match norm.as_str() {
+                "L2" => {
+                    let sum = row.iter().fold(0f32, |sum, v| sum + v * v);
+                    if sum != 0.0 {
+                        row.iter_mut().for_each(|v| {
+                            let root = (*v * *v / sum).sqrt();
+                            *v = if *v < 0.0 { -root } else { root };
+                        });
+                    }
+                }
+                norm => {
+                    let by = if norm == "L1" {
+                        row.iter().fold(0f32, |sum, v| sum + v.abs())
+                    } else {
+                        row.iter().fold(f32::MIN, |most, v| if *v > most { *v } else { most })
+                    };
+                    if by != 0.0 {
+                        row.iter_mut().for_each(|v| *v /= by);
+                    }
+                }
+            }
+        }
+        Ok(vec![Tensor::new(input.shape.clone(), Data::F32(values))?])
+    }))
+}
+
+fn imputer(settings: &mut Settings<'_>) -> Result<Run> {
+    let floats = settings.floats("imputed_value_floats")?.to_vec();
+    let ints = settings.ints("imputed_value_int64s")?.to_vec();
+    let float = settings.float("replaced_value_float")?.unwrap_or(0.0);
+    let int = settings.int("replaced_value_int64")?.unwrap_or(0);
+    if floats.is_empty() == ints.is_empty() {
+        return Err(Error::data("it replaces values by nothing, or by two kinds of numbers"));
+    }
+    Ok(Box::new(move |inputs: Inputs<'_>, _| {
+        let input = inputs.get(0)?;
+        let (_, width) = input.matrix()?;
+        fn place(at: usize, width: usize, known: usize) -> usize {
+            if known == width { at % width } else { 0 }
+        }
+        let data = match &input.data {
+            Data::F32(values) if !floats.is_empty() => {
+                let missing = |v: f32| v == float || (v.is_nan() && float.is_nan());
+                let value =
+                    |(at, v): (usize, &f32)| if missing(*v) { floats[place(at, width, floats.len())] } else { *v };
+                Data::F32(values.iter().enumerate().map(value).collect())
+            }
+            Data::F64(values) if !floats.is_empty() => {
+                let missing = |v: f64| v == f64::from(float) || (v.is_nan() && float.is_nan());
+                let value = |(at, v): (usize, &f64)| {
+                    if missing(*v) { f64::from(floats[place(at, width, floats.len())]) } else { *v }
+                };
+                Data::F64(values.iter().enumerate().map(value).collect())
+            }
+            Data::I64(values) if !ints.is_empty() => {
+                let value = |(at, v): (usize, &i64)| if *v == int { ints[place(at, width, ints.len())] } else { *v };
+                Data::I64(values.iter().enumerate().map(value).collect())
+            }
+            _ => return Err(input.wrong("the type of the values it replaces")),
+        };
+        Ok(vec![Tensor::new(input.shape.clone(), data)?])
+    }))
+}

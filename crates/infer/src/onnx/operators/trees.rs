@@ -1,0 +1,608 @@
+//! Tree ensembles: `TreeEnsembleClassifier`, `TreeEnsembleRegressor` and the
+//! newer `TreeEnsemble`, on the kernels of [`crate::forest`].
+//!
+//! ONNX Runtime compares and adds in the input's precision, from zero, in the
+//! order of the trees, and adds the base values last; with several threads it
+//! adds the trees of a model in parts, with one it does not. So it is here: its
+//! scores with one thread, to the bit.
+//!
+//! The kernels know `value < threshold` and where a missing value goes. `<=`,
+//! `>=` and `>` are that with other thresholds or the children exchanged. What
+//! is not, `==` and `!=` and infinite thresholds, becomes a slot of its own
+//! that is 0 where the node's test holds and 1 where it does not.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::super::node::{Classes, Inputs, Run, Settings};
+use super::super::tensor::{Data, Kind, Tensor};
+use super::scores::{self, Score, Second, Transform};
+use crate::error::{Error, Result};
+use crate::forest::{Ensemble, Leaves, NodeBuilder, Test, TreeBuilder, Value};
+
+/// Values of all leaves: each leaf has one for every class.
+const MAX_LEAF_VALUES: usize = 1 << 26;
+/// Classes and targets.
+const MAX_OUTPUTS: usize = 1 << 16;
+
+/// How a node compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Mode {
+    LessOrEqual,
+    Less,
+    GreaterOrEqual,
+    Greater,
+    Equal,
+    NotEqual,
+}
+
+impl Mode {
+    fn named(name: &str) -> Result<Option<Self>> {
+        Ok(Some(match name {
+            "LEAF" => return Ok(None),
+            "BRANCH_LEQ" => Self::LessOrEqual,
+            "BRANCH_LT" => Self::Less,
+            "BRANCH_GTE" => Self::GreaterOrEqual,
+            "BRANCH_GT" => Self::Greater,
+            "BRANCH_EQ" => Self::Equal,
+            "BRANCH_NEQ" => Self::NotEqual,
+            other => return Err(Error::invalid(format!("the node mode `{other}` is not supported"))),
+        }))
+    }
+
+    fn holds<T: PartialOrd>(self, value: T, threshold: T) -> bool {
+        match self {
+            Self::LessOrEqual => value <= threshold,
+            Self::Less => value < threshold,
+            Self::GreaterOrEqual => value >= threshold,
+            Self::Greater => value > threshold,
+            Self::Equal => value == threshold,
+            Self::NotEqual => value != threshold,
+        }
+    }
+}
+
+/// A precision in which trees are computed.
+trait Precision: Value + Score + crate::forest::Sum {
+    fn next_up(self) -> Self;
+    fn finite(self) -> bool;
+    fn bits(self) -> u64;
+    fn wide(self) -> f64;
+    /// The values of a tensor, row by row.
+    fn of(tensor: &Tensor) -> Result<Vec<Self>>;
+}
+
+impl Precision for f32 {
+    fn next_up(self) -> Self {
+        Self::next_up(self)
+    }
+    fn finite(self) -> bool {
+        self.is_finite()
+    }
+    fn bits(self) -> u64 {
+        u64::from(self.to_bits())
+    }
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
+    fn of(tensor: &Tensor) -> Result<Vec<Self>> {
+        tensor.singles()
+    }
+}
+
+impl Precision for f64 {
+    fn next_up(self) -> Self {
+        Self::next_up(self)
+    }
+    fn finite(self) -> bool {
+        self.is_finite()
+    }
+    fn bits(self) -> u64 {
+        self.to_bits()
+    }
+    fn wide(self) -> f64 {
+        self
+    }
+    fn of(tensor: &Tensor) -> Result<Vec<Self>> {
+        tensor.doubles()
+    }
+}
+
+/// A node as the file has it.
+#[derive(Debug, Clone)]
+struct RawNode {
+    feature: u32,
+    mode: Option<Mode>,
+    threshold: f64,
+    missing_true: bool,
+    yes: usize,
+    no: usize,
+    /// Outputs and values of a leaf.
+    weights: Vec<(u32, f64)>,
+}
+
+/// Trees as the file has them.
+#[derive(Debug)]
+struct Raw {
+    trees: Vec<Vec<RawNode>>,
+    outputs: usize,
+}
+
+/// How leaves become one score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aggregate {
+    Sum,
+    Average,
+    Min,
+    Max,
+}
+
+impl Aggregate {
+    fn named(name: Option<&str>) -> Result<Self> {
+        Ok(match name.unwrap_or("SUM") {
+            "SUM" => Self::Sum,
+            "AVERAGE" => Self::Average,
+            "MIN" => Self::Min,
+            "MAX" => Self::Max,
+            other => return Err(Error::invalid(format!("its `aggregate_function` of `{other}` is not supported"))),
+        })
+    }
+}
+
+/// A slot that tells whether a node's test holds.
+#[derive(Debug)]
+struct Told<T> {
+    feature: usize,
+    mode: Mode,
+    threshold: T,
+    missing_true: bool,
+}
+
+/// Prepared trees.
+#[derive(Debug)]
+struct Forest<T> {
+    /// All leaves added up; one forest a tree where they are not.
+    parts: Vec<Ensemble<T, T>>,
+    /// How many leaves with a value a row reached, by output; where it is not
+    /// the same for all rows.
+    counts: Option<Ensemble<T, T>>,
+    /// Outputs that every row gets a value for.
+    always: Vec<bool>,
+    features: usize,
+    told: Vec<Told<T>>,
+    trees: usize,
+    outputs: usize,
+    aggregate: Aggregate,
+}
+
+/// A column of scores an output, and whether a row has one.
+type Scores<T> = (Vec<Vec<T>>, Vec<Vec<bool>>);
+
+/// What every tree operator says of itself, for the description.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// Trees.
+    pub trees: usize,
+    /// Nodes.
+    pub nodes: usize,
+    /// The longest path.
+    pub depth: usize,
+}
+
+impl<T: Precision> Forest<T> {
+    fn new(raw: &Raw, aggregate: Aggregate) -> Result<(Self, Counts)> {
+        let features = raw.trees.iter().flatten().filter(|n| n.mode.is_some()).map(|n| n.feature as usize + 1).max();
+        let features = features.unwrap_or(0);
+        let mut told: Vec<Told<T>> = Vec::new();
+        let mut known: HashMap<(usize, Mode, u64, bool), u32> = HashMap::new();
+        let (mut builders, mut weights) = (Vec::with_capacity(raw.trees.len()), Vec::new());
+        for nodes in &raw.trees {
+            let mut builder = TreeBuilder { nodes: Vec::with_capacity(nodes.len()) };
+            for node in nodes {
+                let Some(mode) = node.mode else {
+                    builder.nodes.push(NodeBuilder::Leaf(weights.len() as u32));
+                    weights.push(node.weights.as_slice());
+                    continue;
+                };
+                let threshold = T::from_f64(node.threshold);
+                let plain = |test: T, exchanged: bool| NodeBuilder::Split {
+                    feature: node.feature,
+                    test: Test::Less(test.wide()),
+                    missing_left: node.missing_true != exchanged,
+                    left: if exchanged { node.no } else { node.yes },
+                    right: if exchanged { node.yes } else { node.no },
+                };
+                let above = Precision::next_up(threshold);
+                builder.nodes.push(match mode {
+                    Mode::Less if threshold.finite() => plain(threshold, false),
+                    Mode::LessOrEqual if threshold.finite() && above.finite() => plain(above, false),
+                    Mode::GreaterOrEqual if threshold.finite() => plain(threshold, true),
+                    Mode::Greater if threshold.finite() && above.finite() => plain(above, true),
+                    _ => {
+                        let key = (node.feature as usize, mode, threshold.bits(), node.missing_true);
+                        let slot = *known.entry(key).or_insert_with(|| {
+                            told.push(Told {
+                                feature: node.feature as usize,
+                                mode,
+                                threshold,
+                                missing_true: node.missing_true,
+                            });
+                            (features + told.len() - 1) as u32
+                        });
+                        NodeBuilder::Split {
+                            feature: slot,
+                            test: Test::Less(0.5),
+                            missing_left: false,
+                            left: node.yes,
+                            right: node.no,
+                        }
+                    }
+                });
+            }
+            builders.push(builder);
+        }
+        let slots = features + told.len();
+        let pack = |range: std::ops::Range<usize>, counting: bool| -> Result<Ensemble<T, T>> {
+            let builders = builders.get(range).unwrap_or_default();
+            let value = |v: f64| if counting { T::ONE } else { T::from_f64(v) };
+            let (mut single, mut groups) = (true, Vec::with_capacity(builders.len()));
+            for builder in builders {
+                let mut group = None;
+                for node in &builder.nodes {
+                    let NodeBuilder::Leaf(leaf) = node else { continue };
+                    match weights.get(*leaf as usize) {
+                        Some([(output, _)]) => single &= *group.get_or_insert(*output) == *output,
+                        _ => single = false,
+                    }
+                }
+                groups.push(group.unwrap_or(0));
+            }
+            if single {
+                let values = weights.iter().map(|w| w.first().map_or(T::default(), |w| value(w.1))).collect();
+                return Ensemble::new(builders, slots, Leaves::grouped(values, groups, raw.outputs));
+            }
+            if weights.len().checked_mul(raw.outputs).is_none_or(|count| count > MAX_LEAF_VALUES) {
+                return Err(Error::data("its leaves have too many values"));
+            }
+            let mut values = vec![T::default(); weights.len() * raw.outputs];
+            for (leaf, row) in weights.iter().zip(values.chunks_exact_mut(raw.outputs)) {
+                leaf.iter().for_each(|(output, v)| row[*output as usize] = value(*v));
+            }
+            Ensemble::new(builders, slots, Leaves::vectors(values, raw.outputs))
+        };
+        let (always, ever) = reached(raw);
+        let mixed = always.iter().zip(&ever).any(|(always, ever)| always != ever);
+        let single = matches!(aggregate, Aggregate::Sum | Aggregate::Average);
+        let parts = if single {
+            vec![pack(0..builders.len(), false)?]
+        } else if mixed {
+            return Err(Error::invalid("its extremes of leaves, of which some have no value, are not supported"));
+        } else if weights.len().checked_mul(builders.len()).is_none_or(|count| count > MAX_LEAF_VALUES) {
+            return Err(Error::invalid("its extremes of so many trees are not supported"));
+        } else {
+            (0..builders.len()).map(|tree| pack(tree..tree + 1, false)).collect::<Result<_>>()?
+        };
+        let counts = if mixed { Some(pack(0..builders.len(), true)?) } else { None };
+        let sizes = Counts {
+            trees: builders.len(),
+            nodes: parts.iter().map(Ensemble::node_count).sum(),
+            depth: parts.iter().map(Ensemble::max_depth).max().unwrap_or(0),
+        };
+        let forest =
+            Self { parts, counts, always, features, told, trees: builders.len(), outputs: raw.outputs, aggregate };
+        Ok((forest, sizes))
+    }
+
+    /// A column of scores an output, and whether a row has one.
+    fn scores(&self, input: &Tensor) -> Result<Scores<T>> {
+        let (rows, width) = input.matrix()?;
+        if width < self.features {
+            return Err(Error::invalid(format!("its trees look at {} columns and it is given {width}", self.features)));
+        }
+        let values = T::of(input)?;
+        let mut columns: Vec<Vec<T>> =
+            (0..self.features).map(|column| (0..rows).map(|row| values[row * width + column]).collect()).collect();
+        for told in &self.told {
+            let holds =
+                |value: &T| told.mode.holds(*value, told.threshold) || (told.missing_true && Value::missing(*value));
+            let column = columns[told.feature].iter().map(|v| if holds(v) { T::default() } else { T::ONE }).collect();
+            columns.push(column);
+        }
+        let zeros = vec![T::default(); self.outputs];
+        let mut parts = self.parts.iter().map(|part| part.sums(&columns, rows, &zeros));
+        let mut sums = parts.next().unwrap_or_default();
+        for more in parts {
+            for (sums, more) in sums.iter_mut().zip(more) {
+                for (sum, value) in sums.iter_mut().zip(more) {
+                    let better = if self.aggregate == Aggregate::Min { value < *sum } else { value > *sum };
+                    if better {
+                        *sum = value;
+                    }
+                }
+            }
+        }
+        if self.aggregate == Aggregate::Average {
+            let trees = T::from_f64(self.trees as f64);
+            sums.iter_mut().flatten().for_each(|sum| *sum = sum.div(trees).unwrap_or_default());
+        }
+        let has = match &self.counts {
+            None => self.always.iter().map(|always| vec![*always; rows]).collect(),
+            Some(counts) => counts
+                .sums(&columns, rows, &zeros)
+                .into_iter()
+                .map(|counts| counts.into_iter().map(|count| count > T::default()).collect())
+                .collect(),
+        };
+        Ok((sums, has))
+    }
+}
+
+/// Outputs that every row gets a value for, and those that some row gets.
+fn reached(raw: &Raw) -> (Vec<bool>, Vec<bool>) {
+    let (mut always, mut ever) = (vec![false; raw.outputs], vec![false; raw.outputs]);
+    for tree in &raw.trees {
+        let leaves = || tree.iter().filter(|node| node.mode.is_none());
+        let total = leaves().count();
+        let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+        leaves().flat_map(|leaf| &leaf.weights).for_each(|(output, _)| *counts.entry(*output).or_default() += 1);
+        for (output, count) in counts {
+            ever[output as usize] = true;
+            always[output as usize] |= count == total;
+        }
+    }
+    (always, ever)
+}
+
+/// A list of numbers, single or in a constant of doubles.
+fn numbers(settings: &mut Settings<'_>, name: &'static str, tensor: &'static str) -> Result<(Vec<f64>, bool)> {
+    if let Some(values) = settings.tensor(tensor)? {
+        return Ok((values.doubles()?, values.kind() == Kind::F64));
+    }
+    Ok((settings.floats(name)?.iter().map(|v| f64::from(*v)).collect(), false))
+}
+
+/// The trees of the two older operators; `kind` is `class` or `target`.
+fn read(settings: &mut Settings<'_>, names: [&'static str; 5], outputs: usize) -> Result<Raw> {
+    if outputs == 0 || outputs > MAX_OUTPUTS {
+        return Err(Error::data(format!("{outputs} outputs are impossible")));
+    }
+    let trees = settings.ints("nodes_treeids")?;
+    let ids = settings.ints("nodes_nodeids")?;
+    let features = settings.ints("nodes_featureids")?;
+    let yes = settings.ints("nodes_truenodeids")?;
+    let no = settings.ints("nodes_falsenodeids")?;
+    let modes = settings.texts("nodes_modes")?;
+    let missing = settings.ints("nodes_missing_value_tracks_true")?;
+    let (values, _) = numbers(settings, "nodes_values", "nodes_values_as_tensor")?;
+    settings.ignore("nodes_hitrates");
+    settings.ignore("nodes_hitrates_as_tensor");
+    let count = trees.len();
+    let lists = [ids.len(), features.len(), yes.len(), no.len(), modes.len(), values.len()];
+    if count == 0 || lists.iter().any(|len| *len != count) || !(missing.is_empty() || missing.len() == count) {
+        return Err(Error::data("its lists of nodes are empty or differ in length"));
+    }
+    // A tree's nodes stand together; its first is its root.
+    let (mut starts, mut seen) = (Vec::new(), BTreeSet::new());
+    for (at, tree) in trees.iter().enumerate() {
+        if at == 0 || trees[at - 1] != *tree {
+            if !seen.insert(*tree) {
+                return Err(Error::data(format!("the nodes of tree {tree} do not stand together")));
+            }
+            starts.push(at);
+        }
+    }
+    let mut places: HashMap<(i64, i64), (usize, usize)> = HashMap::with_capacity(count);
+    let mut raw = Raw { trees: Vec::with_capacity(starts.len()), outputs };
+    for (number, start) in starts.iter().enumerate() {
+        let end = starts.get(number + 1).copied().unwrap_or(count);
+        for at in *start..end {
+            if places.insert((trees[at], ids[at]), (number, at - start)).is_some() {
+                return Err(Error::data(format!("tree {} has the node {} twice", trees[at], ids[at])));
+            }
+        }
+        let mut nodes = Vec::with_capacity(end - start);
+        for at in *start..end {
+            let wrong = |what: &str| Error::data(format!("node {} of tree {} {what}", ids[at], trees[at]));
+            let mode = Mode::named(&modes[at])?;
+            let child = |id: i64| {
+                let found = places.get(&(trees[at], id)).map(|place| place.1);
+                found.ok_or_else(|| wrong(&format!("leads to the node {id}, which does not exist")))
+            };
+            let mut node = RawNode {
+                feature: u32::try_from(features[at]).unwrap_or(0),
+                mode,
+                threshold: values[at],
+                missing_true: missing.get(at).is_some_and(|v| *v == 1),
+                yes: 0,
+                no: 0,
+                weights: Vec::new(),
+            };
+            if mode.is_some() {
+                (node.yes, node.no) = (child(yes[at])?, child(no[at])?);
+                let known = u32::try_from(features[at]).ok().filter(|f| *f < 1 << 24);
+                node.feature = known.ok_or_else(|| wrong("looks at an impossible column"))?;
+                if node.threshold.is_nan() {
+                    return Err(wrong("compares with NaN"));
+                }
+            }
+            nodes.push(node);
+        }
+        raw.trees.push(nodes);
+    }
+    let [of_trees, of_nodes, of_outputs, of_weights, of_tensor] = names;
+    let (weight_trees, weight_nodes) = (settings.ints(of_trees)?, settings.ints(of_nodes)?);
+    let weight_outputs = settings.ints(of_outputs)?;
+    let (weights, _) = numbers(settings, of_weights, of_tensor)?;
+    if [weight_nodes.len(), weight_outputs.len(), weights.len()].iter().any(|len| *len != weight_trees.len()) {
+        return Err(Error::data("its lists of leaf values differ in length"));
+    }
+    for (((tree, id), output), weight) in weight_trees.iter().zip(weight_nodes).zip(weight_outputs).zip(weights) {
+        let wrong = |what: &str| Error::data(format!("the value of node {id} of tree {tree} {what}"));
+        let place = places.get(&(*tree, *id)).ok_or_else(|| wrong("has no node"))?;
+        let output = u32::try_from(*output).ok().filter(|o| (*o as usize) < outputs);
+        let output = output.ok_or_else(|| wrong("has no output"))?;
+        let node = &mut raw.trees[place.0][place.1];
+        if node.mode.is_some() {
+            continue;
+        }
+        if node.weights.iter().any(|(other, _)| *other == output) {
+            return Err(Error::invalid(wrong("comes twice").to_string()));
+        }
+        node.weights.push((output, weight));
+    }
+    Ok(raw)
+}
+
+/// Prepares one of these operators.
+pub fn build(settings: &mut Settings<'_>) -> Result<Option<Run>> {
+    let double = settings.sample_kind(0) == Some(Kind::F64);
+    match settings.node.operator.as_str() {
+        "TreeEnsembleClassifier" if double => classifier::<f64>(settings).map(Some),
+        "TreeEnsembleClassifier" => classifier::<f32>(settings).map(Some),
+        "TreeEnsembleRegressor" if double => regressor::<f64>(settings).map(Some),
+        "TreeEnsembleRegressor" => regressor::<f32>(settings).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn same_kind<T: Precision>(input: &Tensor) -> Result<()> {
+    let double = input.kind() == Kind::F64;
+    if double == (size_of::<T>() == 8) { Ok(()) } else { Err(input.wrong("the type it was prepared for")) }
+}
+
+fn regressor<T: Precision>(settings: &mut Settings<'_>) -> Result<Run> {
+    let outputs = settings.int("n_targets")?.ok_or_else(|| Error::data("it has no `n_targets`"))?;
+    let outputs = usize::try_from(outputs).unwrap_or(0);
+    let aggregate = Aggregate::named(settings.text("aggregate_function")?)?;
+    let transform = Transform::named(settings.text("post_transform")?)?;
+    let (base, _) = numbers(settings, "base_values", "base_values_as_tensor")?;
+    let names = ["target_treeids", "target_nodeids", "target_ids", "target_weights", "target_weights_as_tensor"];
+    let raw = read(settings, names, outputs)?;
+    let (forest, counts) = Forest::<T>::new(&raw, aggregate)?;
+    settings.count(counts);
+    if !base.is_empty() && base.len() != outputs {
+        return Err(Error::invalid(format!("{} base values for {outputs} targets are not supported", base.len())));
+    }
+    let base: Vec<T> = base.into_iter().map(T::from_f64).collect();
+    let plus = move |output: usize, score: T| base.get(output).map_or(score, |base| score.add(*base));
+    Ok(Box::new(move |inputs: Inputs<'_>, _| {
+        let input = inputs.get(0)?;
+        same_kind::<T>(input)?;
+        let (sums, _) = forest.scores(input)?;
+        let rows = sums.first().map_or(0, Vec::len);
+        let mut all = Vec::with_capacity(rows * outputs);
+        let (mut row_scores, mut work) = (vec![T::default(); outputs], Vec::new());
+        for row in 0..rows {
+            for (output, (score, sums)) in row_scores.iter_mut().zip(&sums).enumerate() {
+                *score = plus(output, sums[row]);
+            }
+            scores::write(transform, &row_scores, Second::Not, &mut work, &mut all);
+        }
+        Ok(vec![Tensor::new(vec![rows, outputs], Data::F32(all))?])
+    }))
+}
+
+fn classifier<T: Precision>(settings: &mut Settings<'_>) -> Result<Run> {
+    let classes = Classes::read(settings, "classlabels_int64s", "classlabels_strings")?;
+    let outputs = classes.len();
+    if outputs < 2 {
+        return Err(Error::invalid("a classifier of one class is not supported"));
+    }
+    let transform = Transform::named(settings.text("post_transform")?)?;
+    let (base, _) = numbers(settings, "base_values", "base_values_as_tensor")?;
+    let names = ["class_treeids", "class_nodeids", "class_ids", "class_weights", "class_weights_as_tensor"];
+    let raw = read(settings, names, outputs)?;
+    let weights = || raw.trees.iter().flatten().flat_map(|node| &node.weights);
+    let positive = weights().all(|(_, weight)| *weight >= 0.0);
+    let binary = outputs == 2 && weights().map(|(output, _)| output).collect::<BTreeSet<_>>().len() == 1;
+    let (forest, counts) = Forest::<T>::new(&raw, Aggregate::Sum)?;
+    settings.count(counts);
+    let base: Vec<T> = base.into_iter().map(T::from_f64).collect();
+    if base.len() > outputs {
+        return Err(Error::data("it has more base values than classes"));
+    }
+    let decision = Decision { outputs, base, binary, positive, transform };
+    let labels = settings.labels(&classes);
+    Ok(Box::new(move |inputs: Inputs<'_>, _| {
+        let input = inputs.get(0)?;
+        same_kind::<T>(input)?;
+        let (sums, has) = forest.scores(input)?;
+        let rows = sums.first().map_or(0, Vec::len);
+        let mut all = Vec::with_capacity(rows * outputs);
+        let mut chosen = Vec::with_capacity(rows);
+        let (mut row_scores, mut row_has, mut work) = (Vec::new(), Vec::new(), Vec::new());
+        for row in 0..rows {
+            row_scores.clear();
+            row_scores.extend(sums.iter().map(|sums| sums[row]));
+            row_has.clear();
+            row_has.extend(has.iter().map(|has| has[row]));
+            let (class, second) = decision.of(&mut row_scores, &mut row_has);
+            chosen.push(class);
+            scores::write(decision.transform, &row_scores, second, &mut work, &mut all);
+        }
+        let width = all.len().checked_div(rows).unwrap_or(outputs);
+        Ok(vec![labels.of(&chosen)?, Tensor::new(vec![rows, width], Data::F32(all))?])
+    }))
+}
+
+/// How a classifier chooses.
+#[derive(Debug)]
+struct Decision<T> {
+    outputs: usize,
+    base: Vec<T>,
+    /// Two classes, and values for one of them.
+    binary: bool,
+    /// No value is below zero.
+    positive: bool,
+    transform: Transform,
+}
+
+impl<T: Precision> Decision<T> {
+    /// The class of a row. Its scores become those to write.
+    fn of(&self, scores: &mut Vec<T>, has: &mut [bool]) -> (usize, Second) {
+        if self.outputs > 2 {
+            for ((score, has), base) in scores.iter_mut().zip(has.iter_mut()).zip(&self.base) {
+                *score = if *has { score.add(*base) } else { *base };
+                *has = true;
+            }
+            let mut best: Option<usize> = None;
+            for (class, score) in scores.iter().enumerate() {
+                if has[class] && best.is_none_or(|best| *score > scores[best]) {
+                    best = Some(class);
+                }
+            }
+            return (best.unwrap_or(0), Second::Not);
+        }
+        match *self.base.as_slice() {
+            [_, base] if has[1] => {
+                scores[1] = base.add(scores[0]);
+                scores[0] = T::default().sub(scores[1]);
+            }
+            [first, second] => {
+                scores[1] = scores[1].add(second);
+                scores[0] = scores[0].add(first);
+            }
+            [base] => {
+                scores[0] = scores[0].add(base);
+                if !has[1] {
+                    scores.pop();
+                }
+            }
+            _ => {
+                if !has[1] {
+                    scores.pop();
+                }
+            }
+        }
+        let zero = T::default();
+        let weight = match scores.get(1) {
+            Some(score) if has[1] => *score,
+            _ if has[0] => scores[0],
+            _ => zero,
+        };
+        match (self.binary, self.positive) {
+            (true, true) => (usize::from(weight > T::from_f64(0.5)), Second::Rest),
+            (true, false) => (usize::from(weight > zero), Second::Opposite),
+            (false, _) => (usize::from(weight > zero), Second::Opposite),
+        }
+    }
+}
