@@ -45,7 +45,7 @@ library() {
 externs=()
 while read -r crate; do
     externs+=(--extern "$crate=$(library "$messages" "$crate")")
-done < <(sed -n '/^\[dependencies\]/,/^\[/s/^\([a-z0-9_-]*\)\(\.workspace\)* *=.*/\1/p' crates/infer/Cargo.toml | tr - _)
+done < <(sed -n '/^\[dependencies\]/,/^\[/{/optional = true/d;s/^\([a-z0-9_-]*\)\(\.workspace\)* *=.*/\1/p}' crates/infer/Cargo.toml | tr - _)
 core=$(library "$messages" insightera_core)
 common=(--edition 2024 -C opt-level=2 -C debuginfo=line-tables-only -C overflow-checks=on -C debug-assertions=on
     --cap-lints allow -L "dependency=$(dirname "$core")")
