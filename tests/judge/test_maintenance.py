@@ -106,7 +106,6 @@ def test_spark_gives_the_same_counts(tmp_path, binary, open_in_spark):
     spark = open_in_spark(theirs)
     for call in (f"rewrite_data_files(table => '{FEATURES}')",
                  f"rewrite_data_files(table => '{FEATURES}', options => map('rewrite-all', 'true'))",
-                 f"rewrite_manifests('{FEATURES}')",
                  f"expire_snapshots(table => '{FEATURES}', older_than => TIMESTAMP '2100-01-01 00:00:00', retain_last => 1)",
                  f"remove_orphan_files(table => '{FEATURES}')"):
         found = ours.sql(f"CALL insightera.system.{call}")
@@ -161,6 +160,7 @@ def test_orphans_are_moved_away_and_nothing_else(busy):
 
 def test_orphans_of_a_shared_folder_are_refused(busy):
     location = busy.table(OUTPUT).location()
+    busy.catalog().create_namespace("other")
     busy.catalog().create_table("other.inside", schema=SCHEMA, location=f"{location}/data/inside")
     answer = busy.call("sql", f"CALL system.remove_orphan_files('{OUTPUT}')")
     assert answer.code == 1 and "are in one folder" in answer.stderr and "other.inside" in answer.stderr, answer
@@ -172,14 +172,15 @@ def test_orphans_of_a_shared_folder_are_refused(busy):
 def test_maintain_says_what_is_due_and_does_it(busy):
     with open(busy.folder / "insightera.toml", "a") as file:
         file.write("\n[maintenance]\nexpire_after_days = 0\nkeep_snapshots = 3\nmin_input_files = 4\n")
+    files = busy.sql(f"SELECT count(*) AS n FROM {OUTPUT}.files")[0]["n"]
     due = busy.json("table", "maintain", OUTPUT, "--dry-run")[0]
     snapshots = len(busy.table(OUTPUT).metadata.snapshots)
-    assert due["rewrite_files"] == 8 and due["rewrite_groups"] == 1 and due["keep_snapshots"] == 4, due
+    assert due["rewrite_files"] == files and due["rewrite_groups"] == 1 and due["keep_snapshots"] == 4, due
     assert len(busy.table(OUTPUT).metadata.snapshots) == snapshots
     before = multiset(read_with_pyiceberg(busy, OUTPUT))
     reports = busy.json("table", "maintain", "--all")
     report = next(r for r in reports if r["table"] == OUTPUT)
-    assert report["rewritten_files"] == 8 and report["added_files"] == 1 and report["expired_snapshots"] > 0, report
+    assert report["rewritten_files"] == files and report["added_files"] == 1 and report["expired_snapshots"] > 0, report
     assert len(busy.table(OUTPUT).metadata.snapshots) == 4
     assert multiset(read_with_pyiceberg(busy, OUTPUT)) == before
     assert reachable(busy, OUTPUT) <= on_disk(busy, OUTPUT)
