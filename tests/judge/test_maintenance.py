@@ -106,6 +106,7 @@ def test_spark_gives_the_same_counts(tmp_path, binary, open_in_spark):
     spark = open_in_spark(theirs)
     for call in (f"rewrite_data_files(table => '{FEATURES}')",
                  f"rewrite_data_files(table => '{FEATURES}', options => map('rewrite-all', 'true'))",
+                 f"rewrite_manifests('{FEATURES}')",
                  f"expire_snapshots(table => '{FEATURES}', older_than => TIMESTAMP '2100-01-01 00:00:00', retain_last => 1)",
                  f"remove_orphan_files(table => '{FEATURES}')"):
         found = ours.sql(f"CALL insightera.system.{call}")
