@@ -85,19 +85,27 @@ impl AggregatePlan {
             }
             Operation::Distinct => {
                 let hash = column.hash(row);
-                blobs.change(&mut words[0], || Blob::Distinct(DistinctSketch::default()), |blob| {
-                    if let Blob::Distinct(sketch) = blob {
-                        sketch.insert(hash);
-                    }
-                });
+                blobs.change(
+                    &mut words[0],
+                    || Blob::Distinct(Box::default()),
+                    |blob| {
+                        if let Blob::Distinct(sketch) = blob {
+                            sketch.insert(hash);
+                        }
+                    },
+                );
             }
             Operation::Quantile { .. } => {
                 let value = column.double(row);
-                blobs.change(&mut words[0], || Blob::Quantile(QuantileSketch::default()), |blob| {
-                    if let Blob::Quantile(sketch) = blob {
-                        sketch.insert(value);
-                    }
-                });
+                blobs.change(
+                    &mut words[0],
+                    || Blob::Quantile(Box::default()),
+                    |blob| {
+                        if let Blob::Quantile(sketch) = blob {
+                            sketch.insert(value);
+                        }
+                    },
+                );
             }
             Operation::Edge { .. } => {}
         }

@@ -10,8 +10,8 @@ use super::quantile::QuantileSketch;
 #[derive(Debug)]
 pub(crate) enum Blob {
     Free,
-    Distinct(DistinctSketch),
-    Quantile(QuantileSketch),
+    Distinct(Box<DistinctSketch>),
+    Quantile(Box<QuantileSketch>),
     Bytes(Vec<u8>),
 }
 
@@ -19,8 +19,8 @@ impl Blob {
     fn heap_bytes(&self) -> u64 {
         match self {
             Self::Free => 0,
-            Self::Distinct(sketch) => sketch.heap_bytes(),
-            Self::Quantile(sketch) => sketch.heap_bytes(),
+            Self::Distinct(sketch) => sketch.heap_bytes() + size_of::<DistinctSketch>() as u64,
+            Self::Quantile(sketch) => sketch.heap_bytes() + size_of::<QuantileSketch>() as u64,
             Self::Bytes(bytes) => bytes.capacity() as u64,
         }
     }
@@ -62,13 +62,17 @@ impl Blobs {
 
     /// Sets a byte value.
     pub fn set_bytes(&mut self, word: &mut u64, value: &[u8]) {
-        self.change(word, || Blob::Bytes(Vec::new()), |blob| {
-            if let Blob::Bytes(bytes) = blob {
-                bytes.clear();
-                bytes.reserve_exact(value.len());
-                bytes.extend_from_slice(value);
-            }
-        });
+        self.change(
+            word,
+            || Blob::Bytes(Vec::new()),
+            |blob| {
+                if let Blob::Bytes(bytes) = blob {
+                    bytes.clear();
+                    bytes.reserve_exact(value.len());
+                    bytes.extend_from_slice(value);
+                }
+            },
+        );
     }
 
     /// Drops the blob of `word`, if there is one.
@@ -77,6 +81,9 @@ impl Blobs {
         let blob = std::mem::replace(&mut self.places[place as usize], Blob::Free);
         self.held -= blob.heap_bytes();
         self.free.push(place as u32);
+        if self.free.len() == self.places.len() {
+            *self = Self::default();
+        }
     }
 
     pub fn write(&self, word: u64, writer: &mut Writer) {
@@ -94,8 +101,8 @@ impl Blobs {
             _ => return Err(CheckpointError::Corrupt("a flag is neither 0 nor 1")),
         }
         let blob = match kind {
-            WordKind::Distinct => Blob::Distinct(DistinctSketch::read(reader)?),
-            WordKind::Quantile => Blob::Quantile(QuantileSketch::read(reader)?),
+            WordKind::Distinct => Blob::Distinct(Box::new(DistinctSketch::read(reader)?)),
+            WordKind::Quantile => Blob::Quantile(Box::new(QuantileSketch::read(reader)?)),
             _ => Blob::Bytes(reader.bytes()?.to_vec()),
         };
         Ok(self.put(blob))

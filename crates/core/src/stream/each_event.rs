@@ -16,6 +16,9 @@ use super::seed::{NewKey, Seed};
 use super::settings::LatePolicy;
 use super::watermark::PartitionClock;
 
+/// Events whose rows are read ahead.
+const AHEAD: usize = 32;
+
 /// From when on a stream has all events of its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coverage {
@@ -56,6 +59,9 @@ pub struct EachEvent {
     scratch: Scratch,
     /// The rows of the event at hand, one for each group.
     found: Vec<(u32, Option<usize>)>,
+    /// For each group the hashes and guessed rows of the next events.
+    ahead: Vec<(u32, u32)>,
+    ahead_rows: usize,
 }
 
 impl EachEvent {
@@ -77,6 +83,8 @@ impl EachEvent {
             turns_at: i64::MIN,
             link: None,
             scratch: Scratch::default(),
+            ahead: Vec::new(),
+            ahead_rows: 0,
         }
     }
 
@@ -128,16 +136,19 @@ impl EachEvent {
     ) -> Result<(), StreamError> {
         batch.check(&self.plan, self.partition, self.next_offset, from)?;
         for row in from..batch.len() {
+            if (row - from) % AHEAD == 0 {
+                self.look_ahead(batch, row);
+            }
             let time = batch.event_times[row];
             let disposition = self.judge(time, batch.arrivals[row]);
             if disposition.entered() {
                 let covered_from = self.covered_from.unwrap_or(time);
-                self.find(batch, row, covered_from, new_key)?;
+                self.find(batch, row, (row - from) % AHEAD, covered_from, new_key)?;
                 self.covered_from = Some(covered_from);
                 self.clock.advance(time);
                 for (group, (_, number)) in self.groups.iter_mut().zip(&self.found) {
                     let number = number.expect("found or inserted");
-                    group.enter(&self.plan, number, batch, row, covered_from, &mut self.scratch, &mut out.sets);
+                    group.enter(&self.plan, number, (batch, row), covered_from, &mut self.scratch, &mut out.sets);
                 }
                 out.dispositions.push(disposition);
                 self.turn();
@@ -148,6 +159,25 @@ impl EachEvent {
             self.next_offset = batch.offsets[row] + 1;
         }
         Ok(())
+    }
+
+    /// Guesses the rows of the next events and reads them. A guess stands
+    /// only if the row has the event's key when its turn comes.
+    fn look_ahead(&mut self, batch: &Batch<'_>, row: usize) {
+        let rows = row..batch.len().min(row + AHEAD);
+        self.ahead.clear();
+        for group in &self.groups {
+            let keys = &batch.keys[group.key];
+            self.ahead.extend(rows.clone().map(|row| {
+                let hash = hash_of(keys.get(row));
+                (hash, group.rows.guess(hash))
+            }));
+            let guesses = &self.ahead[self.ahead.len() - rows.len()..];
+            let mut read = guesses.iter().fold(0, |read, (_, guess)| read ^ group.rows.touch(*guess));
+            read ^= guesses.iter().fold(0, |read, (_, guess)| read ^ group.rows.touch_key(*guess));
+            std::hint::black_box(read);
+        }
+        self.ahead_rows = rows.len();
     }
 
     #[inline]
@@ -170,15 +200,16 @@ impl EachEvent {
         &mut self,
         batch: &Batch<'_>,
         row: usize,
+        ahead: usize,
         covered_from: i64,
         new_key: &mut dyn FnMut(NewKey<'_>) -> Result<Vec<Seed>, StreamError>,
     ) -> Result<(), StreamError> {
         self.found.clear();
         let mut missing = false;
-        for group in &self.groups {
+        for (at, group) in self.groups.iter().enumerate() {
             let key = batch.keys[group.key].get(row);
-            let hash = hash_of(key);
-            let number = group.rows.find(key, hash);
+            let (hash, guess) = self.ahead[at * self.ahead_rows + ahead];
+            let number = group.rows.find_guessed(guess, key, hash);
             missing |= number.is_none();
             self.found.push((hash, number));
         }
@@ -329,7 +360,7 @@ impl EachEvent {
             let mut restored = Restored { rows: &mut group.rows, blobs: &mut group.blobs, others, limit };
             read_rows(&mut restored, &layout, &mut reader)?;
             let rows = group.rows.len() as u64;
-            if hand > rows || unswept > rows.saturating_mul(2) {
+            if hand > rows || unswept > rows {
                 return Err(StreamError::corrupt("the sweep is out of range"));
             }
             (group.hand, group.unswept) = (hand as usize, unswept as usize);

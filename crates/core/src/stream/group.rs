@@ -20,12 +20,48 @@ pub(crate) struct Group {
     pub key: usize,
     /// The window sets, and where in a row each begins.
     pub sets: Vec<(usize, usize)>,
+    /// For each set the tile of the last event: the next is mostly in it, and
+    /// divisions are slow.
+    near: Vec<Near>,
     pub rows: KeyedRows,
     pub blobs: Blobs,
     /// The next row that the sweep looks at.
     pub hand: usize,
     /// Rows that the sweep still looks at.
     pub unswept: usize,
+}
+
+/// A tile, and what follows from it.
+#[derive(Debug, Clone, Copy)]
+struct Near {
+    /// When it starts and ends.
+    from: i64,
+    to: i64,
+    tile: i64,
+    place: i64,
+    /// The first window with it: its tiles, start and end.
+    first: i64,
+    behind: i64,
+    window_start: i64,
+    window_end: i64,
+}
+
+impl Near {
+    #[cold]
+    fn new(set: &SetPlan, time: i64) -> Self {
+        let tile = set.tiles.tile_of(time);
+        let (first, behind) = set.tiles.first_window_with(tile);
+        Self {
+            from: set.tiles.start_of(tile),
+            to: set.tiles.start_of(tile + 1),
+            tile,
+            place: tile.rem_euclid(set.ring),
+            first,
+            behind,
+            window_start: set.tiles.start_of(first),
+            window_end: set.tiles.start_of(behind),
+        }
+    }
 }
 
 impl Group {
@@ -38,7 +74,8 @@ impl Group {
         }
         let numbers = plan.settings().keys[key] == KeyType::Id;
         let rows = KeyedRows::new(numbers, at - 1);
-        Self { key, sets, rows, blobs: Blobs::default(), hand: 0, unswept: 0 }
+        let near = sets.iter().map(|(index, _)| Near::new(&plan.sets[*index], 0)).collect();
+        Self { key, sets, near, rows, blobs: Blobs::default(), hand: 0, unswept: 0 }
     }
 
     pub fn heap_bytes(&self) -> u64 {
@@ -47,8 +84,16 @@ impl Group {
 
     /// Adds a key whose first event is at `time`, in a partition whose newest
     /// is at `newest`; seeds of later tiles do not count yet and never will.
-    pub fn insert(&mut self, plan: &Plan, key: Key<'_>, hash: u32, (time, newest): (i64, i64), seeds: &[Seed]) -> usize {
+    pub fn insert(
+        &mut self,
+        plan: &Plan,
+        key: Key<'_>,
+        hash: u32,
+        (time, newest): (i64, i64),
+        seeds: &[Seed],
+    ) -> usize {
         let number = self.rows.insert(key, hash);
+        self.unswept += usize::from(self.unswept > 0);
         let row = self.rows.row_mut(number);
         for (index, at) in &self.sets {
             let set = &plan.sets[*index];
@@ -79,8 +124,7 @@ impl Group {
         &mut self,
         plan: &Plan,
         number: usize,
-        batch: &Batch<'_>,
-        row: usize,
+        (batch, row): (&Batch<'_>, usize),
         covered_from: i64,
         scratch: &mut Scratch,
         out: &mut [SetOutput],
@@ -88,13 +132,15 @@ impl Group {
         self.rows.mark(number);
         let time = batch.event_times[row];
         let state = self.rows.row_mut(number);
-        for (index, at) in &self.sets {
+        for ((index, at), near) in self.sets.iter().zip(&mut self.near) {
             let set = &plan.sets[*index];
             let out = &mut out[*index];
+            if time < near.from || time >= near.to {
+                *near = Near::new(set, time);
+            }
+            let Near { tile, place, first, behind, .. } = *near;
             let (header, slots) = state[*at..*at + set.row_words()].split_at_mut(1);
             let (width, ring) = (set.words.len(), set.ring);
-            let tile = set.tiles.tile_of(time);
-            let place = tile.rem_euclid(ring);
             let mut newest = header[0] as i64 >> 1;
             if tile > newest {
                 for back in 0..(tile - newest).min(ring) {
@@ -109,7 +155,6 @@ impl Group {
                 aggregate.update(own, &mut self.blobs, batch, row);
             }
 
-            let (first, behind) = set.tiles.first_window_with(tile);
             let oldest = first.max(newest - ring + 1);
             let count = behind.min(newest + 1) - oldest;
             let start = place - (tile - oldest);
@@ -122,8 +167,8 @@ impl Group {
             for (aggregate, column) in set.aggregates.iter().zip(&mut out.columns) {
                 aggregate.finish(tiles.clone(), scratch, column);
             }
-            out.window_ends.push(set.tiles.start_of(behind));
-            out.complete.push(header[0] & 1 == 1 || set.tiles.start_of(first) >= covered_from);
+            out.window_ends.push(near.window_end);
+            out.complete.push(header[0] & 1 == 1 || near.window_start >= covered_from);
         }
     }
 

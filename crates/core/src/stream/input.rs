@@ -107,6 +107,13 @@ impl std::fmt::Display for Key<'_> {
     }
 }
 
+impl Key<'_> {
+    /// Bytes that keeping it takes outside of words.
+    pub(crate) fn len(&self) -> usize {
+        if let Self::Bytes(bytes) = self { bytes.len() } else { 0 }
+    }
+}
+
 impl<'a> Keys<'a> {
     /// Key `index`.
     #[inline]

@@ -121,6 +121,55 @@ impl KeyedRows {
         }
     }
 
+    /// The number of the row that a key with this hash most likely has; any
+    /// number if it has none. Reads the table only.
+    #[inline]
+    pub fn guess(&self, hash: u32) -> u32 {
+        if self.table.is_empty() {
+            return u32::MAX;
+        }
+        let mask = self.table.len() - 1;
+        let mut at = hash as usize & mask;
+        loop {
+            let entry = self.table[at];
+            if entry == 0 || (entry >> 32) as u32 == hash {
+                return (entry as u32).wrapping_sub(1);
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
+    /// Reads what [`Self::find_guessed`] and an update will read, so that it
+    /// is in the cache by then: many such reads run at once, where those of
+    /// one event after the other wait for each other.
+    #[inline]
+    pub fn touch(&self, guess: u32) -> u64 {
+        if guess as usize >= self.len {
+            return 0;
+        }
+        let row = self.row(guess as usize);
+        // A word of each cache line of a short row.
+        row.iter().take(64).step_by(8).fold(0, |sum, word| sum ^ word)
+    }
+
+    /// Reads a guessed key.
+    #[inline]
+    pub fn touch_key(&self, guess: u32) -> u64 {
+        if self.numbers || guess as usize >= self.len {
+            return 0;
+        }
+        u64::from(self.bytes_of(self.row(guess as usize)[0]).first().copied().unwrap_or(0))
+    }
+
+    /// As [`Self::find`], where a guess was made.
+    #[inline]
+    pub fn find_guessed(&self, guess: u32, key: Key<'_>, hash: u32) -> Option<usize> {
+        if (guess as usize) < self.len && self.is_key(guess as usize, key) {
+            return Some(guess as usize);
+        }
+        self.find(key, hash)
+    }
+
     /// Adds an empty row for a key that has none, and gives its number.
     pub fn insert(&mut self, key: Key<'_>, hash: u32) -> usize {
         if self.table_is_full() {

@@ -30,6 +30,8 @@ pub struct OnClose {
     /// For each set its open windows.
     open: Vec<BTreeMap<i64, Pane>>,
     link: Option<Link>,
+    /// Bytes that an event with short keys can add besides doubling the state.
+    slack: u64,
 }
 
 /// The keys of one window, each with one tile.
@@ -61,6 +63,11 @@ impl OnClose {
             let reason = "`on_close` cannot put late events into a window that was emitted";
             return Err(StreamError::Settings(reason.to_owned()));
         }
+        let of_set = |set: &SetPlan| {
+            let pane = Pane::new(plan, set).heap_bytes() + (1 << 17) + (64 * 8 * (set.words.len() as u64 + 1));
+            pane * set.tiles.windows_with(0).count() as u64
+        };
+        let slack = plan.sets.iter().map(of_set).sum();
         Ok(Self {
             plan: Arc::clone(plan),
             partition,
@@ -70,6 +77,7 @@ impl OnClose {
             closed: i64::MIN,
             open: plan.sets.iter().map(|_| BTreeMap::new()).collect(),
             link: None,
+            slack: if plan.has_blobs { u64::MAX / 4 } else { slack },
         })
     }
 
@@ -103,12 +111,7 @@ impl OnClose {
     ///
     /// # Errors
     /// As [`EachEvent::process`](super::EachEvent::process).
-    pub fn process(
-        &mut self,
-        batch: &Batch<'_>,
-        from: usize,
-        out: &mut Vec<Disposition>,
-    ) -> Result<(), StreamError> {
+    pub fn process(&mut self, batch: &Batch<'_>, from: usize, out: &mut Vec<Disposition>) -> Result<(), StreamError> {
         batch.check(&self.plan, self.partition, self.next_offset, from)?;
         let mut held = self.state_bytes();
         for row in from..batch.len() {
@@ -127,9 +130,15 @@ impl OnClose {
         let plan = Arc::clone(&self.plan);
         let shut = self.closed.max(self.watermark().unwrap_or(i64::MIN));
         let limit = plan.settings().max_state_bytes;
-        let needed = *held + self.growth(batch, row, shut)?;
-        if needed > limit {
-            return Err(StreamError::StateLimit { needed, limit });
+        // Far from the limit there is no need to look what the event needs: an
+        // insertion at most doubles what is there.
+        if held.saturating_mul(2).saturating_add(self.slack) > limit
+            || batch.keys.iter().any(|keys| keys.get(row).len() > 1 << 16)
+        {
+            let needed = *held + self.growth(batch, row, shut)?;
+            if needed > limit {
+                return Err(StreamError::StateLimit { needed, limit });
+            }
         }
         let (mut entered, mut shut_out) = (false, false);
         for (set, open) in plan.sets.iter().zip(&mut self.open) {

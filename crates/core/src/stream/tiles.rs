@@ -114,7 +114,7 @@ mod tests {
             let tiles = Tiles::new(Window::Hopping { size, slide, offset }).unwrap();
             for time in -50..50 {
                 let windows: Vec<_> = tiles.windows_with(tiles.tile_of(time)).map(|w| tiles.bounds(w)).collect();
-                let covering: Vec<_> = (-40..40)
+                let covering: Vec<_> = (-120..120)
                     .map(|n| (n * slide + offset, n * slide + offset + size))
                     .filter(|(start, end)| (*start..*end).contains(&time))
                     .collect();

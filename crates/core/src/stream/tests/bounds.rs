@@ -1,9 +1,7 @@
 //! Memory: what it is, and that it does not grow beyond its bound.
 
 use super::events::{Event, process, settings, with_batch};
-use crate::stream::{
-    Coverage, EachEvent, KeyType, OnClose, Plan, Settings, StreamError, Window,
-};
+use crate::stream::{Coverage, EachEvent, KeyType, OnClose, Plan, Settings, StreamError, Window};
 
 const DAY: i64 = 86_400_000_000;
 
@@ -58,8 +56,7 @@ fn state_refuses_to_grow_and_goes_on_with_the_keys_that_it_has() {
         state.process(batch, out.len(), &mut |_| Ok(Vec::new()), &mut plan.event_output())
     });
     assert!(matches!(refused, Err(StreamError::StateLimit { .. })));
-    let later: Vec<Event> =
-        (at + 1..at + 500).map(|offset| Event::at(offset, 30 * DAY, "key-7")).collect();
+    let later: Vec<Event> = (at + 1..at + 500).map(|offset| Event::at(offset, 30 * DAY, "key-7")).collect();
     process(&mut state, &later, &mut out).unwrap();
     process(&mut state, &[Event::at(at + 500, 30 * DAY, "new")], &mut out).unwrap();
     assert_eq!(state.keys(), 2);
@@ -74,7 +71,7 @@ fn sketches_and_byte_values_count_and_are_bounded() {
         .map(|at| Event {
             double: Some(at as f64),
             bytes: Some(vec![b'v'; (at % 1000) as usize]),
-            ..Event::at(at, 5, &format!("key-{}", at % 50))
+            ..Event::at(at, 5, &format!("key-{}", at % 500))
         })
         .collect();
     assert!(matches!(process(&mut state, &events, &mut plan.event_output()), Err(StreamError::StateLimit { .. })));

@@ -115,7 +115,7 @@ fn keys_that_no_window_can_need_are_removed_and_the_others_stay() {
     let new: Vec<Event> = (1000..3000).map(|at| Event::at(at, 500, &format!("n{}", at % 7))).collect();
     process(&mut state, &new, &mut out).unwrap();
     assert_eq!(state.keys(), 7 + 1, "seven names and one id");
-    assert!(state.state_bytes() < full / 20, "{} of {full}", state.state_bytes());
+    assert!(state.state_bytes() < full / 5, "{} of {full}", state.state_bytes());
     assert_eq!(entered(&out.dispositions), 3000);
 }
 

@@ -81,8 +81,11 @@ pub(super) fn with_batch<T>(partition: u32, events: &[Event], with: impl FnOnce(
         Values::Boolean(Bits::new(&booleans, 3)),
         Values::Bytes(Strings::new(&value_offsets, &data)),
     ];
-    let columns: Vec<Column<'_>> =
-        values.iter().zip(&valid).map(|(values, valid)| Column { values: *values, valid: Some(Bits::new(valid, 3)) }).collect();
+    let columns: Vec<Column<'_>> = values
+        .iter()
+        .zip(&valid)
+        .map(|(values, valid)| Column { values: *values, valid: Some(Bits::new(valid, 3)) })
+        .collect();
     let keys = [Keys::Bytes(Strings::new(&name_offsets, &names)), Keys::Ids(&ids)];
     with(&Batch {
         partition,

@@ -6,5 +6,6 @@ mod each_event;
 mod events;
 mod on_close;
 mod oracle;
+mod partitions;
 mod refusals;
 mod sketches;

@@ -66,13 +66,10 @@ pub(super) fn dispositions(settings: &Settings, events: &[Event]) -> Vec<Disposi
     events.iter().map(judge).collect()
 }
 
-/// An aggregate over events, in offset order.
+/// An aggregate over events, in (partition, offset) order.
 pub(super) fn aggregate(aggregate: &Aggregate, events: &[&Event]) -> Expected {
-    let kept: Vec<&Event> = events
-        .iter()
-        .copied()
-        .filter(|event| aggregate.filter.is_none() || event.boolean == Some(true))
-        .collect();
+    let kept: Vec<&Event> =
+        events.iter().copied().filter(|event| aggregate.filter.is_none() || event.boolean == Some(true)).collect();
     let Some(argument) = aggregate.argument else { return Expected::Long(kept.len() as i64) };
     let value = |event: &Event| match argument {
         0 => event.double.map(Expected::Double),
@@ -100,9 +97,8 @@ pub(super) fn aggregate(aggregate: &Aggregate, events: &[&Event]) -> Expected {
         Function::First { ignore_nulls } | Function::Last { ignore_nulls } => {
             let mut there: Vec<&Event> =
                 kept.into_iter().filter(|event| !ignore_nulls || value(event).is_some()).collect();
-            there.sort_by_key(|event| (event.time, event.offset));
-            let edge =
-                if matches!(aggregate.function, Function::First { .. }) { there.first() } else { there.last() };
+            there.sort_by_key(|event| event.time);
+            let edge = if matches!(aggregate.function, Function::First { .. }) { there.first() } else { there.last() };
             edge.and_then(|event| value(event)).unwrap_or(Expected::Null)
         }
         Function::ApproxDistinct => {
