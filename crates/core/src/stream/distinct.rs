@@ -33,7 +33,7 @@ impl DistinctSketch {
         }
         let Err(at) = self.hashes.binary_search(&hash) else { return };
         if self.hashes.len() == EXACT {
-            self.to_registers();
+            self.use_registers();
             return self.raise(hash);
         }
         self.hashes.insert(at, hash);
@@ -48,7 +48,7 @@ impl DistinctSketch {
             return;
         }
         if self.registers.is_empty() {
-            self.to_registers();
+            self.use_registers();
         }
         for (register, theirs) in self.registers.iter_mut().zip(&other.registers) {
             *register = (*register).max(*theirs);
@@ -77,7 +77,7 @@ impl DistinctSketch {
         self.registers.clear();
     }
 
-    fn to_registers(&mut self) {
+    fn use_registers(&mut self) {
         self.registers.resize(REGISTERS, 0);
         for hash in std::mem::take(&mut self.hashes) {
             self.raise(hash);

@@ -136,7 +136,7 @@ impl EachEvent {
     ) -> Result<(), StreamError> {
         batch.check(&self.plan, self.partition, self.next_offset, from)?;
         for row in from..batch.len() {
-            if (row - from) % AHEAD == 0 {
+            if (row - from).is_multiple_of(AHEAD) {
                 self.look_ahead(batch, row);
             }
             let time = batch.event_times[row];

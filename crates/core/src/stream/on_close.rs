@@ -114,20 +114,26 @@ impl OnClose {
     pub fn process(&mut self, batch: &Batch<'_>, from: usize, out: &mut Vec<Disposition>) -> Result<(), StreamError> {
         batch.check(&self.plan, self.partition, self.next_offset, from)?;
         let mut held = self.state_bytes();
+        let plan = Arc::clone(&self.plan);
         for row in from..batch.len() {
-            let disposition = self.enter(batch, row, &mut held)?;
+            let disposition = self.enter(&plan, batch, row, &mut held)?;
             out.push(disposition);
             self.next_offset = batch.offsets[row] + 1;
         }
         Ok(())
     }
 
-    fn enter(&mut self, batch: &Batch<'_>, row: usize, held: &mut u64) -> Result<Disposition, StreamError> {
+    fn enter(
+        &mut self,
+        plan: &Plan,
+        batch: &Batch<'_>,
+        row: usize,
+        held: &mut u64,
+    ) -> Result<Disposition, StreamError> {
         let time = batch.event_times[row];
-        if let Some(refused) = PartitionClock::refuses(time, batch.arrivals[row], &self.plan) {
+        if let Some(refused) = PartitionClock::refuses(time, batch.arrivals[row], plan) {
             return Ok(refused);
         }
-        let plan = Arc::clone(&self.plan);
         let shut = self.closed.max(self.watermark().unwrap_or(i64::MIN));
         let limit = plan.settings().max_state_bytes;
         // Far from the limit there is no need to look what the event needs: an
@@ -151,7 +157,7 @@ impl OnClose {
                 }
                 entered = true;
                 let pane = open.entry(window).or_insert_with(|| {
-                    let pane = Pane::new(&plan, set);
+                    let pane = Pane::new(plan, set);
                     *held += pane.heap_bytes();
                     pane
                 });

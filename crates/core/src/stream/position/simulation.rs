@@ -424,7 +424,7 @@ fn a_topic_made_again_under_its_name_is_not_read_as_the_old_one() {
     let with_new_topic = |bug: Bug| {
         let mut world = World::new(1, bug);
         world.calm = true;
-        for _ in 0..9 {
+        for _ in 0..16 {
             for writer in 0..WRITERS {
                 world.step(writer).unwrap();
             }
