@@ -220,7 +220,7 @@ impl<'a> Reader<'a> {
     pub fn time(&mut self) -> Result<Option<i64>, CheckpointError> {
         let time = self.optional()?;
         match time {
-            Some(time) if time.unsigned_abs() > super::tiles::TIME_LIMIT as u64 && time != i64::MIN => {
+            Some(time) if time.unsigned_abs() > super::tiles::TIME_LIMIT as u64 && time != super::tiles::BEGINNING => {
                 Err(CheckpointError::Corrupt("a time is out of range"))
             }
             _ => Ok(time),

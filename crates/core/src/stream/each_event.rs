@@ -14,6 +14,7 @@ use super::output::{Disposition, EventOutput};
 use super::plan::Plan;
 use super::seed::{NewKey, Seed};
 use super::settings::LatePolicy;
+use super::tiles::{BEGINNING, TIME_LIMIT};
 use super::watermark::PartitionClock;
 
 /// Events whose rows are read ahead.
@@ -33,8 +34,8 @@ pub enum Coverage {
 impl Coverage {
     pub(crate) fn time(self) -> Option<i64> {
         match self {
-            Self::Everything => Some(i64::MIN),
-            Self::From(time) => Some(time),
+            Self::Everything => Some(BEGINNING),
+            Self::From(time) => Some(time.clamp(-TIME_LIMIT, TIME_LIMIT)),
             Self::FirstEvent => None,
         }
     }

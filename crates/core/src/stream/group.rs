@@ -159,11 +159,12 @@ impl Group {
             let count = behind.min(newest + 1) - oldest;
             let start = place - (tile - oldest);
             let start = if start < 0 { start + ring } else { start } as usize;
-            let (slots, blobs, ring) = (&*slots, &self.blobs, ring as usize);
-            let tiles = (start..start + count as usize).map(move |place| {
-                let place = if place >= ring { place - ring } else { place };
-                Tile { words: &slots[place * width..][..width], blobs }
-            });
+            let (slots, blobs) = (&*slots, &self.blobs);
+            let (end, ring) = (start + count as usize, ring as usize);
+            let wrapped = &slots[..end.saturating_sub(ring) * width];
+            let straight = &slots[start * width..end.min(ring) * width];
+            let tiles = straight.chunks_exact(width.max(1)).chain(wrapped.chunks_exact(width.max(1)));
+            let tiles = tiles.map(move |words| Tile { words, blobs });
             for (aggregate, column) in set.aggregates.iter().zip(&mut out.columns) {
                 aggregate.finish(tiles.clone(), scratch, column);
             }

@@ -9,6 +9,9 @@ pub(crate) const TIME_LIMIT: i64 = 1 << 60;
 /// The longest window, lateness or shift: 2,283 years.
 pub(crate) const SPAN_LIMIT: i64 = 1 << 56;
 
+/// Before every window of every time that is handled.
+pub(crate) const BEGINNING: i64 = -(1 << 61);
+
 /// A window in tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tiles {
