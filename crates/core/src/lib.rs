@@ -7,6 +7,7 @@ mod clock;
 mod error;
 mod names;
 mod run_id;
+pub mod stream;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::ErrorKind;
