@@ -16,12 +16,15 @@ use crate::model::Input;
 
 /// Names in an error message.
 const NAMED: usize = 40;
+/// A longer name has no near one: the comparison takes its length times that of every column.
+const COMPARED: usize = 256;
 
 /// The column `name`; `wanted` is all that the model wants, for the message.
 pub fn find<'a>(batch: &'a RecordBatch, name: &str, wanted: &[Input]) -> Result<&'a ArrayRef> {
     batch.column_by_name(name).ok_or_else(|| {
         let schema = batch.schema();
-        let near = closest(name, schema.fields().iter().map(|f| f.name().as_str()));
+        let candidates = schema.fields().iter().map(|f| f.name().as_str()).filter(|n| n.len() <= COMPARED);
+        let near = if name.len() <= COMPARED { closest(name, candidates) } else { None };
         let near = near.map(|n| format!("did you mean `{n}`? ")).unwrap_or_default();
         let mut list = wanted.iter().take(NAMED).map(|i| i.name.as_str()).collect::<Vec<_>>().join("`, `");
         if wanted.len() > NAMED {
@@ -54,7 +57,11 @@ fn numeric(column: &ArrayRef, name: &str) -> Result<()> {
 
 /// A numeric column; null stays null.
 pub fn numbers(batch: &RecordBatch, name: &str, wanted: &[Input]) -> Result<Float64Array> {
-    let column = find(batch, name, wanted)?;
+    number_array(find(batch, name, wanted)?, name)
+}
+
+/// The numbers of a column; null stays null.
+pub fn number_array(column: &ArrayRef, name: &str) -> Result<Float64Array> {
     numeric(column, name)?;
     let plain = cast(column, &DataType::Float64).map_err(|_| wrong(name, "numbers", column.data_type()))?;
     Ok(plain.as_primitive::<Float64Type>().clone())

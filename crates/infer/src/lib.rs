@@ -29,6 +29,7 @@ use std::sync::Arc;
 pub use artifact::Artifact;
 pub use error::{Error, Result};
 pub use model::{ClassProbabilities, Description, Input, InputKind, Model, Predictions, Raw, Signature};
+pub use spark::{SqlPlan, SqlStage};
 
 /// Recognises and loads a model.
 ///
@@ -36,13 +37,26 @@ pub use model::{ClassProbabilities, Description, Input, InputKind, Model, Predic
 /// `Invalid` when the format or a part of it is not supported, `Data` when a
 /// file is damaged. A model is never half loaded.
 pub fn load(artifact: &Artifact) -> Result<Arc<dyn Model>> {
+    load_any(artifact, None)
+}
+
+/// As [`load`], with an engine for the SQL statements that are stages of some
+/// Spark ML pipelines.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(artifact: &Artifact, engine: &Arc<dyn SqlStage>) -> Result<Arc<dyn Model>> {
+    load_any(artifact, Some(engine))
+}
+
+fn load_any(artifact: &Artifact, engine: Option<&Arc<dyn SqlStage>>) -> Result<Arc<dyn Model>> {
     let files = artifact.files();
     if files.keys().any(|path| path == "MLmodel") {
         return Err(Error::invalid("an MLflow model folder is not supported yet")
             .with_hint("register the folder or file inside it: `sparkml/`, `model.json` or `model.ubj`"));
     }
     if files.keys().any(|path| path.starts_with("metadata/part-")) {
-        return spark::load(artifact);
+        return spark::load(artifact, engine);
     }
     if files.keys().any(|path| path == "metadata" || path.starts_with("metadata/")) {
         return Err(Error::invalid(

@@ -1,11 +1,17 @@
 //! Spark's files: JSON metadata, Parquet data, parameters with defaults.
 
+use std::ops::Bound;
+use std::sync::Arc;
+
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::{cast, concat_batches};
-use arrow::datatypes::{DataType, Float64Type, Int32Type, Int64Type};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use arrow::datatypes::{DataType, Field, Float64Type, Int32Type, Int64Type};
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use serde_json::Value;
 
+use super::sizes;
+use super::stage::MAX_WIDTH;
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 
@@ -25,14 +31,30 @@ impl<'a> Folder<'a> {
         Self { artifact, path: path.to_owned() }
     }
 
+    /// A folder inside it; `name` without a slash.
+    pub fn inner(&self, name: &str) -> Self {
+        Self { artifact: self.artifact, path: format!("{}{name}/", self.path) }
+    }
+
+    /// Its path inside the artifact.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Its metadata: the first line of the first part.
     pub fn metadata(&self) -> Result<Value> {
         let prefix = format!("{}metadata/part-", self.path);
-        let found = self.artifact.files().iter().find(|(path, bytes)| path.starts_with(&prefix) && !bytes.is_empty());
+        let found = self.parts(&prefix).find(|(_, bytes)| !bytes.is_empty());
         let (path, bytes) = found.ok_or_else(|| Error::data(format!("the model has no `{prefix}…`")))?;
         let text = std::str::from_utf8(bytes).map_err(|_| Error::data(format!("`{path}` is no text")))?;
         serde_json::from_str(text.lines().next().unwrap_or_default())
             .map_err(|e| Error::data(format!("`{path}` is no JSON: {e}")))
+    }
+
+    /// The files whose paths begin so.
+    fn parts<'p>(&self, prefix: &'p str) -> impl Iterator<Item = (&'a String, &'a Bytes)> + use<'a, 'p> {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        self.artifact.files().range::<str, _>(from).take_while(move |(path, _)| path.starts_with(prefix))
     }
 
     /// All rows of one of its Parquet folders, `data` or `treesMetadata`.
@@ -40,10 +62,13 @@ impl<'a> Folder<'a> {
         let prefix = format!("{}{name}/part-", self.path);
         let mut batches: Vec<RecordBatch> = Vec::new();
         let mut any = false;
-        for (path, bytes) in self.artifact.files().iter().filter(|(path, _)| path.starts_with(&prefix)) {
+        for (path, bytes) in self.parts(&prefix) {
             any = true;
             let damaged = |e: &dyn std::fmt::Display| Error::data(format!("`{path}` cannot be read: {e}"));
-            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes.clone())
+            sizes::check(bytes).map_err(|e| e.within(&format!("`{path}` cannot be read")))?;
+            // The types are those of the file: Spark adds no Arrow schema.
+            let plain = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+            let reader = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes.clone(), plain)
                 .and_then(ParquetRecordBatchReaderBuilder::build)
                 .map_err(|e| damaged(&e))?;
             for batch in reader {
@@ -57,6 +82,15 @@ impl<'a> Folder<'a> {
         let Some(first) = batches.first() else {
             return Err(Error::data(format!("`{}{name}` holds no rows", self.path)));
         };
+        // `concat_batches` takes every batch to have the columns of the first.
+        let alike = |batch: &RecordBatch| {
+            let (mine, firsts) = (batch.schema(), first.schema());
+            let same = |(a, b): (&Arc<Field>, &Arc<Field>)| a.name() == b.name() && a.data_type() == b.data_type();
+            mine.fields().len() == firsts.fields().len() && mine.fields().iter().zip(firsts.fields()).all(same)
+        };
+        if !batches.iter().all(alike) {
+            return Err(Error::data(format!("the parts of `{}{name}` have different columns", self.path)));
+        }
         concat_batches(&first.schema(), &batches).map_err(|e| Error::data(format!("`{}{name}`: {e}", self.path)))
     }
 }
@@ -90,10 +124,32 @@ impl<'a> Parameters<'a> {
         self.get(name).and_then(Value::as_bool).unwrap_or(false)
     }
 
+    /// A number; infinities and NaN are text in Spark's files.
+    pub fn number(&self, name: &str) -> Result<Option<f64>> {
+        let number = |v| store_number(name, v);
+        self.get(name).map(number).transpose()
+    }
+
+    /// A list of numbers.
+    pub fn numbers(&self, name: &str) -> Result<Option<Vec<f64>>> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let list = value.as_array().ok_or_else(|| Error::data(format!("`{name}` is no list")))?;
+        list.iter().map(|v| store_number(name, v)).collect::<Result<Vec<f64>>>().map(Some)
+    }
+
+    /// A list of texts; anything else in it is an error.
+    pub fn texts(&self, name: &str) -> Result<Option<Vec<String>>> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let list = value.as_array().ok_or_else(|| Error::data(format!("`{name}` is no list")))?;
+        let text = |v: &Value| v.as_str().map(str::to_owned);
+        let texts: Option<Vec<String>> = list.iter().map(text).collect();
+        texts.map(Some).ok_or_else(|| Error::data(format!("`{name}` holds something that is no text")))
+    }
+
     /// Columns: the list `plural`, or the one `singular`.
     pub fn columns(&self, plural: &str, singular: &str) -> Result<Vec<String>> {
-        if let Some(list) = self.get(plural).and_then(Value::as_array) {
-            return Ok(list.iter().filter_map(Value::as_str).map(str::to_owned).collect());
+        if let Some(list) = self.texts(plural)? {
+            return Ok(list);
         }
         let one = self
             .text(singular)
@@ -102,9 +158,27 @@ impl<'a> Parameters<'a> {
     }
 }
 
+fn store_number(name: &str, value: &Value) -> Result<f64> {
+    json_number(value).ok_or_else(|| Error::data(format!("`{name}` has the value {value}, which is no number")))
+}
+
 /// A column by name.
 pub fn column<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
     rows.column_by_name(name).ok_or_else(|| Error::data(format!("the model's data has no column `{name}`")))
+}
+
+/// A column of structs, none of them null, as columns.
+pub fn record(rows: &RecordBatch, name: &str) -> Result<RecordBatch> {
+    let fields = column(rows, name)?.as_struct_opt().ok_or_else(|| Error::data(format!("`{name}` is no struct")))?;
+    if fields.null_count() > 0 {
+        return Err(Error::data(format!("`{name}` is missing in a row")));
+    }
+    Ok(fields.clone().into())
+}
+
+/// A number as an index, if it is one.
+fn index(value: f64) -> Option<usize> {
+    (value >= 0.0 && value < MAX_VALUES as f64 && value.fract() == 0.0).then_some(value as usize)
 }
 
 /// A column of numbers, null as NaN.
@@ -146,32 +220,114 @@ pub fn texts(array: &ArrayRef) -> Result<Vec<String>> {
     Ok(plain.as_string::<i32>().iter().map(|v| v.unwrap_or_default().to_owned()).collect())
 }
 
+/// A vector of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Vector {
+    /// All its values.
+    pub values: Vec<f64>,
+    /// It is stored without its zeros: Spark then adds in another order.
+    pub sparse: bool,
+}
+
+/// A matrix of a model, row by row.
+#[derive(Debug, Clone)]
+pub struct Matrix {
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub columns: usize,
+    /// `rows * columns` values, row by row whatever the file's order.
+    pub values: Vec<f64>,
+    /// It was stored row by row.
+    pub transposed: bool,
+    /// It was stored without its zeros.
+    pub sparse: bool,
+}
+
 /// A vector in one row: dense (type 1) or sparse (type 0).
 pub fn vector(array: &ArrayRef, row: usize) -> Result<Vec<f64>> {
+    stored_vector(array, row).map(|vector| vector.values)
+}
+
+/// A vector in one row, with the way it is stored.
+pub fn stored_vector(array: &ArrayRef, row: usize) -> Result<Vector> {
     let (kind, fields) = tagged(array, row)?;
     let values = list(&fields("values")?, row)?;
     if kind == 1 {
-        return Ok(values);
+        return Ok(Vector { values, sparse: false });
     }
     let size = integers(&fields("size")?.slice(row, 1))?[0];
+    let size = usize::try_from(size).ok().filter(|s| *s <= MAX_WIDTH);
+    let size = size.ok_or_else(|| Error::data("the size of a vector is impossible"))?;
     let indices = list(&fields("indices")?, row)?;
-    let mut dense =
-        vec![
-            0.0;
-            usize::try_from(size).ok().filter(|s| *s <= MAX_VALUES).ok_or_else(|| Error::data("a vector's size"))?
-        ];
-    for (index, value) in indices.iter().zip(values) {
-        *dense.get_mut(*index as usize).ok_or_else(|| Error::data("a vector's index is out of range"))? = value;
+    if indices.len() != values.len() {
+        return Err(Error::data("a sparse vector has another number of indices than of values"));
     }
-    Ok(dense)
+    let mut dense = vec![0.0; size];
+    for (at, value) in indices.into_iter().zip(values) {
+        let slot = index(at).and_then(|at| dense.get_mut(at));
+        *slot.ok_or_else(|| Error::data("a vector's index is out of range"))? = value;
+    }
+    Ok(Vector { values: dense, sparse: true })
 }
 
-/// A matrix in one row, row-major: rows, columns, values.
-pub fn matrix(array: &ArrayRef, row: usize) -> Result<(usize, usize, Vec<f64>)> {
+/// A vector parameter, as Spark writes it into a stage's metadata.
+pub fn json_vector(value: &Value) -> Option<Vector> {
+    let numbers = |name: &str| -> Option<Vec<f64>> { value.get(name)?.as_array()?.iter().map(json_number).collect() };
+    let values = numbers("values")?;
+    if value.get("type")?.as_u64()? == 1 {
+        return Some(Vector { values, sparse: false });
+    }
+    let size = usize::try_from(value.get("size")?.as_u64()?).ok().filter(|s| *s <= MAX_WIDTH)?;
+    let indices = numbers("indices")?;
+    if indices.len() != values.len() {
+        return None;
+    }
+    let mut dense = vec![0.0; size];
+    for (at, value) in indices.into_iter().zip(values) {
+        *dense.get_mut(index(at)?)? = value;
+    }
+    Some(Vector { values: dense, sparse: true })
+}
+
+/// A number in JSON; infinities and NaN are text.
+pub fn json_number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => match text.as_str() {
+            "NaN" => Some(f64::NAN),
+            "Infinity" | "Inf" => Some(f64::INFINITY),
+            "-Infinity" | "-Inf" => Some(f64::NEG_INFINITY),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The categories of a VectorIndexer: of each of its features, values with
+/// their numbers.
+pub fn categories(array: &ArrayRef) -> Result<Vec<(usize, Vec<(f64, f64)>)>> {
+    let wrong = || Error::data("`categoryMaps` is no map of features to maps");
+    let outer = array.as_map_opt().filter(|m| !m.is_empty() && m.is_valid(0)).ok_or_else(wrong)?.value(0);
+    let features = integers(outer.column(0))?;
+    let maps = outer.column(1).as_map_opt().ok_or_else(wrong)?;
+    let mut out = Vec::with_capacity(features.len());
+    for (row, feature) in features.iter().enumerate() {
+        let inner = maps.value(row);
+        let (keys, values) = (numbers(inner.column(0))?, numbers(inner.column(1))?);
+        let feature = usize::try_from(*feature).map_err(|_| wrong())?;
+        out.push((feature, keys.into_iter().zip(values).collect()));
+    }
+    Ok(out)
+}
+
+/// A matrix in one row.
+pub fn matrix(array: &ArrayRef, row: usize) -> Result<Matrix> {
     let (kind, fields) = tagged(array, row)?;
     let size = |name: &str| -> Result<usize> {
         let value = integers(&fields(name)?.slice(row, 1))?[0];
-        usize::try_from(value).ok().filter(|n| *n <= 1_000_000).ok_or_else(|| Error::data("a matrix's size"))
+        let size = usize::try_from(value).ok().filter(|n| *n <= 1_000_000);
+        size.ok_or_else(|| Error::data("a matrix's size is impossible"))
     };
     let (rows, columns) = (size("numRows")?, size("numCols")?);
     let transposed = {
@@ -183,39 +339,44 @@ pub fn matrix(array: &ArrayRef, row: usize) -> Result<(usize, usize, Vec<f64>)> 
     if rows.saturating_mul(columns) > MAX_VALUES {
         return Err(Error::data(format!("a matrix of {rows} rows and {columns} columns is too large")));
     }
+    if kind == 1 && values.len() != rows * columns {
+        return Err(Error::data("a matrix has another number of values than its size says"));
+    }
     let mut dense = vec![0.0; rows * columns];
     let mut put = |major: usize, minor: usize, value: f64| {
         let (r, c) = if transposed { (major, minor) } else { (minor, major) };
-        match dense.get_mut(r * columns + c) {
-            Some(slot) if r < rows && c < columns => {
-                *slot = value;
-                Ok(())
-            }
-            _ => Err(Error::data("a matrix's index is out of range")),
+        if r >= rows || c >= columns {
+            return Err(Error::data("a matrix's index is out of range"));
         }
+        dense[r * columns + c] = value;
+        Ok(())
     };
     if kind == 1 {
         let minors = if transposed { columns } else { rows };
-        if values.len() != rows * columns {
-            return Err(Error::data("a matrix has another number of values than its size says"));
-        }
         for (at, value) in values.iter().enumerate() {
             put(at / minors.max(1), at % minors.max(1), *value)?;
         }
     } else {
         let pointers = list(&fields("colPtrs")?, row)?;
         let indices = list(&fields("rowIndices")?, row)?;
-        for major in 0..pointers.len().saturating_sub(1) {
-            for at in pointers[major] as usize..pointers[major + 1] as usize {
-                let (minor, value) = (indices.get(at), values.get(at));
+        // Ascending, so that no value is read twice.
+        if pointers.windows(2).any(|pair| pair[0] > pair[1]) {
+            return Err(Error::data("the pointers of a sparse matrix do not ascend"));
+        }
+        for (major, ends) in pointers.windows(2).enumerate() {
+            let (Some(from), Some(to)) = (index(ends[0]), index(ends[1])) else {
+                return Err(Error::data("a pointer of a sparse matrix is impossible"));
+            };
+            for at in from..to {
+                let (minor, value) = (indices.get(at).copied().and_then(index), values.get(at));
                 let (Some(minor), Some(value)) = (minor, value) else {
                     return Err(Error::data("a sparse matrix is cut short"));
                 };
-                put(major, *minor as usize, *value)?;
+                put(major, minor, *value)?;
             }
         }
     }
-    Ok((rows, columns, dense))
+    Ok(Matrix { rows, columns, values: dense, transposed, sparse: kind != 1 })
 }
 
 type Fields<'a> = Box<dyn Fn(&str) -> Result<ArrayRef> + 'a>;
@@ -230,5 +391,8 @@ fn tagged(array: &ArrayRef, row: usize) -> Result<(i32, Fields<'_>)> {
     };
     let kind = cast(&get("type")?, &DataType::Int32).map_err(|e| Error::data(e.to_string()))?;
     let kind = kind.as_primitive::<Int32Type>().value(row);
+    if !matches!(kind, 0 | 1) {
+        return Err(Error::data(format!("a vector or matrix of the unknown type {kind}")));
+    }
     Ok((kind, Box::new(get)))
 }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::array::{ArrayRef, RecordBatch};
 
+use super::head::Function;
 use super::store::{self, Folder};
+use super::vectors::Vectors;
 use crate::error::{Error, Result};
 use crate::forest::{Ensemble, Leaves, NodeBuilder, Test, TreeBuilder, next_up};
 use crate::model::Description;
@@ -57,18 +59,18 @@ impl Trees {
         Ok(Self { forest: Ensemble::new(&builders, width, leaves)?, outputs: stride, mean })
     }
 
-    /// Values of a feature vector.
-    pub fn width(&self) -> usize {
-        self.forest.slots()
-    }
-
     /// Values of a row's score.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
+}
 
-    /// Their number and size.
-    pub fn describe(&self) -> Description {
+impl Function for Trees {
+    fn width(&self) -> Option<usize> {
+        Some(self.forest.slots())
+    }
+
+    fn describe(&self) -> Description {
         Description {
             trees: self.forest.trees(),
             nodes: self.forest.node_count(),
@@ -77,14 +79,15 @@ impl Trees {
         }
     }
 
-    /// Scores features, one column each; answers a column per output.
-    pub fn score(&self, features: &[Vec<f64>], rows: usize) -> Vec<Vec<f64>> {
-        let mut sums = self.forest.sums(features, rows, &vec![0.0; self.outputs]);
+    fn score(&self, features: &Vectors, _offset: Option<&[f64]>) -> Result<Vec<Vec<f64>>> {
+        let zeros = vec![0.0; features.rows];
+        let columns: Vec<&[f64]> = features.columns.iter().map(|column| column.values().unwrap_or(&zeros)).collect();
+        let mut sums = self.forest.sums(&columns, features.rows, &vec![0.0; self.outputs]);
         if self.mean {
             let trees = self.forest.trees() as f64;
             sums.iter_mut().flatten().for_each(|sum| *sum /= trees);
         }
-        sums
+        Ok(sums)
     }
 }
 
@@ -125,18 +128,14 @@ fn nodes(rows: &RecordBatch, single: bool) -> Result<Vec<FlatNode>> {
     let (trees, fields): (Vec<i64>, RecordBatch) = if single {
         (vec![0; rows.num_rows()], rows.clone())
     } else {
-        let data = store::column(rows, "nodeData")?;
-        let data = data.as_struct_opt().ok_or_else(|| Error::data("`nodeData` is no struct"))?;
-        (store::integers(store::column(rows, "treeID")?)?, data.clone().into())
+        (store::integers(store::column(rows, "treeID")?)?, store::record(rows, "nodeData")?)
     };
     let numbers = |name: &str| store::numbers(store::column(&fields, name)?);
     let integers = |name: &str| store::integers(store::column(&fields, name)?);
     let (ids, predictions) = (integers("id")?, numbers("prediction")?);
     let (left, right) = (integers("leftChild")?, integers("rightChild")?);
     let stats: &ArrayRef = store::column(&fields, "impurityStats")?;
-    let split = store::column(&fields, "split")?;
-    let split = split.as_struct_opt().ok_or_else(|| Error::data("`split` is no struct"))?.clone();
-    let split: RecordBatch = split.into();
+    let split = store::record(&fields, "split")?;
     let features = store::integers(store::column(&split, "featureIndex")?)?;
     let thresholds = store::column(&split, "leftCategoriesOrThreshold")?;
     let categories = store::integers(store::column(&split, "numCategories")?)?;
