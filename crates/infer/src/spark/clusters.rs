@@ -65,14 +65,16 @@ impl Measure {
                 if !centre.vector.sparse && !point.sparse {
                     return exact();
                 }
-                const EPSILON: f64 = f64::EPSILON / 2.0;
+                const EPSILON: f64 = f64::EPSILON;
                 let squares = centre.norm * centre.norm + point.norm * point.norm;
                 let difference = centre.norm - point.norm;
                 if 2.0 * EPSILON * squares / (difference * difference + EPSILON) < 1e-6 {
                     return squares - 2.0 * product();
                 }
                 let product = product();
-                let distance = (squares - 2.0 * product).max(0.0);
+                let difference = squares - 2.0 * product;
+                // NaN stays.
+                let distance = if difference < 0.0 { 0.0 } else { difference };
                 let bound = EPSILON * (squares + 2.0 * product.abs()) / (distance + EPSILON);
                 if bound > 1e-6 { exact() } else { distance }
             }
@@ -156,6 +158,9 @@ fn same_width<'a>(class: &str, mut centres: impl Iterator<Item = &'a Centre>) ->
 struct Bisecting {
     nodes: Vec<Node>,
     measure: Measure,
+    /// From Spark 4 on any distance is less than one that is NaN, which comes
+    /// of infinite features.
+    nan_last: bool,
 }
 
 #[derive(Debug)]
@@ -179,7 +184,7 @@ impl Function for Bisecting {
                 let mut least = self.measure.distance(&self.nodes[best].centre, point);
                 for child in &node.children[1..] {
                     let distance = self.measure.distance(&self.nodes[*child].centre, point);
-                    if distance < least {
+                    if distance < least || (self.nan_last && least.is_nan() && !distance.is_nan()) {
                         (best, least) = (*child, distance);
                     }
                 }
@@ -226,5 +231,7 @@ pub fn bisecting(source: &Source<'_>) -> Result<Loaded> {
         nodes.push(Node { index: number as f64, centre: Centre { vector, norm: norms[row] }, children: own });
     }
     same_width(class, nodes.iter().map(|node| &node.centre))?;
-    Ok((Box::new(Bisecting { nodes, measure: Measure::of(source)? }), Output::Value))
+    let version = source.metadata.get("sparkVersion").and_then(Value::as_str).unwrap_or_default();
+    let nan_last = !version.starts_with(['1', '2', '3']);
+    Ok((Box::new(Bisecting { nodes, measure: Measure::of(source)?, nan_last }), Output::Value))
 }

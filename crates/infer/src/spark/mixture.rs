@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 const MAX_FEATURES: usize = 256;
 const MAX_WORK: usize = 1 << 26;
 
-/// Spark's epsilon: half the distance from 1 to the next number.
-const EPSILON: f64 = f64::EPSILON / 2.0;
+/// The least density of a component, as in Spark.
+const EPSILON: f64 = f64::EPSILON;
 
 #[derive(Debug)]
 struct Mixture {
