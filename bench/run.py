@@ -202,27 +202,25 @@ def ours(results, options, students, summary):
     repeat(results, "ours changed, newer file in a Parquet folder", changed, folder, options.repeats, "committed", count)
 
 
-def daily(results, options, students, summary):
-    """A year of daily runs on 100,000 students of whom 1,000 change: does a run get dearer?"""
+def days(folder, students, summary, scorer, count, changes):
+    """Daily runs of a new project: `changes` students change before each but the first; the cost of every run."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     import numpy as np
 
-    insightera()
-    small, folder = WORK / "students-100000", WORK / "daily"
-    small_summary = data.ensure(100_000, small)
-    projects.create(folder, small)
-    register(folder, model(students))
+    projects.create(folder, students)
+    register(folder, scorer)
     table = projects.catalog(folder).load_table("student_features.academic_performance_features")
-    rows = pa.concat_tables([pq.read_table(part) for part in projects.parts(small, "academic")]).combine_chunks()
-    active = pa.concat_tables([pq.read_table(part) for part in projects.parts(small, "students")])
+    rows = pa.concat_tables([pq.read_table(part) for part in projects.parts(students, "academic")]).combine_chunks()
+    active = pa.concat_tables([pq.read_table(part) for part in projects.parts(students, "students")])
     places = np.flatnonzero(active["status_mahasiswa"].to_numpy(zero_copy_only=False) == "active")
     costs = []
-    for day in range(1, options.days + 1):
+    for day in range(1, count + 1):
         if day > 1:
-            chosen = np.random.default_rng([data.SEED, day]).choice(places, 1000, replace=False)
+            chosen = np.random.default_rng([data.SEED, day]).choice(places, changes, replace=False)
             ipk = rows["ipk"].to_numpy(zero_copy_only=False).copy()
-            ipk[chosen] = (day % 100) / 25 + chosen % 7 / 1000
+            # Another value than on any day before, and none that the generator draws.
+            ipk[chosen] = day % 365 * 4 / 365 + chosen % 7 / 1000 + 0.0005
             at = rows.schema.get_field_index("ipk")
             rows = rows.set_column(at, "ipk", pa.array(ipk, from_pandas=True))
             table.overwrite(rows)
@@ -232,17 +230,29 @@ def daily(results, options, students, summary):
                 table.refresh()
         cost, output = measured(run_command(folder))
         answer = json.loads(output)
-        expect(f"day {day}: rows scored", answer["scored"], small_summary["active"] if day == 1 else 1000)
+        expect(f"day {day}: rows scored", answer["scored"], summary["active"] if day == 1 else changes)
         costs.append(cost)
-        if day == 30:
-            results["storage, metadata after 30 daily runs"] = storage.metadata_share(
-                folder / "warehouse" / "ml_predictions" / "dropout_risk_predictions")
+    return costs
+
+
+def daily(results, options, students, summary):
+    """A year of daily runs on 100,000 students of whom 1,000 change: does a run get dearer?
+    And thirty on all students, of whom 1 in 100 changes: how large is the metadata?"""
+    insightera()
+    scorer, small, folder = model(students), WORK / "students-100000", WORK / "daily"
+    costs = days(folder, small, data.ensure(100_000, small), scorer, options.days, 1000)
     store(results, "daily, 5th run (median of days 3 to 7)", costs[2:7], shown(run_command(folder)), rows=1000)
     last = costs[-5:]
     store(results, f"daily, {options.days}th run (median of the last 5 days)", last, shown(run_command(folder)), rows=1000)
     copy(folder, WORK / "daily.saved")
     repeat(results, f"ours, nothing to do, {options.days} earlier commits", WORK / "daily.saved", folder,
            options.repeats, "unchanged", 0)
+    say("thirty days of all students")
+    days(folder, students, summary, scorer, 30, options.students // 100)
+    share = storage.metadata_share(folder / "warehouse" / "ml_predictions" / "dropout_risk_predictions")
+    results["storage, metadata after 30 daily runs"] = {**share, "students": options.students}
+    (WORK / "results.json").write_text(json.dumps(results, indent=1))
+    shutil.rmtree(WORK / "daily.saved")
 
 
 def large(results, options, students, summary):

@@ -74,6 +74,6 @@ def lines(results):
         out.append("| file | " + " | ".join(f"{found[w][2] / found[w][1]:.2f}" for w in writers) + " |")
     share = results.get("storage, metadata after 30 daily runs")
     if share:
-        out += ["", f"Metadata after 30 daily runs (100,000 students, 1,000 changes a day): {share['metadata']:,} of "
+        out += ["", f"Metadata after 30 daily runs ({share.get('students', 100_000):,} students, 1 in 100 changes a day): {share['metadata']:,} of "
                     f"{share['metadata'] + share['data']:,} bytes, {100 * share['share']:.1f}%."]
     return out

@@ -114,6 +114,12 @@ class Project:
         assert "panicked at" not in answer.stderr, answer
         return answer
 
+    def process(self, *arguments, environment=None):
+        """The exit status of a call that may be killed."""
+        return subprocess.run(
+            [self.binary, "--project", str(self.folder), *map(str, arguments)], capture_output=True, timeout=300,
+            env={**os.environ, **self.environment, **(environment or {})}).returncode
+
     def json(self, *arguments, **options):
         """The JSON of a command that must succeed."""
         answer = self.call(*arguments, "--format", "json", **options)

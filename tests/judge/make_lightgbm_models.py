@@ -3,6 +3,7 @@
     python make_lightgbm_models.py FOLDER
 
 Files and columns are those of make_reference_models.py, a model is `NAME.txt`.
+Contributions are `pred_contrib`, which LightGBM refuses for linear trees.
 """
 
 import sys
@@ -13,6 +14,8 @@ import numpy as np
 import pandas
 import pyarrow
 import pyarrow.parquet
+
+from make_reference_models import chosen, write_contributions
 
 ROWS = 6000
 FEATURES = 12
@@ -73,6 +76,12 @@ class Writer:
             arrays[f"expected_{key}"] = pyarrow.array(np.asarray(values, dtype=np.float64), from_pandas=False)
         pyarrow.parquet.write_table(pyarrow.table(arrays), self.folder / f"lightgbm_{name}.rows.parquet")
         self.count += 1
+        if "linear" in name:
+            return
+        picked = chosen(len(rows))
+        some = rows.iloc[picked] if isinstance(rows, pandas.DataFrame) else rows[picked]
+        parts = booster.predict(some, pred_contrib=True).reshape(len(picked), -1, booster.num_feature() + 1)
+        write_contributions(self.folder / f"lightgbm_{name}", picked, parts)
 
 
 def train(parameters, x, y, rounds=40, **more):
@@ -104,6 +113,8 @@ def objectives(writer):
     one("goss", "binary", label, "probability", data_sample_strategy="goss")
     one("random_forest", "binary", label, "probability", boosting="rf", bagging_freq=1, bagging_fraction=0.6)
     one("multiclass", "multiclass", several, "classes", num_class=4)
+    one("multiclass_of_two", "multiclass", label, "classes", num_class=2)
+    one("one_against_all_of_two", "multiclassova", label, "classes", num_class=2)
     one("multiclass_forest", "multiclass", several, "classes", num_class=4, boosting="rf", bagging_freq=1,
         bagging_fraction=0.6)
     one("one_against_all", "multiclassova", several, "classes", num_class=4, sigmoid=1.3)

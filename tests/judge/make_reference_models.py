@@ -10,8 +10,13 @@ inputs and, as far as they apply, the columns
     expected_probability            of the positive class of two
     expected_probability_<class>    of every class of several
 
+and `NAME.contributions.parquet` with `row`, the place of a row among them, and
+`c_<output>_<feature number>`: what XGBoost says each feature adds to its raw
+score. The last one is the bias.
+
 The Rust test `every_judged_model_scores_as_its_library_does` reads the folder
-from INSIGHTERA_JUDGE_MODELS and compares every row: margins to the bit.
+from INSIGHTERA_JUDGE_MODELS and compares every row: margins to the bit. So does
+`every_judged_contribution_is_its_librarys`.
 """
 
 import sys
@@ -39,11 +44,31 @@ def table(seed, missing=0.0):
     return x, score
 
 
+def chosen(rows):
+    """500 rows: the first and the last hundred, and others spread evenly."""
+    return np.unique(np.concatenate([np.arange(100), np.linspace(100, rows - 101, 300).astype(int), np.arange(rows - 100, rows)]))
+
+
+def write_contributions(path, rows, parts):
+    """`parts` are rows x outputs x (features, then the bias)."""
+    columns = {"row": pyarrow.array(rows, pyarrow.int64())}
+    for output in range(parts.shape[1]):
+        for feature in range(parts.shape[2]):
+            columns[f"c_{output}_{feature}"] = pyarrow.array(parts[:, output, feature].astype(np.float64))
+    pyarrow.parquet.write_table(pyarrow.table(columns), f"{path}.contributions.parquet")
+
+
 class Writer:
     def __init__(self, folder):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.names = []
+
+    def explain(self, name, booster, data, rounds=0):
+        """Contributions by the first rounds, or by all."""
+        picked = chosen(data.num_row())
+        parts = booster.predict(data.slice(picked), pred_contribs=True, iteration_range=(0, rounds))
+        write_contributions(self.folder / f"{name}_json", picked, parts.reshape(len(picked), -1, parts.shape[-1]))
 
     def write(self, name, save, inputs, expected):
         """`inputs` and `expected` map a column to its values."""
@@ -83,6 +108,7 @@ class Writer:
             names = names or booster.feature_names or [f"f{i}" for i in range(x.shape[1])]
             inputs = {n: x[:, i] for i, n in enumerate(names)}
         self.write(name, booster.save_model, inputs, expected)
+        self.explain(name, booster, data)
 
 
 def train(parameters, x, y, rounds=40, names=None, **more):
@@ -261,12 +287,14 @@ def wrappers(writer):
         "prediction": model.predict(frame),
     }
     writer.write("early_stopping", model.save_model, inputs, expected)
+    writer.explain("early_stopping", model.get_booster(), xgboost.DMatrix(frame), model.best_iteration + 1)
 
     # The bare booster scores with every tree, and so must its own file.
     booster = model.get_booster()
     data = xgboost.DMatrix(frame)
     expected = {"margin": booster.predict(data, output_margin=True), "probability": booster.predict(data)}
     writer.write("early_stopping_booster", booster.save_model, inputs, expected)
+    writer.explain("early_stopping_booster", booster, data)
 
     several = np.digitize(score, [-1, 0, 1])
     model = xgboost.XGBClassifier(n_estimators=200, max_depth=4, early_stopping_rounds=5, random_state=7, num_parallel_tree=2, subsample=0.8)
@@ -274,6 +302,7 @@ def wrappers(writer):
     shares = model.predict_proba(frame)
     expected = {"prediction": model.predict(frame)} | {f"probability_{k}": shares[:, k] for k in range(4)}
     writer.write("early_stopping_classes", model.save_model, inputs, expected)
+    writer.explain("early_stopping_classes", model.get_booster(), xgboost.DMatrix(frame), model.best_iteration + 1)
 
     model = xgboost.XGBRegressor(n_estimators=50, max_depth=4, random_state=7)
     model.fit(frame, score)

@@ -1,6 +1,6 @@
 """Trains small Spark ML pipelines and writes what Spark itself scores.
 
-    python make_spark_models.py FOLDER
+    python make_spark_models.py FOLDER [NAME...]
 
 Per model `NAME`: the PipelineModel folder `NAME`, and `NAME.rows.parquet` with
 the inputs and, as far as they apply, the columns
@@ -10,7 +10,11 @@ the inputs and, as far as they apply, the columns
     expected_probability            of the positive class of two
     expected_probability_<label>    of every class
 
-The Rust test `every_judged_model_scores_as_its_library_does` reads the folder
+and `NAME.contributions.parquet` as make_reference_models.py has it: what shap's
+TreeExplainer says of the trees that Spark saved, and for linear models
+coefficient times distance from the mean, both added up by input column.
+
+With names only those models are made. The Rust test `every_judged_model_scores_as_its_library_does` reads the folder
 from INSIGHTERA_JUDGE_MODELS and compares every row. Needs Java 17, no network.
 """
 
@@ -21,6 +25,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import pyarrow.parquet
+import shap
+from make_reference_models import chosen, write_contributions
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.classification import (
     DecisionTreeClassifier,
@@ -97,9 +103,103 @@ def features(numbers=None, indexed=(), onehot=(), drop_last=True, imputed=True, 
     return stages
 
 
+def origins(stages, found, features):
+    """The input columns that `features` uses, in the order of the stages that read them; for every slot its column
+    and its mean, as Spark's own stages tell it, else zero."""
+    stages = [one for stage in stages for one in (stage.stages if isinstance(stage, PipelineModel) else [stage])]
+    sources, readers = {}, []
+
+    def pairs(stage):
+        several = stage.hasParam("inputCols") and stage.isDefined("inputCols")
+        inputs = stage.getInputCols() if several else [stage.getInputCol()]
+        several = stage.hasParam("outputCols") and stage.isDefined("outputCols")
+        return inputs, stage.getOutputCols() if several else [stage.getOutputCol()]
+
+    needed, kept = {features}, []
+    for stage in reversed(stages):
+        inputs, outputs = pairs(stage)
+        if len(outputs) == len(inputs):
+            inputs = [i for i, o in zip(inputs, outputs) if o in needed]
+        if needed & set(outputs):
+            needed |= set(inputs)
+            kept.insert(0, stage)
+    first = found.limit(1).collect()[0]
+    for stage in kept:
+        inputs, outputs = pairs(stage)
+        made = []
+        for place, name in enumerate(inputs):
+            if len(outputs) == len(inputs) and outputs[place] not in needed:
+                continue
+            if name not in sources:
+                readers.append(name)
+                sources[name] = [(name, 0.0)]
+            slots = sources[name]
+            kind = type(stage).__name__
+            if kind == "OneHotEncoderModel":
+                slots = [(slots[0][0], 0.0)] * len(first[outputs[place]].toArray())
+            elif kind == "ImputerModel":
+                mean = stage.surrogateDF.collect()[0][name] if stage.getStrategy() == "mean" else 0.0
+                slots = [(slots[0][0], mean)]
+            elif kind == "StandardScalerModel":
+                mean = stage.mean.toArray()
+                shifted = mean - mean if stage.getWithMean() else mean
+                scale = np.where(stage.std.toArray() == 0, 0, 1 / stage.std.toArray()) if stage.getWithStd() else 1.0
+                slots = [(slot[0], m) for slot, m in zip(slots, shifted * scale)]
+            if kind == "VectorAssembler":
+                made += slots
+            else:
+                sources[outputs[place]] = slots
+        if type(stage).__name__ == "VectorAssembler":
+            sources[outputs[0]] = made
+    slots = sources[features]
+    return readers, [readers.index(name) for name, _ in slots], np.array([mean for _, mean in slots])
+
+
+def tree_explainer(folder, model):
+    """shap's explainer of the trees in the folder, and the slots that hold categories. shap counts categories from 1."""
+    table = pyarrow.parquet.read_table(sorted((folder / "stages").iterdir())[-1] / "data").to_pylist()
+    rows = [(row.get("treeID", 0), row.get("nodeData", row)) for row in table]
+    weights = model.treeWeights if "GBT" in type(model).__name__ else None
+    classifier = "Classification" in type(model).__name__ and weights is None
+    numbers = sorted({tree for tree, _ in rows})
+    trees, kinds, categorical = [], [], set()
+    for number in numbers:
+        nodes = sorted((node for tree, node in rows if tree == number), key=lambda node: node["id"])
+        stats = np.array([node["impurityStats"] for node in nodes])
+        left, right = (np.array([node[side] for node in nodes]) for side in ("leftChild", "rightChild"))
+        if classifier:
+            values = stats / stats.sum(axis=1, keepdims=True)
+        else:
+            values = np.array([[node["prediction"]] for node in nodes])
+        scale = weights[number] if weights is not None else 1 / len(numbers)
+        thresholds, kind = np.zeros(len(nodes)), np.zeros(len(nodes), dtype=np.int32)
+        for at, node in enumerate(nodes):
+            split = node["split"]
+            if node["leftChild"] < 0:
+                continue
+            if split["numCategories"] < 0:
+                thresholds[at] = split["leftCategoriesOrThreshold"][0]
+            else:
+                assert split["numCategories"] < 20
+                categorical.add(split["featureIndex"])
+                thresholds[at], kind[at] = sum(2**int(c) for c in split["leftCategoriesOrThreshold"]), 1
+        trees.append({
+            "children_left": left, "children_right": right, "children_default": right, "thresholds": thresholds,
+            "features": np.array([node["split"]["featureIndex"] for node in nodes]), "values": values * scale,
+            "node_sample_weight": stats.sum(axis=1) if classifier else stats[:, 0],
+        })
+        kinds.append(kind)
+    explainer = shap.TreeExplainer({"trees": trees, "input_dtype": np.float64, "internal_dtype": np.float64},
+                                   feature_perturbation="tree_path_dependent")
+    for number, kind in enumerate(kinds):
+        explainer.model.threshold_types[number, : len(kind)] = kind
+    return explainer, sorted(categorical)
+
+
 class Writer:
-    def __init__(self, folder, spark):
-        self.folder, self.spark, self.names = Path(folder), spark, []
+    def __init__(self, folder, spark, names):
+        self.folder, self.spark, self.wanted = Path(folder), spark, set(names)
+        self.names, self.explained = [], 0
         self.folder.mkdir(parents=True, exist_ok=True)
         self.temporary = self.folder / "temporary"
         self.temporary.mkdir(exist_ok=True)
@@ -110,6 +210,8 @@ class Writer:
         self.score = spark.read.parquet(str(self.temporary / "score.parquet")).cache()
 
     def write(self, name, stages, labels=("0", "1"), train=None, score=None, drop=("binary", "outcome", "several", "value")):
+        if self.wanted and name not in self.wanted:
+            return
         model = Pipeline(stages=stages).fit(self.train if train is None else train)
         model.write().overwrite().save(str(self.folder / name))
         # What is compared is what comes back from disk.
@@ -135,7 +237,43 @@ class Writer:
         for key, values in add.items():
             table = table.append_column(f"expected_{key}", pyarrow.array(np.asarray(values, dtype=np.float64)))
         pyarrow.parquet.write_table(table, self.folder / f"{name}.rows.parquet")
+        self.explain(name, model, found, list(table["id"].to_pylist()))
         self.names.append(name)
+
+    def explain(self, name, model, found, ids):
+        """Contributions of the input columns of a model whose slots say where they come from."""
+        last = model.stages[-1]
+        trees = "Tree" in type(last).__name__ or "Forest" in type(last).__name__ or "GBT" in type(last).__name__
+        inputs, origin, means = origins(model.stages[:-1], found, last.getFeaturesCol())
+        picked = chosen(len(ids))
+        wanted = [ids[i] for i in picked]
+        rows = {row["id"]: row[1] for row in found.select("id", last.getFeaturesCol()).collect()}
+        vectors = np.array([rows[i].toArray() for i in wanted])
+        if trees:
+            explainer, categorical = tree_explainer(self.folder / name, last)
+            vectors[:, categorical] += 1
+            parts = np.asarray(explainer.shap_values(vectors, check_additivity=False))
+            if parts.ndim == 2:
+                parts = parts[:, :, None]
+            parts = parts.transpose(0, 2, 1)
+            bias = np.atleast_1d(explainer.expected_value)
+            if parts.shape[1] == 2:
+                parts, bias = parts[:, 1:], bias[1:]
+        else:
+            if hasattr(last, "coefficientMatrix"):
+                sets, bias = last.coefficientMatrix.toArray(), last.interceptVector.toArray()
+                if len(sets) == 2:
+                    sets, bias = sets[1:], bias[1:]
+            else:
+                sets, bias = last.coefficients.toArray()[None, :], np.array([last.intercept])
+            parts = sets[None, :, :] * (vectors - means)[:, None, :]
+            bias = bias + sets @ means
+        by_column = np.zeros((*parts.shape[:2], len(inputs) + 1))
+        for slot, column in enumerate(origin):
+            by_column[:, :, column] += parts[:, :, slot]
+        by_column[:, :, -1] = bias
+        write_contributions(self.folder / name, picked, by_column)
+        self.explained += 1
 
 
 def forests(writer):
@@ -156,10 +294,11 @@ def forests(writer):
     writer.write("boosted_binary", cat + [GBTClassifier(labelCol="binary", maxIter=25, maxDepth=4, seed=7)])
     writer.write("boosted_threshold", hot + [GBTClassifier(labelCol="binary", maxIter=5, maxDepth=3, seed=7).setThresholds([0.2, 0.8])])
     writer.write("boosted_value", cat + [GBTRegressor(labelCol="value", maxIter=30, maxDepth=5, stepSize=0.2, seed=7)])
-    # Null and NaN reach the trees.
+    # Null and NaN reach the trees. Spark trains on neither ("Vector values MUST NOT be NaN or Infinity").
+    full = writer.train.dropna(subset=NUMBERS)
     nan = features(imputed=False, assemble="keep", indexed=["kind"])
-    writer.write("forest_missing", nan + [RandomForestClassifier(labelCol="binary", numTrees=10, maxDepth=6, seed=7)])
-    writer.write("boosted_missing", nan + [GBTRegressor(labelCol="value", maxIter=10, maxDepth=5, seed=7)])
+    writer.write("forest_missing", nan + [RandomForestClassifier(labelCol="binary", numTrees=10, maxDepth=6, seed=7)], train=full)
+    writer.write("boosted_missing", nan + [GBTRegressor(labelCol="value", maxIter=10, maxDepth=5, seed=7)], train=full)
 
 
 def linear(writer):
@@ -216,7 +355,9 @@ def shapes(writer):
     # An imputer with a value that means missing, and the column's own type.
     imputer = Imputer(inputCols=["credits", "grade", "absent"], outputCols=["c", "g", "a"], missingValue=2.0, strategy="mode")
     assembler = VectorAssembler(inputCols=["c", "g", "a"], outputCol="features", handleInvalid="keep")
-    writer.write("imputer_value", [imputer, assembler, DecisionTreeRegressor(labelCol="value", maxDepth=5)])
+    # It does not fill NaN then, which trees are not trained on.
+    few = writer.train.filter("not isnan(absent) or absent is null")
+    writer.write("imputer_value", [imputer, assembler, DecisionTreeRegressor(labelCol="value", maxDepth=5)], train=few)
     # Rows that Spark would drop are not among the rows.
     index = StringIndexer(inputCol="town", outputCol="town_index", handleInvalid="skip")
     assembler = VectorAssembler(inputCols=["town_index", "gpa"], outputCol="features", handleInvalid="skip")
@@ -229,12 +370,14 @@ def main():
              .config("spark.driver.host", "127.0.0.1").config("spark.driver.bindAddress", "127.0.0.1")
              .config("spark.log.level", "ERROR").config("spark.driver.memory", "2g").getOrCreate())
     spark.sparkContext.setLogLevel("ERROR")
-    writer = Writer(sys.argv[1], spark)
+    writer = Writer(sys.argv[1], spark, sys.argv[2:])
     forests(writer)
     linear(writer)
     shapes(writer)
     shutil.rmtree(writer.temporary)
-    print(f"Spark {spark.version}: {len(writer.names)} models, up to {ROWS} rows each: {', '.join(writer.names)}")
+    unknown = writer.wanted - set(writer.names)
+    assert not unknown, f"no such models: {unknown}"
+    print(f"Spark {spark.version}: {len(writer.names)} models, {writer.explained} explained, up to {ROWS} rows each: {', '.join(writer.names)}")
     spark.stop()
 
 

@@ -258,16 +258,19 @@ def feature_stages(writer):
         score = None if keep == "keep" else writer.score.filter("level < 5")
         indexer = VectorIndexer(maxCategories=6, handleInvalid=keep, **through)
         write(f"stage_vector_indexer_{keep}", [assemble(["level", *BITS, "w0"], "x"), indexer, classes()], score=score)
+    # Spark trains no trees on NaN, but scores them.
+    full = writer.train.dropna(subset=["gpa"])
     splits = [-INF, -1.0, 0.0, 2.5, INF]
     write("stage_bucketizer", [
         Bucketizer(splits=splits, inputCol="gpa", outputCol="b_gpa", handleInvalid="keep"),
         Bucketizer(splitsArray=[splits, [-1e300, 0.0, 1e300]], inputCols=["w0", "z1"], outputCols=["b_w", "b_z"]),
-        assemble(["b_gpa", "b_w", "b_z"], keep="keep"), DecisionTreeClassifier(labelCol="several", maxDepth=6)])
+        assemble(["b_gpa", "b_w", "b_z"], keep="keep"), DecisionTreeClassifier(labelCol="several", maxDepth=6)], train=full)
     write("stage_quantiles", [
         QuantileDiscretizer(numBuckets=5, inputCol="gpa", outputCol="b_gpa", handleInvalid="keep"),
         QuantileDiscretizer(numBucketsArray=[3, 8], inputCols=["w1", "z1"], outputCols=["b_w", "b_z"]),
         OneHotEncoder(inputCols=["b_w", "b_z"], outputCols=["h_w", "h_z"]),
-        assemble(["b_gpa", "h_w", "h_z"], keep="keep"), RandomForestRegressor(labelCol="value", numTrees=5, maxDepth=6, seed=1)])
+        assemble(["b_gpa", "h_w", "h_z"], keep="keep"), RandomForestRegressor(labelCol="value", numTrees=5, maxDepth=6, seed=1)],
+        train=full)
     write("stage_binarizer", [
         Binarizer(threshold=2.5, inputCol="gpa", outputCol="b_gpa"),
         Binarizer(thresholds=[0.0, -1.0], inputCols=["w0", "z1"], outputCols=["b_w", "b_z"]),
@@ -445,6 +448,8 @@ def main():
     for part in (feature_stages, linear_heads, other_heads, vectors, pipelines):
         part(writer)
     shutil.rmtree(writer.temporary)
+    unknown = writer.wanted - set(writer.names)
+    assert not unknown, f"no such models: {unknown}"
     print(f"Spark {spark.version}: {len(writer.names)} models, {count} rows each: {', '.join(writer.names)}")
     spark.stop()
 

@@ -1,5 +1,7 @@
 //! The crate's error: what the caller must do, what happened, what to try.
 
+use std::collections::HashMap;
+
 use insightera_core::ErrorKind;
 
 /// Why a model could not be loaded or could not score.
@@ -39,6 +41,19 @@ impl Error {
     #[must_use]
     pub(crate) fn within(self, part: &str) -> Self {
         Self { message: format!("{part}: {}", self.message), ..self }
+    }
+
+    /// The same error, where names in backticks are replaced.
+    #[must_use]
+    pub(crate) fn with_names(self, names: &HashMap<&str, &str>) -> Self {
+        let rename = |text: &str| {
+            let parts = text
+                .split('`')
+                .enumerate()
+                .map(|(at, part)| if at % 2 == 1 { names.get(part).unwrap_or(&part) } else { part });
+            parts.collect::<Vec<&str>>().join("`")
+        };
+        Self { kind: self.kind, message: rename(&self.message), hint: self.hint.as_deref().map(rename) }
     }
 
     /// What the caller must do.

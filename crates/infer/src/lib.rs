@@ -5,9 +5,13 @@
 //! (trees or a linear function) over them. Every index of a model is checked
 //! when it is loaded, so that scoring cannot leave its arrays.
 //!
-//! Formats: XGBoost (`json`, `ubj`), LightGBM (text) and Spark ML
-//! (`PipelineModel` folders). Scores are those of the library that made the
-//! model: XGBoost and LightGBM margins to the bit, Spark's within 1e-12.
+//! Formats: XGBoost (`json`, `ubj`), LightGBM (text), CatBoost (`cbm`, `json`),
+//! Spark ML (`PipelineModel` folders) and MLflow folders that hold one of them.
+//! Scores are those of the library that made the model: XGBoost, LightGBM and
+//! CatBoost margins to the bit, Spark's within 1e-12.
+//!
+//! [`Model::contributions`] says what every column added to a row's raw score,
+//! as the libraries' own TreeSHAP does, [`top_reasons`] puts it into words.
 //!
 //! Columns are found by name; their order and any others do not matter.
 //! Integers, floats, decimals and booleans become numbers, strings (also in
@@ -16,11 +20,17 @@
 //! replaces both, its VectorAssembler refuses both or passes both on as NaN.
 
 mod artifact;
+mod catboost;
 mod columns;
+mod document;
 mod error;
+mod explain;
 mod forest;
+mod json;
 mod lightgbm;
+mod mlflow;
 mod model;
+mod row;
 mod spark;
 mod xgboost;
 
@@ -28,7 +38,9 @@ use std::sync::Arc;
 
 pub use artifact::Artifact;
 pub use error::{Error, Result};
+pub use explain::{Contributions, Reason, ReasonValue, top_reasons};
 pub use model::{ClassProbabilities, Description, Input, InputKind, Model, Predictions, Raw, Signature};
+pub use row::{RowPrediction, RowScorer, Scratch};
 pub use spark::{SqlPlan, SqlStage};
 
 /// Recognises and loads a model.
@@ -51,9 +63,8 @@ pub fn load_with(artifact: &Artifact, engine: &Arc<dyn SqlStage>) -> Result<Arc<
 
 fn load_any(artifact: &Artifact, engine: Option<&Arc<dyn SqlStage>>) -> Result<Arc<dyn Model>> {
     let files = artifact.files();
-    if files.keys().any(|path| path == "MLmodel") {
-        return Err(Error::invalid("an MLflow model folder is not supported yet")
-            .with_hint("register the folder or file inside it: `sparkml/`, `model.json` or `model.ubj`"));
+    if files.contains_key(mlflow::FILE) {
+        return mlflow::load(artifact);
     }
     if files.keys().any(|path| path.starts_with("metadata/part-")) {
         return spark::load(artifact, engine);
@@ -71,9 +82,12 @@ fn load_any(artifact: &Artifact, engine: Option<&Arc<dyn SqlStage>>) -> Result<A
             return Err(Error::data(format!("`{name}` is empty")));
         }
         let start = bytes.iter().find(|b| !b.is_ascii_whitespace());
-        if name.ends_with(".pkl") || name.ends_with(".pickle") || name.ends_with(".joblib") {
+        if [".pkl", ".pickle", ".joblib", ".skops"].iter().any(|end| name.ends_with(end)) {
             return Err(Error::invalid(format!("`{name}` is a pickle: loading one runs code, so it is never loaded"))
-                .with_hint("save the model in the library's own format, for XGBoost `save_model(\"model.ubj\")`"));
+                .with_hint(mlflow::CONVERT));
+        }
+        if bytes.starts_with(catboost::MAGIC) || (start == Some(&b'{') && catboost::recognises(bytes)) {
+            return catboost::load(name, bytes);
         }
         if start == Some(&b'{') {
             return xgboost::load(name, bytes);
@@ -82,10 +96,10 @@ fn load_any(artifact: &Artifact, engine: Option<&Arc<dyn SqlStage>>) -> Result<A
             return lightgbm::load(name, bytes);
         }
         return Err(Error::invalid(format!("`{name}` is no model format that is known here")).with_hint(
-            "known are XGBoost .json and .ubj files, LightGBM .txt files and Spark ML PipelineModel folders",
+            "known are XGBoost .json and .ubj files, LightGBM .txt files, CatBoost .cbm and .json files, Spark ML PipelineModel and MLflow folders",
         ));
     }
     let names: Vec<&str> = files.keys().take(5).map(String::as_str).collect();
     Err(Error::invalid(format!("the files {} are no model format that is known here", names.join(", ")))
-        .with_hint("known are XGBoost .json and .ubj files, LightGBM .txt files and Spark ML PipelineModel folders"))
+        .with_hint("known are XGBoost .json and .ubj files, LightGBM .txt files, CatBoost .cbm and .json files, Spark ML PipelineModel and MLflow folders"))
 }

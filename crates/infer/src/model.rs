@@ -6,7 +6,9 @@ use std::sync::Arc;
 use arrow::array::Float64Array;
 use arrow::record_batch::RecordBatch;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::explain::Contributions;
+use crate::row::{self, RowPrediction, Scratch};
 
 /// A loaded model. Scoring is single-threaded and does not depend on how rows
 /// are cut into batches.
@@ -23,6 +25,30 @@ pub trait Model: Send + Sync + fmt::Debug {
     /// `Invalid` when a column is missing or has a type that cannot be used,
     /// `Data` when a value is refused by the model.
     fn score(&self, batch: &RecordBatch) -> Result<Predictions>;
+
+    /// What every column of the signature added to the raw scores of every
+    /// row, in the units of the raw score (log-odds for binary logistic).
+    ///
+    /// # Errors
+    /// As [`Model::score`], and `Invalid` when this kind of model cannot be
+    /// explained.
+    fn contributions(&self, batch: &RecordBatch) -> Result<Contributions> {
+        let _ = batch;
+        let about = self.description();
+        Err(Error::invalid(format!(
+            "contributions of the {} model {} are not supported",
+            about.flavor, about.objective
+        )))
+    }
+
+    /// Scores one row: a number for every column of the signature, in its order,
+    /// NaN for missing. [`RowScorer`](crate::RowScorer) is the way to call it.
+    ///
+    /// # Errors
+    /// As [`score`](Self::score).
+    fn score_row(&self, row: &[f64], _scratch: &mut Scratch, found: &mut RowPrediction) -> Result<()> {
+        row::as_batch(self, row, found)
+    }
 }
 
 /// What a model is.

@@ -148,7 +148,7 @@ pub enum Command {
     /// List and describe the tables
     #[command(subcommand, arg_required_else_help = true)]
     Table(TableCommand),
-    /// Read tables by SQL; without a statement an interactive prompt
+    /// Read and change tables by SQL; without a statement an interactive prompt
     #[command(after_help = SQL_HELP)]
     Sql {
         /// The statement
@@ -168,15 +168,32 @@ pub enum Command {
 const SQL_HELP: &str = "\
 Every Iceberg table and every Parquet input is there by its name; a prediction table T also as
 T_current, with the newest row of each entity. Earlier states: T VERSION AS OF <snapshot id>,
-T TIMESTAMP AS OF '2026-01-31 10:00:00'.
+T VERSION AS OF '<tag>', T TIMESTAMP AS OF '2026-01-31 10:00:00'. Of the metadata: T.snapshots,
+T.history, T.files, T.entries, T.manifests, T.partitions, T.refs, T.metadata_log_entries.
+
+Tables are changed in Spark's words: CREATE TABLE … USING iceberg, ALTER TABLE, INSERT INTO,
+UPDATE, DELETE FROM, MERGE INTO, CALL system.expire_snapshots, remove_orphan_files,
+rewrite_data_files, rewrite_manifests, rollback_to_snapshot, set_current_snapshot.
 
 json: 64-bit integers are numbers with all digits; NaN and infinities, which JSON does not
 have, are null; times are ISO 8601. csv: null is empty, an empty text is \"\".";
+
+const MAINTAIN_HELP: &str = "\
+What is kept is the section [maintenance] of insightera.toml. Tags and branches, and what they
+lead to, stay. Nothing that a snapshot needs is touched; files of no snapshot are moved to
+.quarantine in the warehouse and deleted from there days later.";
 
 const SCORE_HELP: &str = "\
 The output keeps the columns of the input and adds prediction, probability (a list, one value
 a class) and rawPrediction (a list); in .csv a column for each class. The types of .csv and
 .ndjson columns are those that fit every row.";
+
+const CERTIFY_HELP: &str = "\
+Outputs: prediction, probability (of the positive class), probability_CLASS, margin, raw_0,
+raw_1, ... Without --expected, every column expected_OUTPUT is compared. Classes must be the
+same, also where the column holds labels; the rest may differ by --tolerance, which is 2.4e-7
+for XGBoost, whose outputs are in single precision, and 1e-12 for the others. The certificate
+of a registered model is stored with its version.";
 
 /// The commands on models.
 #[derive(Debug, Subcommand)]
@@ -185,6 +202,30 @@ pub enum ModelCommand {
     Inspect {
         /// A model file or folder, else a registered model: name, name@alias or name:version
         model: String,
+        /// Form of the answer
+        #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+        format: ReportFormat,
+    },
+    /// Compare a model's scores with those of the library that made it; exit status 1 if they differ
+    #[command(after_help = CERTIFY_HELP)]
+    Certify {
+        /// A model file or folder, else a registered model: name, name@alias or name:version
+        model: String,
+        /// Rows with the library's own answers: a .parquet, .csv or .ndjson file
+        #[arg(long, value_name = "FILE")]
+        golden: PathBuf,
+        /// A column of answers, and the output it is of; without OUTPUT the prediction
+        #[arg(long, value_name = "COLUMN[=OUTPUT]")]
+        expected: Vec<String>,
+        /// A library that made the answers, as in xgboost=3.2.0; may be repeated
+        #[arg(long, value_name = "NAME=VERSION")]
+        library: Vec<String>,
+        /// The largest difference allowed, relative to the answer
+        #[arg(long, value_name = "R")]
+        tolerance: Option<f64>,
+        /// Write the certificate to a file, for `model register --certificate`
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
         /// Form of the answer
         #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
         format: ReportFormat,
@@ -207,6 +248,9 @@ pub enum ModelCommand {
         /// A tag; may be repeated
         #[arg(long, value_name = "KEY=VALUE")]
         tag: Vec<String>,
+        /// What `model certify` wrote for this model; stored with the version
+        #[arg(long, value_name = "FILE")]
+        certificate: Option<PathBuf>,
         /// Take an existing version with the same files rather than add one
         #[arg(long)]
         if_absent: bool,
@@ -292,6 +336,40 @@ pub enum TableCommand {
         /// Form of the rows; json is an array of objects
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
+    },
+    /// Rewrite small files, expire snapshots, move files of no snapshot into a quarantine
+    #[command(after_help = MAINTAIN_HELP)]
+    Maintain {
+        /// The table: namespace.name
+        #[arg(value_name = "TABLE", required_unless_present = "all", conflicts_with = "all")]
+        table: Option<String>,
+        /// Every Iceberg table of the catalog
+        #[arg(long)]
+        all: bool,
+        /// Say what is due, change nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Form of the report; json is an array of objects
+        #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+        format: ReportFormat,
+    },
+    /// Move a table back to an earlier snapshot of its history
+    Rollback {
+        /// The table: namespace.name
+        table: String,
+        /// The snapshot's number, or a tag
+        #[arg(long, value_name = "SNAPSHOT")]
+        to: String,
+    },
+    /// Name a snapshot, so that it is kept and can be read AS OF its name
+    Tag {
+        /// The table: namespace.name
+        table: String,
+        /// The tag
+        name: String,
+        /// The snapshot's number; by default the current one
+        #[arg(long, value_name = "SNAPSHOT")]
+        snapshot: Option<i64>,
     },
 }
 

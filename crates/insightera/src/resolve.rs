@@ -50,6 +50,8 @@ pub enum Command {
     Score(Score),
     /// Say what a model is.
     Inspect { model: String, format: ReportFormat },
+    /// Compare a model with its library.
+    Certify(Certify),
     /// Models.
     Model(ModelCommand),
     /// Tables.
@@ -69,6 +71,25 @@ pub struct Score {
     pub input: PathBuf,
     /// Where they go; else to standard output.
     pub output: Option<PathBuf>,
+}
+
+/// A model against golden rows.
+#[derive(Debug)]
+pub struct Certify {
+    /// A path, or a name with an alias or a version.
+    pub model: String,
+    /// The rows.
+    pub golden: PathBuf,
+    /// Golden columns and the outputs they are of.
+    pub expected: Vec<(String, String)>,
+    /// Versions of the libraries that made them.
+    pub libraries: BTreeMap<String, String>,
+    /// The largest relative difference, else the model's own.
+    pub tolerance: Option<f64>,
+    /// A file for the certificate.
+    pub output: Option<PathBuf>,
+    /// Form of the answer.
+    pub format: ReportFormat,
 }
 
 /// The commands on models.
@@ -103,6 +124,8 @@ pub struct NewVersion {
     pub description: Option<String>,
     /// Tags.
     pub tags: BTreeMap<String, String>,
+    /// A certificate of the model.
+    pub certificate: Option<PathBuf>,
     /// Whether an existing version with the same files will do.
     pub if_absent: bool,
     /// Form of the answer.
@@ -118,6 +141,12 @@ pub enum TableCommand {
     Show { table: TableName, format: ReportFormat },
     /// Its snapshots.
     History { table: TableName, format: Format },
+    /// Rewrites files, expires snapshots and moves orphans away.
+    Maintain { table: Option<TableName>, dry_run: bool, format: ReportFormat },
+    /// Moves the table back to an earlier snapshot.
+    Rollback { table: TableName, to: String },
+    /// Names a snapshot.
+    Tag { table: TableName, name: String, snapshot_id: Option<i64> },
 }
 
 /// Where SQL comes from.
@@ -182,8 +211,7 @@ pub fn resolve(arguments: Arguments, terminal: bool) -> Result<Invocation> {
         cli::Command::Run { which, full, format } => Command::Run { selection: selection(which), full, format },
         cli::Command::Verify { which, format } => Command::Verify { selection: selection(which), format },
         cli::Command::Score { model, input, output } => Command::Score(Score { model, input, output }),
-        cli::Command::Model(cli::ModelCommand::Inspect { model, format }) => Command::Inspect { model, format },
-        cli::Command::Model(model) => Command::Model(model_command(model)?),
+        cli::Command::Model(model) => model_command(model)?,
         cli::Command::Table(table) => Command::Table(table_command(table)?),
         cli::Command::Sql { statement, file, format } => {
             Command::Sql { source: sql_source(statement, file, terminal), format }
@@ -198,10 +226,33 @@ fn selection(which: Which) -> Selection {
     which.pipeline.map_or(Selection::All, Selection::One)
 }
 
-fn model_command(command: cli::ModelCommand) -> Result<ModelCommand> {
-    Ok(match command {
-        cli::ModelCommand::Inspect { .. } => return Err(Error::internal("`inspect` needs no registry")),
-        cli::ModelCommand::Register { name, path, metrics, alias, description, tag, if_absent, format } => {
+fn model_command(command: cli::ModelCommand) -> Result<Command> {
+    Ok(Command::Model(match command {
+        cli::ModelCommand::Inspect { model, format } => return Ok(Command::Inspect { model, format }),
+        cli::ModelCommand::Certify { model, golden, expected, library, tolerance, output, format } => {
+            if let Some(wrong) = tolerance.filter(|t| !(t.is_finite() && *t >= 0.0)) {
+                return Err(Error::invalid(format!("`--tolerance {wrong}` is no difference"))
+                    .hint("write a number from 0, such as 1e-9"));
+            }
+            let pair = |word: &String| match word.split_once('=') {
+                Some((column, output)) => (column.to_owned(), output.to_owned()),
+                None => (word.clone(), "prediction".to_owned()),
+            };
+            let libraries = pairs("--library", &library)?;
+            let expected = expected.iter().map(pair).collect();
+            return Ok(Command::Certify(Certify { model, golden, expected, libraries, tolerance, output, format }));
+        }
+        cli::ModelCommand::Register {
+            name,
+            path,
+            metrics,
+            alias,
+            description,
+            tag,
+            certificate,
+            if_absent,
+            format,
+        } => {
             validate_name("model", &name)?;
             if let Some(alias) = &alias {
                 validate_name("alias", alias)?;
@@ -213,6 +264,7 @@ fn model_command(command: cli::ModelCommand) -> Result<ModelCommand> {
                 alias,
                 description,
                 tags: pairs("--tag", &tag)?,
+                certificate,
                 if_absent,
                 format,
             }))
@@ -226,7 +278,7 @@ fn model_command(command: cli::ModelCommand) -> Result<ModelCommand> {
         cli::ModelCommand::History { name, alias, at, format } => {
             ModelCommand::History { name, alias, at: at.as_deref().map(parse_time).transpose()?, format }
         }
-    })
+    }))
 }
 
 fn table_command(command: cli::TableCommand) -> Result<TableCommand> {
@@ -235,6 +287,14 @@ fn table_command(command: cli::TableCommand) -> Result<TableCommand> {
         cli::TableCommand::Show { table, format } => TableCommand::Show { table: TableName::parse(&table)?, format },
         cli::TableCommand::History { table, format } => {
             TableCommand::History { table: TableName::parse(&table)?, format }
+        }
+        cli::TableCommand::Maintain { table, all: _, dry_run, format } => {
+            let table = table.map(|table| TableName::parse(&table)).transpose()?;
+            TableCommand::Maintain { table, dry_run, format }
+        }
+        cli::TableCommand::Rollback { table, to } => TableCommand::Rollback { table: TableName::parse(&table)?, to },
+        cli::TableCommand::Tag { table, name, snapshot } => {
+            TableCommand::Tag { table: TableName::parse(&table)?, name, snapshot_id: snapshot }
         }
     })
 }

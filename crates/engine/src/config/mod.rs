@@ -28,7 +28,8 @@ mod time_zone;
 
 pub use partition::PartitionTransform;
 pub use pipeline::{
-    Duplicates, Features, ModelRef, OnModelChange, Output, Pipeline, PipelineKind, RESERVED_COLUMNS, Selector, Strategy,
+    Duplicates, Explain, Features, ModelRef, OnModelChange, Output, Pipeline, PipelineKind, RESERVED_COLUMNS, Selector,
+    Strategy,
 };
 pub use project::Project;
 pub use settings::{
@@ -36,6 +37,17 @@ pub use settings::{
     StorageSettings, parse_bytes,
 };
 pub use templates::{render_default_project, render_example_pipeline};
+
+/// Checks the name of a time zone.
+///
+/// # Errors
+/// When it is neither an IANA name nor an offset.
+pub fn check_time_zone(name: &str) -> crate::Result<()> {
+    if time_zone::is_time_zone(name) {
+        return Ok(());
+    }
+    Err(crate::Error::invalid(format!("`{name}` is not a time zone")).hint(time_zone::TIME_ZONE_HINT))
+}
 
 #[cfg(test)]
 mod tests;

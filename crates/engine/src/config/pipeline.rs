@@ -49,6 +49,17 @@ pub struct ModelRef {
     pub name: String,
     /// Which of its versions.
     pub selector: Selector,
+    /// Whether each prediction says why.
+    pub explain: Option<Explain>,
+}
+
+/// The reasons that come with a prediction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Explain {
+    /// How many, at most.
+    pub top: usize,
+    /// The word for what is scored, as in `raises the risk`.
+    pub score: String,
 }
 
 /// Which version of a model.
@@ -150,7 +161,8 @@ const DUPLICATES: &[(&str, Duplicates)] = &[("error", Duplicates::Error), ("late
 /// The keys of a pipeline file.
 const SECTIONS: &[(&str, &[&str])] = &[
     ("", &["kind", "description", "model", "entity", "features", "output"]),
-    ("model", &["name", "alias", "version"]),
+    ("model", &["name", "alias", "version", "explain"]),
+    ("model.explain", &["top", "score"]),
     ("entity", &["key"]),
     (
         "features",
@@ -175,7 +187,11 @@ pub const RESERVED_COLUMNS: &[&str] =
     &["pipeline", "model_name", "run_id", "score_reason", "feature_hash", "definition_hash", "variant", "propensity"];
 
 /// Columns that the engine may fill when the pipeline does not.
-const IMPLICIT_COLUMNS: &[&str] = &["prediction_timestamp", "prediction_date", "model_version", "inference_type"];
+const IMPLICIT_COLUMNS: &[&str] =
+    &["prediction_timestamp", "prediction_date", "model_version", "inference_type", "reasons"];
+
+/// Reasons of a prediction; more than these nobody reads.
+const MAX_REASONS: u64 = 20;
 
 fn keys_of(section: &str) -> &'static [&'static str] {
     SECTIONS.iter().find(|(path, _)| *path == section).map_or(&[], |(_, keys)| keys)
@@ -254,7 +270,15 @@ fn read_model(section: &Section<'_>) -> Result<ModelRef> {
         (Some(alias), None) => Selector::Alias(checked_name(section, "model alias", alias)?),
         (None, None) => Selector::Alias("production".to_owned()),
     };
-    Ok(ModelRef { name, selector })
+    let explain = section.section("explain")?.map(|explain| read_explain(&explain)).transpose()?;
+    Ok(ModelRef { name, selector, explain })
+}
+
+fn read_explain(section: &Section<'_>) -> Result<Explain> {
+    section.allow(keys_of("model.explain"), SECTIONS)?;
+    let top = section.integer("top", 1..=MAX_REASONS)?.map_or(3, |top| top.value as usize);
+    let score = section.text("score")?.map_or("score", |score| score.value).to_owned();
+    Ok(Explain { top, score })
 }
 
 fn read_entity<'d>(section: &Section<'d>) -> Result<Vec<Located<&'d str>>> {

@@ -12,6 +12,7 @@ use super::document::Document;
 use super::section::{Located, Section};
 use super::time_zone::{TIME_ZONE_HINT, is_time_zone};
 use crate::error::{Error, Result};
+use crate::lake::maintain::policy::Policy;
 
 /// The version of the project file that this build reads.
 const FORMAT: u64 = 1;
@@ -38,6 +39,8 @@ pub struct Settings {
     pub run: RunSettings,
     /// How SQL is read.
     pub sql: SqlSettings,
+    /// When tables are maintained, and what of them is kept.
+    pub maintenance: Policy,
     /// Tables that are not in the catalog, by `namespace.table`.
     pub inputs: BTreeMap<String, InputSettings>,
 }
@@ -120,6 +123,7 @@ pub(super) struct FileSettings {
     memory_bytes: Option<u64>,
     commit_attempts: Option<u32>,
     time_zone: Option<String>,
+    maintenance: Policy,
     inputs: BTreeMap<String, PathBuf>,
 }
 
@@ -153,6 +157,7 @@ impl Settings {
                 commit_attempts: file.commit_attempts.unwrap_or(3),
             },
             sql: SqlSettings { time_zone: file.time_zone.unwrap_or_else(|| "UTC".to_owned()) },
+            maintenance: file.maintenance,
             inputs: file
                 .inputs
                 .into_iter()
@@ -164,12 +169,13 @@ impl Settings {
 
 /// The keys of `insightera.toml`.
 const SECTIONS: &[(&str, &[&str])] = &[
-    ("", &["format", "catalog", "storage", "registry", "run", "sql", "inputs"]),
+    ("", &["format", "catalog", "storage", "registry", "run", "sql", "maintenance", "inputs"]),
     ("catalog", &["kind", "path"]),
     ("storage", &["warehouse"]),
     ("registry", &["path"]),
     ("run", &["threads", "memory", "commit_attempts"]),
     ("sql", &["time_zone"]),
+    ("maintenance", &["expire_after_days", "keep_snapshots", "orphan_days", "quarantine_days", "min_input_files"]),
 ];
 
 impl FileSettings {
@@ -196,6 +202,7 @@ impl FileSettings {
                 "registry" => settings.registry_path = local_path(&section, "path")?,
                 "run" => settings.read_run(&section)?,
                 "sql" => settings.time_zone = time_zone(&section)?,
+                "maintenance" => settings.read_maintenance(&section)?,
                 _ => {}
             }
         }
@@ -225,6 +232,20 @@ impl FileSettings {
                 .map_err(|message| section.error(&text.span, format!("`memory` {message}")).hint(BYTES_HINT))?,
         );
         Ok(())
+    }
+
+    fn read_maintenance(&mut self, section: &Section<'_>) -> Result<()> {
+        let number = |key: &str, least: u64, to: &mut u32| -> Result<()> {
+            if let Some(found) = section.integer(key, least..=36_500)? {
+                *to = u32::try_from(found.value).unwrap_or(u32::MAX);
+            }
+            Ok(())
+        };
+        number("expire_after_days", 0, &mut self.maintenance.expire_after_days)?;
+        number("keep_snapshots", 1, &mut self.maintenance.keep_snapshots)?;
+        number("orphan_days", 1, &mut self.maintenance.orphan_days)?;
+        number("quarantine_days", 0, &mut self.maintenance.quarantine_days)?;
+        number("min_input_files", 2, &mut self.maintenance.min_input_files)
     }
 
     fn read_inputs(&mut self, inputs: &Section<'_>) -> Result<()> {

@@ -312,6 +312,19 @@ fn a_missing_or_empty_sql_file_is_told_with_the_line_that_names_it() {
 }
 
 #[test]
+fn reasons_are_three_unless_the_model_section_says_otherwise() {
+    let name = "name = \"student_dropout_risk_model\"";
+    let read = |line: &str| changed(name, &format!("{name}\n{line}"));
+    let explain = |text: &str| read(text).unwrap().model.unwrap().explain;
+    assert_eq!(explain(""), None);
+    assert_eq!(explain("explain = {}"), Some(Explain { top: 3, score: "score".into() }));
+    assert_eq!(explain("explain = { top = 5, score = \"risk\" }"), Some(Explain { top: 5, score: "risk".into() }));
+    refused(read("explain = { top = 0 }"), "top", "");
+    refused(read("explain = { topp = 1 }"), "topp", "top");
+    refused(read("explain = true"), "explain", "");
+}
+
+#[test]
 fn a_model_is_chosen_by_alias_or_by_version() {
     let name = "name = \"student_dropout_risk_model\"";
     let with = |line: &str| changed(name, &format!("{name}\n{line}"));

@@ -159,6 +159,17 @@ impl Catalog {
         Ok(())
     }
 
+    /// Whether a namespace was made, or holds a table.
+    pub fn has_namespace(&self, namespace: &str) -> Result<bool> {
+        let connection = self.connect(false)?;
+        let sql =
+            "SELECT (SELECT count(*) FROM iceberg_namespace_properties WHERE catalog_name = ?1 AND namespace = ?2)
+             + (SELECT count(*) FROM iceberg_tables WHERE catalog_name = ?1 AND table_namespace = ?2)";
+        let count: rusqlite::Result<i64> =
+            connection.query_row(sql, params![CATALOG_NAME, namespace], |row| row.get(0));
+        count.map(|n| n > 0).map_err(|e| self.sql_error("read", e))
+    }
+
     /// Creates a namespace if it is missing. One that was made elsewhere gets
     /// the format property.
     pub fn ensure_namespace(&self, namespace: &str) -> Result<()> {

@@ -7,18 +7,21 @@
 //! → DataFusion scan ([`scan`]).
 //!
 //! Promises: a pointer only ever names durable files; a reader sees a commit
-//! whole or not at all; no code outside [`commit`] moves a pointer; nothing
-//! here deletes a file.
+//! whole or not at all; no code outside [`commit`] moves a pointer; no code
+//! outside [`maintain`] removes a file.
 
 pub mod catalog;
 pub mod changes;
 pub mod commit;
 pub mod deletes;
 pub mod durable;
+pub mod evolve;
 pub mod faults;
 pub mod files;
 pub mod folder;
 pub mod keys;
+pub mod maintain;
+pub mod refs;
 pub mod scan;
 pub mod schema;
 pub mod storage;
@@ -67,6 +70,8 @@ pub struct NewTable {
     pub partition_by: Vec<(String, Transform)>,
     /// Table properties.
     pub properties: HashMap<String, String>,
+    /// The folder of its files; by default one in the warehouse.
+    pub location: Option<PathBuf>,
 }
 
 /// The properties every table here starts with.
@@ -163,10 +168,9 @@ impl Lake {
         let spec = partition_spec(&new.name, &schema, &new.partition_by)?;
         let mut properties = default_properties();
         properties.extend(new.properties.clone());
-        properties.insert("format-version".into(), "2".into());
-        let format = properties.remove("format-version");
-        debug_assert_eq!(format.as_deref(), Some("2"));
-        let folder = self.warehouse.join(&new.name.namespace).join(&new.name.name);
+        check_properties(&new.name, &mut properties)?;
+        let own = || self.warehouse.join(&new.name.namespace).join(&new.name.name);
+        let folder = new.location.clone().unwrap_or_else(own);
         let creation = TableCreation::builder()
             .name(new.name.name.clone())
             .location(format!("file://{}", folder.display()))
@@ -182,6 +186,27 @@ impl Lake {
             .metadata;
         Ok(Table::new(new.name.clone(), metadata.into(), String::new()))
     }
+}
+
+/// Refuses properties that could not be kept.
+fn check_properties(name: &TableName, properties: &mut HashMap<String, String>) -> Result<()> {
+    let wrong = |key: &str, value: &str, wanted: &str| {
+        Error::invalid(format!("table `{name}` cannot have `{key}` = `{value}`")).hint(wanted.to_owned())
+    };
+    if let Some(version) = properties.remove("format-version").filter(|version| version != "2") {
+        return Err(wrong("format-version", &version, "tables are written in format version 2"));
+    }
+    let allowed: [(&str, &[&str]); 3] = [
+        ("write.format.default", &["parquet"]),
+        ("write.metadata.compression-codec", &["gzip", "none"]),
+        ("write.parquet.compression-codec", &["snappy", "zstd", "gzip", "lz4", "lz4_raw", "uncompressed", "none"]),
+    ];
+    for (key, values) in allowed {
+        if let Some(value) = properties.get(key).filter(|v| !values.contains(&v.to_ascii_lowercase().as_str())) {
+            return Err(wrong(key, value, &format!("use {}", values.join(", "))));
+        }
+    }
+    Ok(())
 }
 
 fn partition_spec(name: &TableName, schema: &Schema, fields: &[(String, Transform)]) -> Result<UnboundPartitionSpec> {

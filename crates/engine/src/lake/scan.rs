@@ -11,7 +11,7 @@
 use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt64Array};
 use arrow::compute::cast;
@@ -68,6 +68,40 @@ enum Source {
     Folder(Arc<Folder>),
 }
 
+/// What the scans of a session's plans read, in the order they were planned;
+/// an extension of the session.
+#[derive(Debug, Default)]
+pub struct ScanNotes(Mutex<Vec<ScanNote>>);
+
+/// What one scan reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScanNote {
+    /// The table or folder.
+    pub table: String,
+    /// The snapshot, of a table that has one.
+    pub snapshot_id: Option<i64>,
+    /// Data files that are left after pruning by partition and bounds.
+    pub files: usize,
+    /// Data files of the snapshot.
+    pub all_files: usize,
+    /// Bytes of the files that are left; less is read where columns, row
+    /// groups and pages are left out.
+    pub bytes: u64,
+    /// Bytes of all data files.
+    pub all_bytes: u64,
+}
+
+impl ScanNotes {
+    fn add(&self, note: ScanNote) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(note);
+    }
+
+    /// The notes so far.
+    pub fn all(&self) -> Vec<ScanNote> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
 /// Only rows whose key is in the set.
 #[derive(Debug, Clone)]
 pub struct KeyFilter {
@@ -103,6 +137,33 @@ impl Scan {
         self
     }
 
+    /// The same scan of these files of the snapshot alone, with the delete
+    /// files that apply to them.
+    #[must_use]
+    pub fn only(mut self, chosen: &[LiveFile]) -> Self {
+        if let Source::Table { files, .. } = &mut self.source {
+            let deletes = files.deletes.clone();
+            *files = Arc::new(LiveFiles { data: chosen.to_vec(), deletes });
+        }
+        self
+    }
+
+    /// The data files of a table's snapshot; a folder has none.
+    pub fn live_files(&self) -> &[LiveFile] {
+        match &self.source {
+            Source::Table { files, .. } => &files.data,
+            Source::Folder(_) => &[],
+        }
+    }
+
+    /// For each file, whether its bounds allow rows for which `filter` holds.
+    pub fn may_match(&self, state: &dyn Session, filter: &Expr) -> Result<Vec<bool>> {
+        let wrong = |e: DataFusionError| Error::internal(format!("a filter cannot prune: {e}")).cause(e);
+        let schema = DFSchema::try_from(self.schema.as_ref().clone()).map_err(wrong)?;
+        let predicate = state.create_physical_expr(filter.clone(), &schema).map_err(wrong)?;
+        self.prune(Some(&predicate)).map_err(wrong)
+    }
+
     /// Bytes of the data files.
     pub fn bytes(&self) -> u64 {
         match &self.source {
@@ -124,6 +185,26 @@ impl Scan {
         match &self.source {
             Source::Table { files, .. } => files.data.len(),
             Source::Folder(folder) => folder.files.len(),
+        }
+    }
+
+    fn note(&self, keep: &[bool]) -> ScanNote {
+        let (table, snapshot_id) = match &self.source {
+            Source::Table { table, snapshot_id, .. } => (table.name().to_string(), *snapshot_id),
+            Source::Folder(folder) => (folder.root.display().to_string(), None),
+        };
+        let sizes: Vec<u64> = match &self.source {
+            Source::Table { files, .. } => files.data.iter().map(|f| f.data_file().file_size_in_bytes()).collect(),
+            Source::Folder(folder) => folder.files.iter().map(|f| f.bytes).collect(),
+        };
+        let kept = sizes.iter().zip(keep).filter(|(_, keep)| **keep);
+        ScanNote {
+            table,
+            snapshot_id,
+            files: keep.iter().filter(|keep| **keep).count(),
+            all_files: sizes.len(),
+            bytes: kept.map(|(bytes, _)| bytes).sum(),
+            all_bytes: sizes.iter().sum(),
         }
     }
 
@@ -301,6 +382,9 @@ impl TableProvider for Scan {
         let df_schema = DFSchema::try_from(self.schema.as_ref().clone())?;
         let pushed = conjunction(filters.to_vec()).map(|f| state.create_physical_expr(f, &df_schema)).transpose()?;
         let keep = self.prune(pushed.as_ref())?;
+        if let Some(notes) = state.config().get_extension::<ScanNotes>() {
+            notes.add(self.note(&keep));
+        }
         // The key columns are needed to filter files that the Parquet reader
         // cannot; read them at the end and drop them again.
         let mut read = projected.clone();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef as ArrowSchemaRef, TimeUnit};
-use iceberg::spec::{ListType, MapType, NestedField, NestedFieldRef, PrimitiveType, Schema, Type};
+use iceberg::spec::{ListType, MapType, NestedField, NestedFieldRef, PrimitiveType, Schema, StructType, Type};
 
 use crate::error::{Error, Result};
 
@@ -20,17 +20,19 @@ pub struct Column {
     pub data_type: DataType,
     /// Whether it may be null.
     pub nullable: bool,
+    /// Its comment.
+    pub doc: Option<String>,
 }
 
 impl Column {
     /// A column that may be null.
     pub fn nullable(name: &str, data_type: DataType) -> Self {
-        Self { name: name.to_owned(), data_type, nullable: true }
+        Self { name: name.to_owned(), data_type, nullable: true, doc: None }
     }
 
     /// A column that may not be null.
     pub fn required(name: &str, data_type: DataType) -> Self {
-        Self { name: name.to_owned(), data_type, nullable: false }
+        Self { name: name.to_owned(), data_type, nullable: false, doc: None }
     }
 }
 
@@ -76,6 +78,16 @@ pub fn iceberg_type(column: &str, data_type: &DataType, next_id: &mut i32) -> Re
                 NestedField::map_value_element(value_id, value, !fields[1].is_nullable()).into(),
             )))
         }
+        DataType::Struct(members) => {
+            let mut fields: Vec<NestedFieldRef> = Vec::with_capacity(members.len());
+            let first = *next_id + 1;
+            *next_id += members.len() as i32;
+            for (id, member) in (first..).zip(members) {
+                let of = iceberg_type(&format!("{column}.{}", member.name()), member.data_type(), next_id)?;
+                fields.push(NestedField::new(id, member.name(), of, !member.is_nullable()).into());
+            }
+            Ok(Type::Struct(StructType::new(fields)))
+        }
         other => Err(Error::invalid(format!("column `{column}` has type {other}, which a table here cannot store"))
             .hint("cast it in SQL, for example to BIGINT, DOUBLE, VARCHAR or TIMESTAMP")),
     }
@@ -87,12 +99,24 @@ fn take(next: &mut i32) -> i32 {
 }
 
 /// A schema for a new table: ids from 1, in order.
+///
+/// # Errors
+/// When two columns have one name.
 pub fn new_schema(columns: &[Column]) -> Result<Schema> {
+    for (index, column) in columns.iter().enumerate() {
+        if let Some(other) = columns[..index].iter().find(|c| c.name.eq_ignore_ascii_case(&column.name)) {
+            let first = if other.name == column.name { String::new() } else { format!(" (as `{}`)", other.name) };
+            return Err(Error::invalid(format!("column `{}` is defined twice{first}", column.name))
+                .hint("names of columns differ in more than case; remove or rename one"));
+        }
+    }
     let mut next = columns.len() as i32;
     let mut fields: Vec<NestedFieldRef> = Vec::with_capacity(columns.len());
     for (index, column) in columns.iter().enumerate() {
         let field_type = iceberg_type(&column.name, &column.data_type, &mut next)?;
-        fields.push(NestedField::new(index as i32 + 1, &column.name, field_type, !column.nullable).into());
+        let mut field = NestedField::new(index as i32 + 1, &column.name, field_type, !column.nullable);
+        field.doc.clone_from(&column.doc);
+        fields.push(field.into());
     }
     Schema::builder()
         .with_fields(fields)
@@ -195,6 +219,13 @@ fn same_shape(a: &Type, b: &Type) -> bool {
     match (a, b) {
         (Type::Primitive(a), Type::Primitive(b)) => a == b,
         (Type::List(a), Type::List(b)) => same_shape(&a.element_field.field_type, &b.element_field.field_type),
+        (Type::Struct(a), Type::Struct(b)) => {
+            a.fields().len() == b.fields().len()
+                && a.fields()
+                    .iter()
+                    .zip(b.fields())
+                    .all(|(a, b)| a.name == b.name && same_shape(&a.field_type, &b.field_type))
+        }
         (Type::Map(a), Type::Map(b)) => {
             same_shape(&a.key_field.field_type, &b.key_field.field_type)
                 && same_shape(&a.value_field.field_type, &b.value_field.field_type)

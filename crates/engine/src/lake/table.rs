@@ -1,11 +1,11 @@
 //! Tables of the lake: names, loaded metadata, ancestry.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
 
-use iceberg::spec::{FormatVersion, SchemaRef, SnapshotRef, TableMetadata, TableMetadataRef};
+use iceberg::spec::{FormatVersion, SchemaRef, SnapshotRef, SnapshotReference, TableMetadata, TableMetadataRef};
 
 use super::storage;
 use crate::error::{Error, Result};
@@ -93,6 +93,17 @@ impl Table {
     /// The id of the current snapshot of the main branch.
     pub fn current_snapshot_id(&self) -> Option<i64> {
         self.metadata.current_snapshot_id()
+    }
+
+    /// Tags and branches, `main` among them once there is a snapshot.
+    pub fn refs(&self) -> Result<BTreeMap<String, SnapshotReference>> {
+        // The crate keeps them to itself, its JSON form does not.
+        let wrong = |e| Error::internal(format!("the metadata of table `{}` has no JSON form: {e}", self.name));
+        let mut json = serde_json::to_value(self.metadata.as_ref()).map_err(wrong)?;
+        match json.get_mut("refs").map(serde_json::Value::take) {
+            None | Some(serde_json::Value::Null) => Ok(BTreeMap::new()),
+            Some(refs) => serde_json::from_value(refs).map_err(wrong),
+        }
     }
 
     /// Refuses what this build must not write.

@@ -76,6 +76,11 @@ impl TableWriter {
         Ok(Self { table: table.clone(), schema, options, target_bytes, open, finished, paths })
     }
 
+    /// Closes files at about this size instead of the table's own.
+    pub fn target(&mut self, bytes: u64) {
+        self.target_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    }
+
     /// Appends rows. Columns are matched by name and cast to the table's
     /// types without loss; a column that the batch lacks is null.
     ///

@@ -212,6 +212,15 @@ impl Registry for EmbeddedRegistry {
         Ok(artifact)
     }
 
+    fn tag_version(&self, name: &str, version: u64, key: &str, value: &str) -> Result<()> {
+        check_key("tag", key)?;
+        self.database.write(|transaction| {
+            queries::require_model(transaction, name)?;
+            queries::require_version(transaction, name, version)?;
+            queries::tag_version(transaction, name, version, key, value)
+        })
+    }
+
     fn promote(&self, name: &str, version: u64, alias: &str) -> Result<AliasMove> {
         check_alias(alias)?;
         self.database.write(|transaction| {
@@ -269,12 +278,15 @@ fn check(new: &Registration) -> Result<()> {
         ("experiment", new.experiment.iter().collect()),
     ];
     for (what, names) in keys {
-        for name in names {
-            if name.trim().is_empty() || name.len() > 250 || name.contains(char::is_control) {
-                let message = format!("`{}` is not a name for {what} of a model", name.escape_debug());
-                return Err(Error::invalid(message).hint("use 1 to 250 printable characters"));
-            }
-        }
+        names.into_iter().try_for_each(|name| check_key(what, name))?;
+    }
+    Ok(())
+}
+
+fn check_key(what: &str, name: &str) -> Result<()> {
+    if name.trim().is_empty() || name.len() > 250 || name.contains(char::is_control) {
+        let message = format!("`{}` is not a name for {what} of a model", name.escape_debug());
+        return Err(Error::invalid(message).hint("use 1 to 250 printable characters"));
     }
     Ok(())
 }

@@ -79,6 +79,13 @@ pub trait Registry: Send + Sync + fmt::Debug {
     /// `Data` with the name of the file that is missing or differs.
     fn load_artifact(&self, model: &ResolvedModel) -> Result<Artifact>;
 
+    /// Sets a tag of a version, whatever it was before.
+    ///
+    /// # Errors
+    /// `NotFound` when the model or the version does not exist, `Invalid` for a
+    /// bad key.
+    fn tag_version(&self, name: &str, version: u64, key: &str, value: &str) -> Result<()>;
+
     /// Points `alias` to `version`; nothing changes if it does already.
     ///
     /// # Errors

@@ -344,6 +344,22 @@ pub(super) fn versions(connection: &Connection, name: &str) -> Result<Vec<Versio
     Ok(versions)
 }
 
+/// Sets a tag of a version that exists.
+pub(super) fn tag_version(
+    connection: &Connection,
+    name: &str,
+    version: u64,
+    key: &str,
+    value: &str,
+) -> Result<(), Failure> {
+    connection.execute(
+        "INSERT INTO model_version_tags (name, version, key, value) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (name, version, key) DO UPDATE SET value = excluded.value",
+        (name, signed(version)?, key, value),
+    )?;
+    Ok(())
+}
+
 fn version_tags(connection: &Connection, name: &str, version: u64) -> Result<BTreeMap<String, String>, Failure> {
     let mut statement =
         connection.prepare_cached("SELECT key, value FROM model_version_tags WHERE name = ?1 AND version = ?2")?;

@@ -231,6 +231,21 @@ fn names_that_cannot_be_used_are_refused_before_anything_is_written() {
 }
 
 #[test]
+fn a_tag_of_a_version_can_be_set_and_set_again() {
+    for fixture in implementations() {
+        fixture.register("fraud", "one");
+        fixture.register("fraud", "two");
+        fixture.registry.tag_version("fraud", 2, "owner", "a").unwrap();
+        fixture.registry.tag_version("fraud", 2, "owner", "b").unwrap();
+        let versions = fixture.registry.model("fraud").unwrap().versions;
+        assert!(versions[0].tags.is_empty());
+        assert_eq!(versions[1].tags["owner"], "b");
+        refused(fixture.registry.tag_version("fraud", 3, "owner", "a"), ErrorKind::NotFound, "no version 3", "1, 2");
+        refused(fixture.registry.tag_version("fraud", 1, " ", "a"), ErrorKind::Invalid, "not a name", "printable");
+    }
+}
+
+#[test]
 fn promoting_to_where_the_alias_is_changes_nothing() {
     for fixture in implementations() {
         fixture.register("fraud", "one");

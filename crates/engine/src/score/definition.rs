@@ -43,11 +43,14 @@ impl Definition {
             .as_ref()
             .map(|model| workspace.registry().resolve(&model.name, &model.selector))
             .transpose()?;
-        let text = serde_json::json!({
+        let mut text = serde_json::json!({
             "model_sha256": model.as_ref().map(|m| &m.sha256),
             "sql": pipeline.features.sql,
             "columns": pipeline.output.columns,
         });
+        if let Some(explain) = pipeline.model.as_ref().and_then(|model| model.explain.as_ref()) {
+            text["explain"] = serde_json::json!(explain);
+        }
         let hash = xxh3_64(text.to_string().as_bytes());
         Ok(Self { pipeline, model, hash })
     }
@@ -140,6 +143,13 @@ impl Prepared {
                     Error::new(e.kind(), format!("{file}: model `{}` version {}: {e}", resolved.name, resolved.version))
                         .hint(e.hint().unwrap_or("cast the column in the feature SQL"))
                 })?;
+                if pipeline.model.as_ref().is_some_and(|model| model.explain.is_some()) {
+                    model.contributions(&RecordBatch::new_empty(feature_schema.clone())).map_err(|e| {
+                        let of = format!("model `{}` version {}", resolved.name, resolved.version);
+                        Error::new(e.kind(), format!("{file}: [model] explain: {of}: {e}"))
+                            .hint(e.hint().unwrap_or("leave out [model] explain"))
+                    })?;
+                }
                 Some(model)
             }
         };

@@ -1,46 +1,40 @@
-//! The two plan nodes of a run: [`ScoreExec`] and [`WriteExec`].
+//! The plan node of a run that scores, and what the nodes share.
 //!
-//! Score: feature rows in, prediction rows out, only of entities whose hash
-//! says so; the end of a shard, a batch without rows, passes. Write: prediction
-//! rows in, sorted by entity key into data files, shard by shard where there
-//! are any; out comes one row per file, its description as JSON. The nodes hold plain
-//! data; the model, the index and the output expressions come from the
-//! session's [`Resources`].
+//! [`ScoreExec`]: feature rows in, prediction rows out, only of entities whose
+//! hash says so; the end of a shard, a batch without rows, passes. The nodes
+//! hold plain data; the model, the index and the output expressions come from
+//! the session's [`Resources`]. The rows are made in `rows.rs`, the files in
+//! `write.rs`.
 
 use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use arrow::array::{
-    Array, ArrayRef, Date32Array, Float64Array, Int64Array, MapArray, RecordBatch, Scalar, StringArray, StructArray,
-    TimestampMicrosecondArray, UInt32Array, new_null_array,
-};
-use arrow::buffer::OffsetBuffer;
-use arrow::compute::kernels::cmp::not_distinct;
-use arrow::compute::{cast, interleave, take, take_record_batch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow::row::{RowConverter, SortField};
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::SchemaRef;
 use datafusion::common::{DataFusionError, Result as DfResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{Distribution, EquivalenceProperties};
+use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
 };
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use insightera_core::Clock;
-use insightera_infer::{Model, Predictions};
+use insightera_infer::Model;
 use serde::{Deserialize, Serialize};
 
+use super::entries::{Collected, Entries, State};
 use super::hash::FeatureHasher;
-use super::index::{Entries, State, StateIndex};
+use super::index::StateIndex;
 use super::output::OutputPlan;
+use super::rows::{explained, output_batch};
 use crate::error::{Error, Result};
 use crate::key::Keys;
 use crate::lake::Table;
-use crate::lake::writer::{TableWriter, WriteOptions};
 
 /// At most this many keys are named.
 const NAMED: usize = 20;
@@ -138,6 +132,8 @@ pub struct Counters {
     pub decide_ns: AtomicU64,
     /// Nanoseconds in the model.
     pub score_ns: AtomicU64,
+    /// Nanoseconds finding reasons.
+    pub explain_ns: AtomicU64,
     /// Nanoseconds in output expressions.
     pub output_ns: AtomicU64,
     /// Nanoseconds sorting and encoding files.
@@ -156,7 +152,7 @@ pub struct Resources {
     /// Which index slots were seen, one bit each.
     pub seen: Vec<AtomicU64>,
     /// What was scored, for the index.
-    pub collected: Mutex<Vec<Entries>>,
+    pub collected: Collected,
     /// The hashes of rows that were seen and not scored.
     pub counters: Counters,
     /// The first key that came twice.
@@ -191,7 +187,8 @@ impl Resources {
         first.get_or_insert(key);
     }
 
-    fn timed<T>(&self, counter: &AtomicU64, act: impl FnOnce() -> T) -> T {
+    /// Adds the time that `act` takes to a counter.
+    pub fn timed<T>(&self, counter: &AtomicU64, act: impl FnOnce() -> T) -> T {
         let start = self.clock.monotonic_seconds();
         let result = act();
         counter.fetch_add(((self.clock.monotonic_seconds() - start) * 1e9) as u64, Ordering::Relaxed);
@@ -199,18 +196,21 @@ impl Resources {
     }
 }
 
-fn resources(context: &TaskContext) -> DfResult<Arc<Resources>> {
+/// What a session's nodes share.
+pub fn resources(context: &TaskContext) -> DfResult<Arc<Resources>> {
     context
         .session_config()
         .get_extension::<Resources>()
         .ok_or_else(|| DataFusionError::Internal("the session has no scoring resources".into()))
 }
 
-fn external(error: Error) -> DataFusionError {
+/// Our error inside the query engine's.
+pub fn external(error: Error) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 
-fn properties(schema: &SchemaRef, partitions: usize) -> Arc<PlanProperties> {
+/// The properties of a node that reads its input once.
+pub fn properties(schema: &SchemaRef, partitions: usize) -> Arc<PlanProperties> {
     Arc::new(PlanProperties::new(
         EquivalenceProperties::new(schema.clone()),
         Partitioning::UnknownPartitioning(partitions),
@@ -301,21 +301,25 @@ fn score_batch(
     } else {
         take_record_batch(batch, &UInt32Array::from(rows)).map_err(failed)?
     };
-    let predictions = match &resources.model {
-        None => None,
-        Some(model) => Some(resources.timed(&counters.score_ns, || model.score(&chosen)).map_err(|e| {
-            let error = Error::new(
-                e.kind(),
-                format!("model `{}` version {}: {e}", spec.model_name.as_deref().unwrap_or("?"), spec.model_version),
-            );
-            match e.hint() {
-                Some(hint) => error.hint(hint),
-                None => error,
-            }
-        })?),
+    let named = |e: insightera_infer::Error| {
+        let version = format!("model `{}` version {}", spec.model_name.as_deref().unwrap_or("?"), spec.model_version);
+        let error = Error::new(e.kind(), format!("{version}: {e}"));
+        match e.hint() {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
     };
+    let (mut predictions, mut reasoned) = (None, None);
+    if let Some(model) = &resources.model {
+        let scored = resources.timed(&counters.score_ns, || model.score(&chosen)).map_err(named)?;
+        if let Some(explain) = &resources.output.explain {
+            let reasons = || explained(model.as_ref(), &chosen, &scored, explain);
+            reasoned = Some(resources.timed(&counters.explain_ns, reasons).map_err(named)?);
+        }
+        predictions = Some(scored);
+    }
     let rows = resources.timed(&counters.output_ns, || {
-        output_batch(spec, resources, schema, &chosen, predictions, &reasons, &features)
+        output_batch(spec, resources, schema, &chosen, predictions, reasoned, &reasons, &features)
     })?;
     Ok(Some(rows))
 }
@@ -358,359 +362,7 @@ fn decide_batch(spec: &ScoreSpec, resources: &Resources, batch: &RecordBatch) ->
     counters.rows.fetch_add(batch.num_rows() as u64 - null_keys, Ordering::Relaxed);
     counters.null_keys.fetch_add(null_keys, Ordering::Relaxed);
     if !entries.is_empty() {
-        resources.collected.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(entries);
+        resources.collected.add(&entries);
     }
     Ok((rows, reasons, features))
-}
-
-/// The model's columns beside the features, then every output expression.
-fn output_batch(
-    spec: &ScoreSpec,
-    resources: &Resources,
-    schema: &SchemaRef,
-    features: &RecordBatch,
-    predictions: Option<Predictions>,
-    reasons: &[Reason],
-    feature_hashes: &[i64],
-) -> Result<RecordBatch> {
-    let rows = features.num_rows();
-    let plan = &resources.output;
-    let mut columns: Vec<ArrayRef> = features.columns().to_vec();
-    columns.extend(prediction_columns(spec, plan, features.num_columns(), predictions, rows)?);
-    let failed = |e: arrow::error::ArrowError| Error::internal(format!("the scoring batch does not fit: {e}")).cause(e);
-    let wide = RecordBatch::try_new(plan.input_schema.clone(), columns).map_err(failed)?;
-    let mut out: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
-    for (column, field) in plan.columns.iter().zip(schema.fields()) {
-        let value = column.physical.evaluate(&wide).and_then(|v| v.into_array(rows)).map_err(|e| {
-            Error::data(format!("[output.columns] {} = {}: {}", column.column.name, column.sql, e.strip_backtrace()))
-                .hint("guard the expression against the values that it cannot take, for example with CASE or NULLIF")
-        })?;
-        out.push(cast(&value, field.data_type()).map_err(failed)?);
-    }
-    out.push(text(Some(&spec.pipeline), rows));
-    out.push(text(spec.model_name.as_deref(), rows));
-    out.push(text(Some(&spec.run_id), rows));
-    out.push(Arc::new(StringArray::from_iter_values(reasons.iter().map(|r| r.as_str()))));
-    out.push(Arc::new(Int64Array::from(feature_hashes.to_vec())));
-    out.push(Arc::new(Int64Array::from_value(spec.definition_hash as i64, rows)));
-    out.push(new_null_array(&DataType::Utf8, rows));
-    out.push(new_null_array(&DataType::Float64, rows));
-    RecordBatch::try_new(schema.clone(), out).map_err(failed)
-}
-
-fn text(value: Option<&str>, rows: usize) -> ArrayRef {
-    match value {
-        Some(value) => Arc::new(StringArray::from_iter_values(std::iter::repeat_n(value, rows))),
-        None => new_null_array(&DataType::Utf8, rows),
-    }
-}
-
-fn prediction_columns(
-    spec: &ScoreSpec,
-    plan: &OutputPlan,
-    from: usize,
-    predictions: Option<Predictions>,
-    rows: usize,
-) -> Result<Vec<ArrayRef>> {
-    let null = |index: usize| new_null_array(plan.input_schema.field(from + index).data_type(), rows);
-    let number = |array: Option<Float64Array>, index: usize| match array {
-        Some(array) => Arc::new(array) as ArrayRef,
-        None => null(index),
-    };
-    let (prediction, probability, probabilities, margin) = match predictions {
-        None => (null(0), null(1), null(2), null(3)),
-        Some(p) => {
-            let map = match p.probabilities.as_ref().filter(|_| plan.uses_probabilities) {
-                None => null(2),
-                Some(classes) => {
-                    let labels = classes.labels.len();
-                    let keys: Vec<&str> = (0..rows).flat_map(|_| classes.labels.iter().map(String::as_str)).collect();
-                    let keys = StringArray::from(keys);
-                    let values = Float64Array::from(classes.values.clone());
-                    let DataType::Map(entries, _) = plan.input_schema.field(from + 2).data_type().clone() else {
-                        return Err(Error::internal("`probabilities` is not a map"));
-                    };
-                    let DataType::Struct(fields) = entries.data_type().clone() else {
-                        return Err(Error::internal("a map without entries"));
-                    };
-                    let inner = StructArray::new(fields, vec![Arc::new(keys), Arc::new(values)], None);
-                    let offsets = OffsetBuffer::from_lengths(std::iter::repeat_n(labels, rows));
-                    Arc::new(MapArray::new(entries, offsets, inner, None, false)) as ArrayRef
-                }
-            };
-            (Arc::new(p.prediction) as ArrayRef, number(p.probability, 1), map, number(p.margin, 3))
-        }
-    };
-    let timestamps = TimestampMicrosecondArray::from_value(spec.timestamp, rows).with_timezone("UTC");
-    let day = i32::try_from(spec.timestamp.div_euclid(86_400_000_000)).unwrap_or(i32::MAX);
-    Ok(vec![
-        prediction,
-        probability,
-        probabilities,
-        margin,
-        text(Some(&spec.model_version), rows),
-        Arc::new(timestamps),
-        Arc::new(Date32Array::from_value(day, rows)),
-        text(Some("batch"), rows),
-    ])
-}
-
-/// Rows that say an entity left the feature set: key, time and record columns,
-/// everything else null.
-pub fn removed_rows(spec: &ScoreSpec, plan: &OutputPlan, schema: &SchemaRef, keys: &[&[u8]]) -> Result<RecordBatch> {
-    let rows = keys.len();
-    let types = spec
-        .key
-        .iter()
-        .map(|k| schema.field_with_name(k).map(|f| f.data_type().clone()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| Error::internal(e.to_string()))?;
-    let decoded = crate::key::decode(keys, &types)?;
-    let features = plan.input_schema.fields().len() - super::output::prediction_fields().len();
-    let facts = prediction_columns(spec, plan, features, None, rows)?;
-    let fact = |name: &str| {
-        plan.input_schema.index_of(name).ok().and_then(|i| i.checked_sub(features)).and_then(|i| facts.get(i)).cloned()
-    };
-    let columns = schema
-        .fields()
-        .iter()
-        .enumerate()
-        .map(|(index, field)| {
-            if let Some(at) = spec.key.iter().position(|k| k == field.name()) {
-                return Ok(decoded[at].clone());
-            }
-            if let Some(own) = plan.columns.get(index) {
-                // Only what the engine itself knows has a value.
-                return Ok(fact(own.sql.trim().trim_matches('"'))
-                    .filter(|a| a.data_type() == field.data_type())
-                    .unwrap_or_else(|| new_null_array(field.data_type(), rows)));
-            }
-            Ok(match field.name().as_str() {
-                "pipeline" => text(Some(&spec.pipeline), rows),
-                "model_name" => text(spec.model_name.as_deref(), rows),
-                "run_id" => text(Some(&spec.run_id), rows),
-                "score_reason" => text(Some(Reason::Removed.as_str()), rows),
-                "definition_hash" => Arc::new(Int64Array::from_value(spec.definition_hash as i64, rows)),
-                _ => new_null_array(field.data_type(), rows),
-            })
-        })
-        .collect::<Result<Vec<ArrayRef>>>()?;
-    RecordBatch::try_new(schema.clone(), columns).map_err(|e| Error::internal(e.to_string()).cause(e))
-}
-
-/// Sorts rows by entity key and writes them into data files.
-#[derive(Debug)]
-pub struct WriteExec {
-    input: Arc<dyn ExecutionPlan>,
-    key: Vec<String>,
-    /// How many shards each partition of the input has, in the order of their
-    /// keys, each ended by a batch without rows; `None` when there are none.
-    shards: Option<usize>,
-    schema: SchemaRef,
-    properties: Arc<PlanProperties>,
-}
-
-impl WriteExec {
-    /// Writes the rows of `input`, which may come in shards.
-    pub fn new(input: Arc<dyn ExecutionPlan>, key: Vec<String>, shards: Option<usize>) -> Self {
-        let schema = Arc::new(Schema::new(vec![Field::new("data_file", DataType::Utf8, false)]));
-        let properties = properties(&schema, input.output_partitioning().partition_count());
-        Self { input, key, shards, schema, properties }
-    }
-}
-
-impl DisplayAs for WriteExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WriteExec: sort=[{}]", self.key.join(", "))
-    }
-}
-
-impl ExecutionPlan for WriteExec {
-    fn name(&self) -> &'static str {
-        "WriteExec"
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn required_input_distribution(&self) -> Vec<Distribution> {
-        vec![Distribution::UnspecifiedDistribution]
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(children.swap_remove(0), self.key.clone(), self.shards)))
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        let resources = resources(&context)?;
-        let mut input = self.input.execute(partition, context)?;
-        let (key, schema, shards) = (self.key.clone(), self.schema.clone(), self.shards);
-        let work = async move {
-            let mut files = SortedFiles { resources: &resources, key: &key, shards: shards.unwrap_or(1), writer: None };
-            let mut batches = Vec::new();
-            while let Some(batch) = input.next().await {
-                let batch = batch?;
-                if batch.num_rows() > 0 {
-                    batches.push(batch);
-                } else if shards.is_some() {
-                    files.write(std::mem::take(&mut batches)).map_err(external)?;
-                }
-            }
-            files.write(batches).map_err(external)?;
-            let json = StringArray::from(files.finish().map_err(external)?);
-            Ok(RecordBatch::try_new(schema, vec![Arc::new(json)])?)
-        };
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), futures::stream::once(work))))
-    }
-}
-
-/// The files of one partition.
-struct SortedFiles<'a> {
-    resources: &'a Resources,
-    key: &'a [String],
-    shards: usize,
-    writer: Option<TableWriter>,
-}
-
-impl SortedFiles<'_> {
-    /// Writes rows whose keys are all larger than those before.
-    fn write(&mut self, batches: Vec<RecordBatch>) -> Result<()> {
-        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-        if rows == 0 {
-            return Ok(());
-        }
-        let resources = self.resources;
-        resources.timed(&resources.counters.write_ns, || {
-            let Some(table) = &resources.table else { return Err(Error::internal("a write without a table")) };
-            let mut writer = match self.writer.take() {
-                Some(writer) => writer,
-                None => sorted_writer(table, self.key, rows * self.shards)?,
-            };
-            write_sorted(&mut writer, batches, self.key)?;
-            self.writer = Some(writer);
-            Ok(())
-        })
-    }
-
-    /// The descriptions of the finished files.
-    fn finish(self) -> Result<Vec<String>> {
-        let (resources, Some(writer)) = (self.resources, self.writer) else { return Ok(Vec::new()) };
-        let Some(table) = &resources.table else { return Err(Error::internal("a write without a table")) };
-        let metadata = table.metadata();
-        resources.timed(&resources.counters.write_ns, || {
-            let describe = |file| {
-                let (partition, version) = (metadata.default_partition_type(), metadata.format_version());
-                iceberg::spec::serialize_data_file_to_json(file, partition, version)
-                    .map_err(|e| Error::internal(format!("a data file description: {e}")).cause(e))
-            };
-            writer.finish()?.into_iter().map(describe).collect()
-        })
-    }
-}
-
-/// Writes batches, sorted by `key`, into data files of `table`.
-pub fn write_rows(table: &Table, batches: Vec<RecordBatch>, key: &[String]) -> Result<Vec<iceberg::spec::DataFile>> {
-    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-    if rows == 0 {
-        return Ok(Vec::new());
-    }
-    let mut writer = sorted_writer(table, key, rows)?;
-    write_sorted(&mut writer, batches, key)?;
-    writer.finish()
-}
-
-fn sorted_writer(table: &Table, key: &[String], expected_rows: usize) -> Result<TableWriter> {
-    TableWriter::new(table, WriteOptions { bloom: key.to_vec(), sorted_by: key.to_vec(), expected_rows })
-}
-
-/// Sorts the rows of these batches and writes them.
-fn write_sorted(writer: &mut TableWriter, batches: Vec<RecordBatch>, key: &[String]) -> Result<()> {
-    const CHUNK: usize = 16 * 1024;
-    let failed = |e: arrow::error::ArrowError| Error::internal(format!("rows cannot be sorted: {e}")).cause(e);
-    let Some(schema) = batches.first().map(RecordBatch::schema) else { return Ok(()) };
-    let order = sorted_order(&batches, key)?;
-    // A column of one value, such as the run id, is the same in any order.
-    let zeros = UInt32Array::from(vec![0; CHUNK.min(order.len())]);
-    let columns = (0..schema.fields().len())
-        .map(|at| {
-            let parts: Vec<&dyn Array> = batches.iter().map(|b| b.column(at).as_ref()).collect();
-            Ok(if one_value(&parts) { Err(take(parts[0], &zeros, None)?) } else { Ok(parts) })
-        })
-        .collect::<Result<Vec<Result<Vec<&dyn Array>, ArrayRef>>, _>>()
-        .map_err(failed)?;
-    for chunk in order.chunks(CHUNK) {
-        let sorted = columns
-            .iter()
-            .map(|column| match column {
-                Ok(parts) => interleave(parts, chunk),
-                Err(repeated) => Ok(repeated.slice(0, chunk.len())),
-            })
-            .collect::<Result<Vec<ArrayRef>, _>>()
-            .and_then(|columns| RecordBatch::try_new(schema.clone(), columns))
-            .map_err(failed)?;
-        writer.write(&sorted)?;
-    }
-    Ok(())
-}
-
-/// Whether all rows have the same value.
-fn one_value(parts: &[&dyn Array]) -> bool {
-    let Some(first) = parts.iter().find(|part| !part.is_empty()) else { return true };
-    let value = Scalar::new(first.slice(0, 1));
-    parts.iter().all(|part| {
-        // Most columns are told apart by their first rows.
-        let all = |part: &dyn Array| not_distinct(&part, &value).is_ok_and(|same| same.true_count() == part.len());
-        all(&*part.slice(0, part.len().min(16))) && all(*part)
-    })
-}
-
-/// (batch, row) in the order of the key columns.
-fn sorted_order(batches: &[RecordBatch], key: &[String]) -> Result<Vec<(usize, usize)>> {
-    let failed = |e: arrow::error::ArrowError| Error::internal(format!("keys cannot be sorted: {e}")).cause(e);
-    let columns = |batch: &RecordBatch| -> Result<Vec<ArrayRef>> {
-        key.iter()
-            .map(|k| batch.column_by_name(k).cloned().ok_or_else(|| Error::internal(format!("no key column `{k}`"))))
-            .collect()
-    };
-    let fields = columns(&batches[0])?.iter().map(|c| SortField::new(c.data_type().clone())).collect();
-    let converter = RowConverter::new(fields).map_err(failed)?;
-    let mut encoded = converter.empty_rows(0, 0);
-    let mut starts = Vec::with_capacity(batches.len());
-    for batch in batches {
-        starts.push(encoded.num_rows());
-        converter.append(&mut encoded, &columns(batch)?).map_err(failed)?;
-    }
-    let mut order: Vec<(u64, u32)> = (0..encoded.num_rows())
-        .map(|row| {
-            let mut prefix = [0u8; 8];
-            let data = encoded.row(row);
-            let bytes = data.as_ref();
-            let length = bytes.len().min(9);
-            // The first byte of an encoded value only says that it is there.
-            prefix[..length.saturating_sub(1)].copy_from_slice(&bytes[1.min(length)..length]);
-            (u64::from_be_bytes(prefix), row as u32)
-        })
-        .collect();
-    order.sort_unstable_by(|a, b| {
-        a.0.cmp(&b.0).then_with(|| encoded.row(a.1 as usize).cmp(&encoded.row(b.1 as usize))).then(a.1.cmp(&b.1))
-    });
-    Ok(order
-        .into_iter()
-        .map(|(_, row)| {
-            let batch = starts.partition_point(|start| *start <= row as usize) - 1;
-            (batch, row as usize - starts[batch])
-        })
-        .collect())
 }

@@ -13,155 +13,24 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::entries::{Collected, Entries, Part, State};
 use crate::error::{Error, Result};
-use crate::key::{KeyHash, KeySet};
+use crate::key::KeyHash;
 use crate::lake::durable;
 
 const MAGIC: &[u8; 8] = b"INSIDX01";
 /// Segments are merged when there are more than these, or when the small ones
 /// hold more than an eighth of the base.
 const MAX_SEGMENTS: usize = 12;
-/// From this many entries on, several threads sort and write.
+/// From this many entries on, several threads write.
 const PARALLEL: usize = 50_000;
-/// They are two to the power of this.
-const PART_BITS: u32 = 1;
-
-/// What the last prediction of an entity says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct State {
-    /// Its feature hash.
-    pub feature_hash: u64,
-    /// Its definition hash.
-    pub definition_hash: u64,
-    /// False when the last row says `removed`.
-    pub live: bool,
-}
-
-/// A state with its key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// The hash of the encoded key.
-    pub hash: KeyHash,
-    /// The encoded key.
-    pub key: Vec<u8>,
-    /// The state.
-    pub state: State,
-}
-
-/// Many entries, column by column.
-#[derive(Debug, Default)]
-pub struct Entries {
-    hashes: Vec<KeyHash>,
-    features: Vec<u64>,
-    definitions: Vec<u64>,
-    live: Vec<bool>,
-    ends: Vec<usize>,
-    keys: Vec<u8>,
-}
-
-impl Entries {
-    /// Number of entries.
-    pub fn len(&self) -> usize {
-        self.hashes.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.hashes.is_empty()
-    }
-
-    /// Adds one; `encode` appends the encoded key.
-    pub fn push(&mut self, hash: KeyHash, state: State, encode: impl FnOnce(&mut Vec<u8>)) {
-        self.hashes.push(hash);
-        self.features.push(state.feature_hash);
-        self.definitions.push(state.definition_hash);
-        self.live.push(state.live);
-        encode(&mut self.keys);
-        self.ends.push(self.keys.len());
-    }
-
-    /// All of them, in this order.
-    pub fn concat(parts: Vec<Self>) -> Self {
-        let rows = parts.iter().map(Self::len).sum();
-        let mut all = Self {
-            hashes: Vec::with_capacity(rows),
-            features: Vec::with_capacity(rows),
-            definitions: Vec::with_capacity(rows),
-            live: Vec::with_capacity(rows),
-            ends: Vec::with_capacity(rows),
-            keys: Vec::with_capacity(parts.iter().map(|p| p.keys.len()).sum()),
-        };
-        for mut part in parts {
-            let offset = all.keys.len();
-            all.hashes.append(&mut part.hashes);
-            all.features.append(&mut part.features);
-            all.definitions.append(&mut part.definitions);
-            all.live.append(&mut part.live);
-            all.keys.append(&mut part.keys);
-            all.ends.extend(part.ends.into_iter().map(|end| end + offset));
-        }
-        all
-    }
-
-    /// The encoded key of an entry.
-    pub fn key(&self, at: usize) -> &[u8] {
-        let from = if at == 0 { 0 } else { self.ends[at - 1] };
-        &self.keys[from..self.ends[at]]
-    }
-
-    /// The entries by hash, those of one key in order of arrival, in parts that
-    /// follow each other; each part was made by a thread.
-    pub fn by_hash(&self) -> Vec<Vec<(KeyHash, u32)>> {
-        if self.len() < PARALLEL {
-            return vec![self.hashed(0, 0)];
-        }
-        std::thread::scope(|scope| {
-            let workers: Vec<_> =
-                (0..1 << PART_BITS).map(|part| scope.spawn(move || self.hashed(PART_BITS, part))).collect();
-            workers.into_iter().flat_map(|worker| worker.join()).collect()
-        })
-    }
-
-    /// Those whose hash begins with the `bits` bits of `part`, by hash.
-    fn hashed(&self, bits: u32, part: u64) -> Vec<(KeyHash, u32)> {
-        // First into buckets of about four by the leading bits, then each.
-        let fine = bits.max((self.len() / 4).checked_ilog2().unwrap_or(0));
-        let first = part << (fine - bits);
-        let mine = |hash: &KeyHash| bucket_of(*hash, bits) == part;
-        let bucket = |hash: &KeyHash| (bucket_of(*hash, fine) - first) as usize;
-        let mut ends = vec![0u32; (1 << (fine - bits)) + 1];
-        self.hashes.iter().filter(|hash| mine(hash)).for_each(|hash| ends[bucket(hash) + 1] += 1);
-        for at in 1..ends.len() {
-            ends[at] += ends[at - 1];
-        }
-        let mut sorted = vec![(0, 0u32); ends.last().map_or(0, |end| *end as usize)];
-        for (at, hash) in self.hashes.iter().enumerate().filter(|(_, hash)| mine(hash)) {
-            let next = &mut ends[bucket(hash)];
-            sorted[*next as usize] = (*hash, at as u32);
-            *next += 1;
-        }
-        let mut from = 0;
-        for end in &ends[..ends.len() - 1] {
-            sorted[from..*end as usize].sort_unstable();
-            from = *end as usize;
-        }
-        sorted
-    }
-}
-
-impl FromIterator<Entry> for Entries {
-    fn from_iter<T: IntoIterator<Item = Entry>>(entries: T) -> Self {
-        let mut all = Self::default();
-        for entry in entries {
-            all.push(entry.hash, entry.state, |out| out.extend_from_slice(&entry.key));
-        }
-        all
-    }
-}
+/// Entries that are taken out of a segment at once.
+const MERGED: usize = 8192;
 
 /// Of which table state an index speaks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -260,21 +129,21 @@ impl<'a> Columns<'a> {
         }
     }
 
-    /// Writes entries, whose keys begin at `offset`.
-    fn fill(self, part: &[(KeyHash, u32)], entries: &Entries, definitions: &[u64], mut offset: u32) {
+    /// Writes the entries of a part, whose keys begin at `offset`;
+    /// `definitions` are the numbers of the part's definitions.
+    fn fill(self, part: &Part, definitions: &[u16], mut offset: u32) {
         let (features, definition_numbers) = (self.features.chunks_exact_mut(8), self.definitions.chunks_exact_mut(2));
         let (hashes, offsets) = (self.hashes.chunks_exact_mut(16), self.offsets.chunks_exact_mut(4));
         let mut keys = self.keys;
         let places = hashes.zip(features).zip(definition_numbers).zip(self.flags).zip(offsets);
-        for (((((out_hash, feature), number), flag), out_offset), (hash, at)) in places.zip(part) {
-            let at = *at as usize;
-            out_hash.copy_from_slice(&hash.to_le_bytes());
-            feature.copy_from_slice(&entries.features[at].to_le_bytes());
-            let known = definitions.iter().position(|d| *d == entries.definitions[at]).unwrap_or(0);
-            number.copy_from_slice(&(known as u16).to_le_bytes());
-            *flag = u8::from(entries.live[at]);
+        for (((((out_hash, feature), number), flag), out_offset), at) in places.zip(part.ordered()) {
+            let state = part.entries.state(at);
+            out_hash.copy_from_slice(&part.entries.hash(at).to_le_bytes());
+            feature.copy_from_slice(&state.feature_hash.to_le_bytes());
+            number.copy_from_slice(&definitions[part.entries.definition(at)].to_le_bytes());
+            *flag = u8::from(state.live);
             out_offset.copy_from_slice(&offset.to_le_bytes());
-            let key = entries.key(at);
+            let key = part.entries.key(at);
             let (place, rest) = std::mem::take(&mut keys).split_at_mut(key.len());
             place.copy_from_slice(key);
             keys = rest;
@@ -300,8 +169,8 @@ impl StateIndex {
 
     /// Builds an index of these entries; of entries with one key the last
     /// counts.
-    pub fn build(anchor: Anchor, entries: &Entries) -> Result<Self> {
-        let segment = Segment::build(&anchor, None, entries, 0)?;
+    pub fn build(anchor: Anchor, entries: Collected, threads: usize) -> Result<Self> {
+        let segment = Segment::build(&anchor, None, entries.into_newest(threads), None, threads)?;
         let live = segment.header.live.max(0) as u64;
         Ok(Self { anchor, segments: vec![segment], live })
     }
@@ -386,24 +255,28 @@ impl StateIndex {
 
     /// Adds the entries of a commit and saves what is new. Errors of the file
     /// system are not the run's errors: the index is dropped.
-    pub fn advance(mut self, folder: &Path, anchor: Anchor, entries: Entries) -> Result<()> {
-        let small: usize = self.segments.iter().rev().skip(1).map(Segment::len).sum::<usize>() + entries.len();
+    pub fn advance(mut self, folder: &Path, anchor: Anchor, entries: Collected, threads: usize) -> Result<()> {
+        let parts = entries.into_newest(threads);
+        let changes: usize = parts.iter().map(|part| part.order.len()).sum();
+        let small: usize = self.segments.iter().rev().skip(1).map(Segment::len).sum::<usize>() + changes;
         let base = self.segments.last().map_or(0, Segment::len);
         let merge = self.segments.is_empty() || small * 8 > base || self.segments.len() >= MAX_SEGMENTS;
         fs::create_dir_all(folder).map_err(|e| durable::io_error("create folder", folder, e))?;
-        let segment = if merge {
-            let all = if self.segments.is_empty() { entries } else { Entries::concat(vec![self.take_all(), entries]) };
-            Segment::build(&anchor, None, &all, 0)?
+        let segment = if self.segments.is_empty() {
+            Segment::build(&anchor, None, parts, None, threads)?
+        } else if merge {
+            let all = self.take_all();
+            parts.iter().for_each(|part| all.add(&part.entries));
+            Segment::build(&anchor, None, all.into_newest(threads), None, threads)?
         } else {
             let mut live = self.live as i64;
-            let mut seen = KeySet::default();
-            for at in (0..entries.len()).rev() {
-                if seen.insert(entries.hashes[at]) {
-                    let was = self.get(entries.hashes[at]).is_some_and(|(_, s)| s.live);
-                    live += i64::from(entries.live[at]) - i64::from(was);
+            for part in &parts {
+                for at in part.ordered() {
+                    let was = self.get(part.entries.hash(at)).is_some_and(|(_, state)| state.live);
+                    live += i64::from(part.entries.state(at).live) - i64::from(was);
                 }
             }
-            Segment::build(&anchor, Some(self.anchor.snapshot_id), &entries, live)?
+            Segment::build(&anchor, Some(self.anchor.snapshot_id), parts, Some(live), threads)?
         };
         segment.write(&file(folder, anchor.snapshot_id))?;
         if merge {
@@ -421,11 +294,16 @@ impl StateIndex {
         Ok(())
     }
 
-    fn take_all(&mut self) -> Entries {
-        let mut all = Entries::default();
+    /// The entries of all segments, oldest first.
+    fn take_all(&mut self) -> Collected {
+        let all = Collected::default();
         for segment in std::mem::take(&mut self.segments).into_iter().rev() {
-            for at in 0..segment.len() {
-                all.push(segment.hash(at), segment.state(at), |out| out.extend_from_slice(segment.key(at)));
+            for from in (0..segment.len()).step_by(MERGED) {
+                let mut batch = Entries::default();
+                for at in from..segment.len().min(from + MERGED) {
+                    batch.push(segment.hash(at), segment.state(at), |out| out.extend_from_slice(segment.key(at)));
+                }
+                all.add(&batch);
             }
         }
         all
@@ -448,31 +326,36 @@ fn sweep(folder: &Path, keep: i64) {
 }
 
 impl Segment {
-    fn build(anchor: &Anchor, parent: Option<i64>, entries: &Entries, live: i64) -> Result<Self> {
-        if u32::try_from(entries.keys.len()).is_err() || u32::try_from(entries.len()).is_err() {
+    /// Of sorted parts; `live` is the number of live entities, where it is not
+    /// that of the live entries.
+    fn build(
+        anchor: &Anchor,
+        parent: Option<i64>,
+        parts: Vec<Part>,
+        live: Option<i64>,
+        threads: usize,
+    ) -> Result<Self> {
+        let count: usize = parts.iter().map(|part| part.order.len()).sum();
+        let key_bytes: Vec<usize> =
+            parts.iter().map(|part| part.ordered().map(|at| part.entries.key(at).len()).sum()).collect();
+        if u32::try_from(key_bytes.iter().sum::<usize>()).is_err() || u32::try_from(count).is_err() {
             return Err(Error::internal("a state index of more than 4 GiB of keys"));
         }
-        let mut parts = entries.by_hash();
-        // Of one key the last given counts.
-        parts.iter_mut().for_each(|part| {
-            part.reverse();
-            part.dedup_by_key(|(hash, _)| *hash);
-            part.reverse();
-        });
-        let count: usize = parts.iter().map(Vec::len).sum();
-        let all = || parts.iter().flatten().map(|(_, at)| *at as usize);
-        let live = if parent.is_none() { all().filter(|at| entries.live[*at]).count() as i64 } else { live };
+        let live_entries =
+            || parts.iter().flat_map(|p| p.ordered().map(|at| p.entries.state(at).live)).filter(|l| *l).count() as i64;
+        let live = live.unwrap_or_else(live_entries);
         let mut definitions: Vec<u64> = Vec::new();
-        for definition in &entries.definitions {
-            if definitions.last() != Some(definition) && !definitions.contains(definition) {
+        for definition in parts.iter().flat_map(|part| part.entries.definitions()) {
+            if !definitions.contains(definition) {
                 definitions.push(*definition);
             }
         }
         if definitions.len() > usize::from(u16::MAX) {
             return Err(Error::internal("too many definitions in a state index"));
         }
-        let key_bytes_of = |part: &[(KeyHash, u32)]| part.iter().map(|(_, at)| entries.key(*at as usize).len()).sum();
-        let key_bytes: Vec<usize> = parts.iter().map(|part| key_bytes_of(part)).collect();
+        let number = |definition: &u64| definitions.iter().position(|d| d == definition).unwrap_or(0) as u16;
+        let numbers: Vec<Vec<u16>> =
+            parts.iter().map(|part| part.entries.definitions().iter().map(number).collect()).collect();
         let bucket_bits = (count / 4).checked_ilog2().unwrap_or(0);
         let header = Header {
             anchor: anchor.clone(),
@@ -489,27 +372,42 @@ impl Segment {
         bytes[..8].copy_from_slice(MAGIC);
         bytes[8..12].copy_from_slice(&(json.len() as u32).to_le_bytes());
         bytes[12..12 + json.len()].copy_from_slice(&json);
-        let mut hashes = parts.iter().flatten().map(|(hash, _)| *hash).enumerate().peekable();
-        for (bucket, out) in bytes[places.buckets..places.hashes].chunks_exact_mut(4).enumerate() {
-            while hashes.next_if(|(_, hash)| bucket_of(*hash, bucket_bits) < bucket as u64).is_some() {}
+        let mut columns = Columns::new(&mut bytes, &places);
+        let (mut jobs, mut offset) = (Vec::new(), 0u32);
+        for ((part, key_bytes), numbers) in parts.into_iter().zip(&key_bytes).zip(numbers) {
+            let place = columns.take(part.order.len(), *key_bytes);
+            jobs.push((part, place, numbers, offset));
+            offset += *key_bytes as u32;
+        }
+        columns.offsets.copy_from_slice(&offset.to_le_bytes());
+        // A part is let go as soon as it is written.
+        let jobs = Mutex::new(jobs.into_iter());
+        let work = || {
+            loop {
+                let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some((part, place, numbers, offset)) = next else { return };
+                place.fill(&part, &numbers, offset);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..if count < PARALLEL { 1 } else { threads.max(1) } {
+                scope.spawn(work);
+            }
+            work();
+        });
+        drop(jobs);
+        let (front, back) = bytes.split_at_mut(places.hashes);
+        let leading = |hash: &[u8]| {
+            let mut word = [0; 16];
+            word.copy_from_slice(hash);
+            bucket_of(u128::from_le_bytes(word), bucket_bits)
+        };
+        let mut hashes = back[..16 * count].chunks_exact(16).map(leading).enumerate().peekable();
+        for (bucket, out) in front[places.buckets..].chunks_exact_mut(4).enumerate() {
+            while hashes.next_if(|(_, leading)| *leading < bucket as u64).is_some() {}
             let from = hashes.peek().map_or(count, |(at, _)| *at);
             out.copy_from_slice(&(from as u32).to_le_bytes());
         }
-        let mut columns = Columns::new(&mut bytes, &places);
-        std::thread::scope(|scope| {
-            let mut offset = 0u32;
-            for (part, key_bytes) in parts.iter().zip(&key_bytes) {
-                let (mine, definitions, from) = (columns.take(part.len(), *key_bytes), &header.definitions, offset);
-                offset += *key_bytes as u32;
-                let fill = move || mine.fill(part, entries, definitions, from);
-                if parts.len() == 1 {
-                    fill();
-                } else {
-                    scope.spawn(fill);
-                }
-            }
-            columns.offsets.copy_from_slice(&offset.to_le_bytes());
-        });
         let sum = xxh3_64(&bytes[..places.end]);
         bytes[places.end..].copy_from_slice(&sum.to_le_bytes());
         Ok(Self { header, bytes, places })
@@ -590,17 +488,30 @@ mod tests {
         Anchor { pipeline: "p".into(), table_uuid: "u".into(), snapshot_id }
     }
 
+    #[derive(Clone)]
+    struct Entry {
+        hash: KeyHash,
+        key: Vec<u8>,
+        state: State,
+    }
+
     fn entry(n: u64, feature: u64, live: bool) -> Entry {
         let key = n.to_le_bytes().to_vec();
         let state = State { feature_hash: feature, definition_hash: n % 3, live };
         Entry { hash: xxhash_rust::xxh3::xxh3_128(&key), key, state }
     }
 
+    fn collected(entries: impl IntoIterator<Item = Entry>) -> Collected {
+        let mut all = Entries::default();
+        entries.into_iter().for_each(|e| all.push(e.hash, e.state, |out| out.extend_from_slice(&e.key)));
+        Collected::from(&all)
+    }
+
     #[test]
     fn what_was_added_is_found_through_every_segment() {
         let folder = tempfile::tempdir().unwrap();
         let first: Vec<Entry> = (0..5000).map(|n| entry(n, n, true)).collect();
-        StateIndex::build(anchor(1), &first.iter().cloned().collect()).unwrap().save(folder.path()).unwrap();
+        StateIndex::build(anchor(1), collected(first.iter().cloned()), 2).unwrap().save(folder.path()).unwrap();
         let mut want = first;
         for round in 2..40i64 {
             let index = StateIndex::open(folder.path(), [anchor(round), anchor(round - 1)]).unwrap();
@@ -613,7 +524,7 @@ mod tests {
                     None => want.push(change.clone()),
                 }
             }
-            index.advance(folder.path(), anchor(round), changes.into_iter().collect()).unwrap();
+            index.advance(folder.path(), anchor(round), collected(changes), 2).unwrap();
         }
         let index = StateIndex::open(folder.path(), [anchor(39)]).unwrap();
         for expected in &want {
@@ -630,7 +541,7 @@ mod tests {
     #[test]
     fn a_damaged_or_foreign_index_is_no_index() {
         let folder = tempfile::tempdir().unwrap();
-        let index = StateIndex::build(anchor(1), &(0..50).map(|n| entry(n, n, true)).collect()).unwrap();
+        let index = StateIndex::build(anchor(1), collected((0..50).map(|n| entry(n, n, true))), 2).unwrap();
         index.save(folder.path()).unwrap();
         assert!(StateIndex::open(folder.path(), [Anchor { table_uuid: "other".into(), ..anchor(1) }]).is_none());
         let path = file(folder.path(), 1);

@@ -41,7 +41,8 @@ fn new_table() -> NewTable {
         Column::required("timestamp", timestamptz()),
     ];
     let properties = [("write.metadata.previous-versions-max".to_owned(), "20".to_owned())].into();
-    NewTable { name: table_name(), columns, partition_by: vec![("timestamp".into(), Transform::Month)], properties }
+    let partition_by = vec![("timestamp".into(), Transform::Month)];
+    NewTable { name: table_name(), columns, partition_by, properties, location: None }
 }
 
 /// Appends the stages of a run. `latency_ms` is the stage's time in

@@ -15,6 +15,7 @@
 //! comparison of all hashes would, or it declines.
 
 mod definition;
+mod entries;
 mod exec;
 mod features;
 mod hash;
@@ -25,11 +26,13 @@ pub mod metrics;
 mod output;
 mod plan;
 mod progress;
+mod rows;
 mod run;
 mod shards;
 mod state;
 mod timestamps;
 mod verify;
+mod write;
 
 pub use definition::{CheckReport, check};
 pub use inputs::{Consumed, Inputs};

@@ -11,7 +11,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::SessionContext;
 use iceberg::spec::Transform;
 
-use crate::config::{PartitionTransform, Pipeline};
+use crate::config::{Explain, PartitionTransform, Pipeline};
 use crate::error::{Error, Result};
 use crate::lake::schema::{Column, timestamptz};
 use crate::lake::{NewTable, TableName};
@@ -22,9 +22,10 @@ const TIMESTAMP: &str = "prediction_timestamp";
 const DATE: &str = "prediction_date";
 const VERSION: &str = "model_version";
 const TYPE: &str = "inference_type";
+const REASONS: &str = "reasons";
 
 /// The columns that the model adds, in the order of the scoring batch.
-pub fn prediction_fields() -> Vec<Field> {
+pub fn prediction_fields(explained: bool) -> Vec<Field> {
     let labels = Field::new(
         "entries",
         DataType::Struct(
@@ -32,7 +33,7 @@ pub fn prediction_fields() -> Vec<Field> {
         ),
         false,
     );
-    vec![
+    let mut fields = vec![
         Field::new("prediction", DataType::Float64, true),
         Field::new("probability", DataType::Float64, true),
         Field::new("probabilities", DataType::Map(Arc::new(labels), false), true),
@@ -41,7 +42,11 @@ pub fn prediction_fields() -> Vec<Field> {
         Field::new(TIMESTAMP, timestamptz(), false),
         Field::new(DATE, DataType::Date32, false),
         Field::new(TYPE, DataType::Utf8, false),
-    ]
+    ];
+    if explained {
+        fields.push(Field::new_list(REASONS, Field::new_list_field(DataType::Utf8, true), true));
+    }
+    fields
 }
 
 /// The columns after the pipeline's own, the same for every prediction table.
@@ -80,6 +85,8 @@ pub struct OutputPlan {
     pub shape: TableShape,
     /// Whether an expression reads `probabilities`, which cost time to make.
     pub uses_probabilities: bool,
+    /// The reasons that come with each prediction.
+    pub explain: Option<Explain>,
 }
 
 /// The role of a prediction table's columns, kept in its properties.
@@ -121,7 +128,8 @@ impl OutputPlan {
     /// Plans the output expressions of a pipeline over its features.
     pub fn new(context: &SessionContext, pipeline: &Pipeline, features: &Schema) -> Result<Self> {
         let mut fields: Vec<Field> = features.fields().iter().map(|f| f.as_ref().clone()).collect();
-        for added in prediction_fields() {
+        let explain = pipeline.model.as_ref().and_then(|model| model.explain.clone());
+        for added in prediction_fields(explain.is_some()) {
             if features.field_with_name(added.name()).is_ok() {
                 return Err(Error::invalid(format!(
                     "{}: the feature SQL has a column `{}`, which is the name of a prediction column",
@@ -139,7 +147,7 @@ impl OutputPlan {
         let mapped = |sql: &str, columns: &[(String, String)]| {
             columns.iter().find(|(_, e)| unquoted(e) == sql).map(|(name, _)| name.clone())
         };
-        for name in [TIMESTAMP, VERSION, TYPE, DATE] {
+        for name in [TIMESTAMP, VERSION, TYPE, DATE].into_iter().chain(explain.as_ref().map(|_| REASONS)) {
             if mapped(name, &wanted).is_none() && !wanted.iter().any(|(column, _)| column == name) {
                 wanted.push((name.to_owned(), name.to_owned()));
             }
@@ -168,13 +176,14 @@ impl OutputPlan {
                     context.state().create_physical_expr(logical, &df_schema).map_err(|e| plan_error(&what, sql, e))?;
                 let data_type = physical.data_type(&input_schema).map_err(|e| plan_error(&what, sql, e))?;
                 let required = shape.key.contains(name) || *name == shape.timestamp;
-                let column = Column { name: name.clone(), data_type: stored(&data_type), nullable: !required };
+                let column =
+                    Column { name: name.clone(), data_type: stored(&data_type), nullable: !required, doc: None };
                 crate::lake::schema::iceberg_type(name, &column.data_type, &mut 0)
                     .map_err(|e| Error::invalid(format!("{what}: {e}")).hint(e.get_hint().unwrap_or_default()))?;
                 Ok(OutputColumn { column, sql: sql.clone(), physical })
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self { columns, input_schema, shape, uses_probabilities })
+        Ok(Self { columns, input_schema, shape, uses_probabilities, explain })
     }
 
     /// The columns of the prediction table.
@@ -199,6 +208,7 @@ impl OutputPlan {
             columns: self.table_columns(),
             partition_by: pipeline.output.partition_by.iter().map(transform).collect(),
             properties,
+            location: None,
         }
     }
 }

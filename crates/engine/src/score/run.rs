@@ -11,16 +11,17 @@ use datafusion::execution::TaskContext;
 use datafusion::logical_expr::ident;
 use datafusion::physical_plan::ExecutionPlan;
 use iceberg::TableUpdate;
-use iceberg::spec::{DataFile, Operation};
+use iceberg::spec::DataFile;
 use insightera_core::ErrorKind;
 use serde::Serialize;
-use uuid::Uuid;
 
-use super::exec::{Counters, Reason, Resources, ScoreExec, ScoreSpec, WriteExec, removed_rows, write_rows};
+use super::entries::{Collected, Entries, State};
+use super::exec::{Counters, Reason, Resources, ScoreExec, ScoreSpec};
 use super::features::{self, FeatureQuery};
-use super::index::{Entries, State};
 use super::inputs::{Consumed, Input};
 use super::plan::{Draft, ModelName, Reasons, Work};
+use super::rows::removed_rows;
+use super::write::{WriteExec, write_rows};
 use super::{locality, metrics, shards, state, timestamps};
 use crate::error::{Error, Result};
 use crate::lake::commit::{self, Change, Fence, Outcome};
@@ -130,7 +131,7 @@ pub struct Evaluation {
     /// Rows that joins dropped, where evaluating counted them.
     pub dropped_by_joins: Option<u64>,
     /// New states.
-    pub entries: Entries,
+    pub entries: Collected,
     /// Files written.
     pub files: Vec<DataFile>,
     /// Keys that came twice, and one of them.
@@ -206,7 +207,7 @@ pub async fn evaluate(
         output: work.prepared.output.clone(),
         index: work.index.clone(),
         seen: (0..slots.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
-        collected: Mutex::default(),
+        collected: Collected::default(),
         counters: Counters::default(),
         duplicate: Mutex::default(),
         duplicates: AtomicU64::new(0),
@@ -242,10 +243,13 @@ pub async fn evaluate(
     for (name, counter) in [
         ("decide", &counters.decide_ns),
         ("score", &counters.score_ns),
+        ("explain", &counters.explain_ns),
         ("output", &counters.output_ns),
         ("write", &counters.write_ns),
     ] {
-        stages.insert(name, nanos(counter));
+        if name != "explain" || resources.output.explain.is_some() {
+            stages.insert(name, nanos(counter));
+        }
     }
     let removed: Vec<usize> = match &work.candidates {
         None => work.index.live_unseen(|slot| resources.was_seen(slot)).into_iter().map(|(slot, _)| slot).collect(),
@@ -257,12 +261,16 @@ pub async fn evaluate(
             .collect(),
     };
     let reasons: [u64; 6] = std::array::from_fn(|i| counters.reasons[i].load(Ordering::Relaxed));
-    let entries = Entries::concat(std::mem::take(
-        &mut *resources.collected.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
-    ));
+    let mut entries = resources.collected.take();
     let mut duplicates = resources.duplicates.load(Ordering::Relaxed);
     let mut example = resources.duplicate.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-    count_new_duplicates(&entries, &work.index, &mut duplicates, &mut example);
+    // Keys that the index does not know can come twice as well.
+    entries.duplicates(workspace.threads(), |hash, key| {
+        if work.index.get(hash).is_none() {
+            duplicates += 1;
+            example.get_or_insert_with(|| state::show_key(key));
+        }
+    });
     let rows = counters.rows.load(Ordering::Relaxed);
     let entities = match work.candidates {
         None => rows,
@@ -311,23 +319,6 @@ async fn dropped_by_joins(workspace: &Workspace, draft: &Draft, work: &Work) -> 
     let before = all.count().await.map_err(failed)? as u64;
     let after = kept.count().await.map_err(failed)? as u64;
     Ok(Some(before.saturating_sub(after)))
-}
-
-/// Keys that the index does not know can come twice as well.
-fn count_new_duplicates(
-    entries: &Entries,
-    index: &super::index::StateIndex,
-    count: &mut u64,
-    example: &mut Option<String>,
-) {
-    for part in entries.by_hash() {
-        for pair in part.windows(2) {
-            if pair[0].0 == pair[1].0 && index.get(pair[0].0).is_none() {
-                *count += 1;
-                example.get_or_insert_with(|| state::show_key(entries.key(pair[1].1 as usize)));
-            }
-        }
-    }
 }
 
 /// Runs a pipeline once.
@@ -404,7 +395,7 @@ async fn attempt(
         None if work.count_dropped => dropped_by_joins(workspace, &draft, work).await?,
         counted => counted,
     };
-    let Evaluation { entities, reasons, mut removed, null_keys, mut entries, mut files, stages, .. } = evaluation;
+    let Evaluation { entities, reasons, mut removed, null_keys, entries, mut files, stages, .. } = evaluation;
 
     if faults::bug(Bug::ForgetRemoved) {
         removed.clear();
@@ -412,12 +403,12 @@ async fn attempt(
     (reporter.stage)("commit", None);
     let commit_start = clock.monotonic_seconds();
     files.extend(removal_files(work, &spec, &table, &removed)?);
-    for slot in &removed {
-        if let Some(key) = work.index.key_of(*slot) {
-            let gone = State { feature_hash: 0, definition_hash: spec.definition_hash, live: false };
-            entries.push(xxhash_rust::xxh3::xxh3_128(key), gone, |out| out.extend_from_slice(key));
-        }
+    let mut gone = Entries::default();
+    for key in removed.iter().filter_map(|slot| work.index.key_of(*slot)) {
+        let state = State { feature_hash: 0, definition_hash: spec.definition_hash, live: false };
+        gone.push(xxhash_rust::xxh3::xxh3_128(key), state, |out| out.extend_from_slice(key));
     }
+    entries.add(&gone);
     report.stages.extend(stages);
     report.entities = entities;
     report.scored = reasons.iter().sum();
@@ -545,27 +536,18 @@ fn describe(
         (keys::MODEL_SHA256, spec.model_sha256.clone()),
     ];
     summary.extend(optional.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?))));
-    Ok(Change {
-        table: table.name().clone(),
-        uuid: table.metadata().uuid(),
-        intent_id: Uuid::new_v4().to_string(),
-        operation: Operation::Append,
-        added: files,
-        deletes: Vec::new(),
-        removed: Vec::new(),
-        fence: Some(Fence { pipeline: spec.pipeline.clone(), previous }),
-        summary,
-    })
+    let fence = Some(Fence { pipeline: spec.pipeline.clone(), previous });
+    Ok(Change { fence, summary, ..Change::append(table, files) })
 }
 
 /// Brings the cache up to the commit. Whatever goes wrong, the next run reads
 /// the table instead.
-fn save_index(workspace: &Workspace, name: &str, draft: Draft, table: &Table, snapshot_id: i64, entries: Entries) {
+fn save_index(workspace: &Workspace, name: &str, draft: Draft, table: &Table, snapshot_id: i64, entries: Collected) {
     let folder = state::folder(workspace, name);
     let anchor = state::anchor(table, name, snapshot_id);
     let Some(index) = draft.work.map(|w| w.index) else { return };
     let Ok(index) = Arc::try_unwrap(index) else { return };
-    if index.advance(&folder, anchor, entries).is_err() {
+    if index.advance(&folder, anchor, entries, workspace.threads()).is_err() {
         // Without a newer segment the old ones are stale and are not used.
         let _ = std::fs::remove_dir_all(&folder);
     }

@@ -61,6 +61,8 @@ const MAX_SHARDS: u64 = 256;
 const SAMPLE: u64 = 1024;
 /// Rows that a batch of an input gives to each shard.
 const PIECE: usize = 1024;
+/// Bytes that are written to a temporary file at once.
+const WRITTEN: usize = 256 << 10;
 
 /// A query over sharded inputs.
 pub struct Sharded {
@@ -250,7 +252,7 @@ fn external(error: Error) -> DataFusionError {
 }
 
 /// Where the ranges of the shards begin, but for the first.
-async fn cuts(state: &SessionState, input: &Input, keys: &[String], count: usize) -> DfResult<Vec<Box<[u8]>>> {
+async fn cuts(state: &SessionState, input: &Input, keys: &[String], count: usize) -> DfResult<Cuts> {
     let schema = input.scan.schema();
     let columns = keys.iter().map(|k| schema.index_of(k)).collect::<Result<Vec<_>, _>>()?;
     let stride = (input.scan.rows() / (SAMPLE * count as u64)).max(1) as usize;
@@ -274,7 +276,64 @@ async fn cuts(state: &SessionState, input: &Input, keys: &[String], count: usize
     let mut cuts: Vec<Box<[u8]>> =
         (1..count).filter_map(|shard| sample.get(shard * sample.len() / count).cloned()).collect();
     cuts.dedup();
-    Ok(cuts)
+    Ok(Cuts::new(cuts))
+}
+
+/// Where the ranges of the shards begin, but for the first.
+#[derive(Debug)]
+struct Cuts {
+    cuts: Vec<Box<[u8]>>,
+    /// The first bytes of each, behind those that all have in common.
+    prefixes: Vec<u64>,
+    common: Box<[u8]>,
+    /// For every value of the leading bits of a prefix, how many cuts have less.
+    table: Vec<u32>,
+    shift: u32,
+}
+
+impl Cuts {
+    fn new(cuts: Vec<Box<[u8]>>) -> Self {
+        let common = match (cuts.first(), cuts.last()) {
+            // The cuts ascend: what the first and the last share, all share.
+            (Some(first), Some(last)) => first.iter().zip(last).take_while(|(a, b)| a == b).count(),
+            _ => 0,
+        };
+        let common: Box<[u8]> = cuts.first().map_or_else(Box::default, |first| first[..common].into());
+        let prefixes: Vec<u64> = cuts.iter().map(|cut| prefix(&cut[common.len()..])).collect();
+        let bits = (16 * cuts.len()).max(2).next_power_of_two().ilog2().min(16);
+        let shift = 64 - bits;
+        let table = (0..1u64 << bits).map(|cell| prefixes.partition_point(|p| p >> shift < cell) as u32).collect();
+        Self { cuts, prefixes, common, table, shift }
+    }
+
+    /// How many there are.
+    fn len(&self) -> usize {
+        self.cuts.len()
+    }
+
+    /// The shard of a key: the number of cuts that are not above it.
+    fn shard(&self, key: &[u8]) -> usize {
+        let Some(rest) = key.strip_prefix(&*self.common) else {
+            return self.cuts.partition_point(|cut| cut.as_ref() <= key);
+        };
+        let prefix = prefix(rest);
+        let mut shard = self.table[(prefix >> self.shift) as usize] as usize;
+        while let Some(other) = self.prefixes.get(shard) {
+            if *other > prefix || (*other == prefix && self.cuts[shard].as_ref() > key) {
+                break;
+            }
+            shard += 1;
+        }
+        shard
+    }
+}
+
+/// The first eight bytes as a number that compares as they do.
+fn prefix(bytes: &[u8]) -> u64 {
+    let mut first = [0; 8];
+    let length = bytes.len().min(8);
+    first[..length].copy_from_slice(&bytes[..length]);
+    u64::from_be_bytes(first)
 }
 
 type ShardWriter = Mutex<Option<StreamWriter<BufWriter<File>>>>;
@@ -337,7 +396,7 @@ async fn spill(
     input: &Input,
     (keys, keep): (&[String], bool),
     columns: &[usize],
-    cuts: &Arc<Vec<Box<[u8]>>>,
+    cuts: &Arc<Cuts>,
     folder: &Path,
 ) -> DfResult<KeyHashes> {
     let writers: Arc<Vec<ShardWriter>> = Arc::new((0..=cuts.len()).map(|_| Mutex::new(None)).collect());
@@ -347,7 +406,7 @@ async fn spill(
         let rows = KeyOrder::new(&batch, &keys)?.rows(&batch_keys)?;
         let mut pieces: Vec<Vec<u32>> = vec![Vec::new(); cuts.len() + 1];
         for (row, key) in rows.iter().enumerate() {
-            let shard = cuts.partition_point(|cut| cut.as_ref() <= key.as_ref());
+            let shard = cuts.shard(key.as_ref());
             pieces[shard].push(row as u32);
             if !keep {
                 continue;
@@ -388,7 +447,9 @@ fn append(writer: &mut Option<StreamWriter<BufWriter<File>>>, path: &Path, batch
         Some(open) => open,
         None => {
             let file = File::create(path).map_err(|e| io_error("create", path, e))?;
-            writer.insert(StreamWriter::try_new(BufWriter::new(file), &batch.schema()).map_err(failed)?)
+            writer.insert(
+                StreamWriter::try_new(BufWriter::with_capacity(WRITTEN, file), &batch.schema()).map_err(failed)?,
+            )
         }
     };
     open.write(batch).map_err(failed)
@@ -585,7 +646,7 @@ impl ExecutionPlan for ShardScanExec {
         let path = shard_file(&self.folder, shard.0);
         let batches = match File::open(&path) {
             Ok(file) => {
-                Some(StreamReader::try_new(BufReader::with_capacity(1 << 16, file), Some(self.places.clone()))?)
+                Some(StreamReader::try_new(BufReader::with_capacity(WRITTEN, file), Some(self.places.clone()))?)
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
             Err(e) => return Err(external(io_error("open", &path, e))),
@@ -673,5 +734,32 @@ impl ExecutionPlan for ShardsExec {
             })
             .try_flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_key_falls_into_the_shard_that_comparing_with_every_cut_gives(
+            start in prop::collection::vec(0u8..3, 0..3),
+            cuts in prop::collection::vec(prop::collection::vec(0u8..4, 0..11), 0..40),
+            keys in prop::collection::vec(prop::collection::vec(0u8..4, 0..11), 1..60),
+            joined in any::<bool>(),
+        ) {
+            let with_start = |key: &Vec<u8>| [start.as_slice(), key].concat().into_boxed_slice();
+            let mut cuts: Vec<Box<[u8]>> = cuts.iter().map(with_start).collect();
+            cuts.sort_unstable();
+            cuts.dedup();
+            let found = Cuts::new(cuts.clone());
+            for key in &keys {
+                let key = if joined { with_start(key) } else { key.as_slice().into() };
+                prop_assert_eq!(found.shard(&key), cuts.iter().filter(|cut| **cut <= key).count());
+            }
+        }
     }
 }

@@ -12,7 +12,8 @@ use datafusion::logical_expr::{ident, lit};
 use futures::StreamExt;
 use iceberg::spec::Operation;
 
-use super::index::{Anchor, Entries, State, StateIndex};
+use super::entries::{Collected, Entries, State};
+use super::index::{Anchor, StateIndex};
 use super::output::TableShape;
 use crate::error::{Error, Result};
 use crate::key::{HashOfHash, KeyHash, Keys};
@@ -155,7 +156,11 @@ pub async fn read(workspace: &Workspace, table: &Table, pipeline: &str) -> Resul
         }
         entries.push(entry.hash, entry.state, |out| out.extend_from_slice(&entry.key));
     }
-    Ok(TableState { index: StateIndex::build(anchored, &entries)?, duplicates, duplicate })
+    Ok(TableState {
+        index: StateIndex::build(anchored, Collected::from(&entries), workspace.threads())?,
+        duplicates,
+        duplicate,
+    })
 }
 
 struct Newest {

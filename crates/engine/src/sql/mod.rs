@@ -1,13 +1,20 @@
 //! SQL over the lake: sessions, tables at a point in time, current views.
 
 mod error;
+mod functions;
+mod metadata_tables;
 mod query;
+mod run;
 mod session;
+mod statement;
+mod tokens;
 mod travel;
 
 pub(crate) use error::plan_error;
 pub(crate) use query::put;
 pub use query::{QueryResult, query};
+pub use run::Shell;
 pub use session::session;
 pub(crate) use session::single_threaded_session;
 pub(crate) use travel::parse;
+pub use travel::snapshot_of_version;

@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{Int64Type, SchemaRef};
-use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
+use datafusion::catalog::{MemorySchemaProvider, SchemaProvider, TableProvider};
+use datafusion::datasource::MemTable;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::Statement as EngineStatement;
 
 use super::session::CATALOG;
+use super::statement::Statement;
 use super::travel::{self, Pinned, Version};
 use super::{plan_error, session};
 use crate::error::{Error, Result};
 use crate::lake::folder::Folder;
-use crate::lake::scan::Scan;
+use crate::lake::scan::{Scan, ScanNote, ScanNotes};
 use crate::lake::{Table, TableName};
 use crate::workspace::Workspace;
 
@@ -33,32 +36,88 @@ pub struct QueryResult {
 /// the nearest names; statements that write.
 pub async fn query(workspace: &Workspace, sql: &str) -> Result<QueryResult> {
     let zone = workspace.project().settings.sql.time_zone.clone();
-    let context = session(workspace, &zone)?;
-    let (statement, pinned) = travel::parse("sql", sql)?;
-    let references = context.state().resolve_table_references(&statement).map_err(|e| plan_error("sql", sql, e))?;
+    match super::statement::parse("sql", sql)? {
+        Statement::Query(statement, pinned) => read(workspace, &zone, sql, *statement, &pinned).await,
+        _ => Err(Error::invalid("sql: this statement writes, and only reading is allowed here")),
+    }
+}
+
+/// Plans a statement that reads, with everything that it names registered.
+pub(crate) async fn plan(
+    workspace: &Workspace,
+    context: &SessionContext,
+    sql: &str,
+    statement: EngineStatement,
+    pinned: &[Pinned],
+) -> Result<LogicalPlan> {
+    register_named(workspace, context, sql, &statement).await?;
+    for pin in pinned {
+        if !context.table_exist(pin.name.as_str()).unwrap_or(false) {
+            pin_table(workspace, context, pin).await?;
+        }
+    }
+    context.state().statement_to_plan(statement).await.map_err(|e| plan_error("sql", sql, e))
+}
+
+/// Registers the tables that a statement names, but for those that are there.
+async fn register_named(
+    workspace: &Workspace,
+    context: &SessionContext,
+    sql: &str,
+    statement: &EngineStatement,
+) -> Result<()> {
+    let references = context.state().resolve_table_references(statement).map_err(|e| plan_error("sql", sql, e))?;
     for reference in references {
         let (Some(namespace), name) = (reference.schema(), reference.table()) else { continue };
         if namespace == "information_schema" {
-            register_all(workspace, &context)?;
+            register_all(workspace, context)?;
             continue;
         }
-        register(workspace, &context, &TableName { namespace: namespace.to_owned(), name: name.to_owned() }).await?;
+        let name = TableName { namespace: namespace.to_owned(), name: name.to_owned() };
+        if !self::namespace(context, &name.namespace)?.table_exist(&name.name) {
+            register(workspace, context, &name).await?;
+        }
     }
-    for pin in &pinned {
-        pin_table(workspace, &context, pin).await?;
-    }
-    let plan = context.state().statement_to_plan(statement).await.map_err(|e| plan_error("sql", sql, e))?;
+    Ok(())
+}
+
+/// Runs a statement that reads.
+pub(crate) async fn read(
+    workspace: &Workspace,
+    zone: &str,
+    sql: &str,
+    statement: EngineStatement,
+    pinned: &[Pinned],
+) -> Result<QueryResult> {
+    let context = session(workspace, zone)?;
+    let explains = matches!(statement, EngineStatement::Explain(_));
+    let plan = plan(workspace, &context, sql, statement, pinned).await?;
     if matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_)) {
-        return Err(Error::invalid(format!(
-            "sql: this statement writes ({}), and `insightera sql` only reads",
-            plan.display()
-        ))
-        .hint("predictions are written by `insightera run`; to change inputs use the engine that owns them"));
+        return Err(Error::invalid(format!("sql: this statement is not supported ({})", plan.display())).hint(
+            "there are SELECT, CREATE, ALTER and DROP TABLE, INSERT, UPDATE, DELETE, MERGE, CALL and SET TIME ZONE",
+        ));
     }
     let frame = context.execute_logical_plan(plan).await.map_err(|e| plan_error("sql", sql, e))?;
     let schema: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
-    let batches = frame.collect().await.map_err(|e| plan_error("sql", sql, e))?;
+    let mut batches = frame.collect().await.map_err(|e| plan_error("sql", sql, e))?;
+    if explains && let Some(notes) = context.state().config().get_extension::<ScanNotes>() {
+        batches.extend(explained(&schema, &notes.all()));
+    }
     Ok(QueryResult { schema, batches })
+}
+
+/// What `EXPLAIN` adds to the engine's plan: the files that each scan reads.
+fn explained(schema: &SchemaRef, notes: &[ScanNote]) -> Option<RecordBatch> {
+    let line = |note: &ScanNote| {
+        let snapshot = note.snapshot_id.map(|id| format!(" at snapshot {id}")).unwrap_or_default();
+        format!(
+            "{}{snapshot}: {} of {} files, {} of {} bytes",
+            note.table, note.files, note.all_files, note.bytes, note.all_bytes
+        )
+    };
+    let kinds = StringArray::from_iter_values(notes.iter().map(|_| "files"));
+    let plans = StringArray::from_iter_values(notes.iter().map(line));
+    RecordBatch::try_new(schema.clone(), vec![Arc::new(kinds), Arc::new(plans)]).ok().filter(|b| b.num_rows() > 0)
 }
 
 /// The schema provider of a namespace, created when missing.
@@ -74,11 +133,7 @@ pub(crate) fn namespace(context: &SessionContext, namespace: &str) -> Result<Arc
     Ok(schema)
 }
 
-pub(crate) fn put(
-    context: &SessionContext,
-    name: &TableName,
-    provider: Arc<dyn datafusion::catalog::TableProvider>,
-) -> Result<()> {
+pub(crate) fn put(context: &SessionContext, name: &TableName, provider: Arc<dyn TableProvider>) -> Result<()> {
     namespace(context, &name.namespace)?
         .register_table(name.name.clone(), provider)
         .map(|_| ())
@@ -128,23 +183,38 @@ async fn register(workspace: &Workspace, context: &SessionContext, name: &TableN
 async fn pin_table(workspace: &Workspace, context: &SessionContext, pin: &Pinned) -> Result<()> {
     let name = TableName::parse(&pin.table)?;
     if workspace.project().settings.inputs.contains_key(&pin.table) {
-        return Err(Error::invalid(format!("`{name}` is a Parquet folder and has no versions"))
-            .hint("only Iceberg tables can be read AS OF a version or a time"));
+        return Err(Error::invalid(format!(
+            "`{name}` is a Parquet folder and has neither versions nor metadata tables"
+        ))
+        .hint("only Iceberg tables can be read AS OF a version or a time"));
     }
     let table = workspace.lake().table(&name)?;
     let snapshot = match &pin.version {
-        Version::Snapshot(text) => travel::snapshot_of_version(&table, text)?,
-        Version::Time(text) => travel::snapshot_at(&table, evaluate_time(context, text).await?, text)?,
+        None => table.current_snapshot_id(),
+        Some(Version::Snapshot(text)) => Some(travel::snapshot_of_version(&table, text)?),
+        Some(Version::Time(text)) => Some(travel::snapshot_at(&table, evaluate_time(context, text).await?, text)?),
+    };
+    let provider: Arc<dyn TableProvider> = match pin.metadata {
+        Some(metadata) if pin.version.is_some() && !metadata.of_a_snapshot() => {
+            return Err(Error::invalid(format!("sql: `{}.{}` has no versions", name, metadata.name()))
+                .hint("it tells of all snapshots; files, entries, manifests and partitions can be read AS OF one"));
+        }
+        Some(metadata) => {
+            let rows = metadata.read(&table, snapshot)?;
+            let provider = MemTable::try_new(rows.schema(), vec![vec![rows]]);
+            Arc::new(provider.map_err(|e| Error::internal(format!("table `{name}`: {e}")).cause(e))?)
+        }
+        None => Arc::new(Scan::table(table, snapshot)?),
     };
     context
-        .register_table(pin.name.as_str(), Arc::new(Scan::table(table, Some(snapshot))?))
+        .register_table(pin.name.as_str(), provider)
         .map_err(|e| Error::internal(format!("table `{name}`: {e}")).cause(e))?;
     Ok(())
 }
 
 /// A time expression in milliseconds since the epoch; without a zone it is in
 /// the session's.
-async fn evaluate_time(context: &SessionContext, text: &str) -> Result<i64> {
+pub(super) async fn evaluate_time(context: &SessionContext, text: &str) -> Result<i64> {
     let zone = context.state().config_options().execution.time_zone.clone().unwrap_or_else(|| "UTC".into());
     let sql = format!("SELECT CAST(arrow_cast({text}, 'Timestamp(Millisecond, Some(\"{zone}\"))') AS BIGINT)");
     let wrong = |e| {

@@ -7,6 +7,7 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::error::{Error, Result};
+use crate::lake::scan::ScanNotes;
 use crate::workspace::Workspace;
 
 /// The catalog name inside SQL.
@@ -38,7 +39,8 @@ fn with_partitions(workspace: &Workspace, time_zone: &str, partitions: usize) ->
         .with_target_partitions(partitions)
         .with_default_catalog_and_schema(CATALOG, "default")
         .with_create_default_catalog_and_schema(true)
-        .with_information_schema(true);
+        .with_information_schema(true)
+        .with_extension(Arc::new(ScanNotes::default()));
     let options = config.options_mut();
     options.execution.time_zone = Some(time_zone.to_owned());
     options.execution.parquet.enable_page_index = true;

@@ -1,5 +1,6 @@
-//! Tables at a point in time: `VERSION AS OF`, `TIMESTAMP AS OF` and
-//! `FOR SYSTEM_TIME AS OF`, taken out of a statement before it is planned.
+//! Tables at a point in time, `VERSION AS OF`, `TIMESTAMP AS OF` and
+//! `FOR SYSTEM_TIME AS OF`, and metadata tables, `namespace.table.snapshots`:
+//! taken out of a statement before it is planned.
 //!
 //! The query engine's own parser drops these clauses in silence and answers
 //! with today's rows; here each becomes a pinned table of its own, and one that
@@ -8,19 +9,23 @@
 use std::any::TypeId;
 use std::ops::ControlFlow;
 
-use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::parser::{DFParserBuilder, Statement as EngineStatement};
 use datafusion::sql::sqlparser::ast::{
-    Ident, ObjectName, ObjectNamePart, TableAlias, TableFactor, TableVersion, VisitMut, VisitorMut,
+    self, Ident, ObjectName, ObjectNamePart, TableAlias, TableFactor, TableVersion, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
+use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 
-use super::plan_error;
+use super::metadata_tables::MetadataTable;
+use super::statement::Statement;
+use super::tokens::tokens;
+use super::{functions, plan_error};
 use crate::error::{Error, Result};
-use crate::lake::Table;
+use crate::lake::{Table, refs};
 
 /// The generic dialect with table versions.
-#[derive(Debug)]
-struct VersionedDialect(GenericDialect);
+#[derive(Debug, Default)]
+pub(super) struct VersionedDialect(GenericDialect);
 
 impl Dialect for VersionedDialect {
     fn dialect(&self) -> TypeId {
@@ -48,13 +53,16 @@ impl Dialect for VersionedDialect {
     }
 }
 
-/// A table reference with a version: what it names, and the name it got.
+/// A table reference with a version or a metadata table: what it names, and the
+/// name it got.
 #[derive(Debug)]
 pub struct Pinned {
     /// `namespace.table` as written.
     pub table: String,
-    /// Which version.
-    pub version: Version,
+    /// The third part of the name.
+    pub metadata: Option<MetadataTable>,
+    /// Which version, if it says so.
+    pub version: Option<Version>,
     /// The temporary name in the statement.
     pub name: String,
 }
@@ -68,33 +76,68 @@ pub enum Version {
     Time(String),
 }
 
-/// Parses one statement and takes the versions out of it.
-pub fn parse(what: &str, sql: &str) -> Result<(Statement, Vec<Pinned>)> {
-    let dialect = VersionedDialect(GenericDialect {});
-    let mut statements = DFParserBuilder::new(sql)
-        .with_dialect(&dialect)
+/// Parses one statement of the query engine and takes the versions out of it.
+pub fn parse(what: &str, sql: &str) -> Result<(EngineStatement, Vec<Pinned>)> {
+    let dialect = VersionedDialect::default();
+    let statement = engine_statement(what, sql, tokens(what, sql, &dialect)?, &dialect)?;
+    take_versions(what, statement)
+}
+
+/// The same for tokens, with the statements that write told apart.
+pub(super) fn parse_statement(
+    what: &str,
+    sql: &str,
+    tokens: Vec<TokenWithSpan>,
+    dialect: &VersionedDialect,
+) -> Result<Statement> {
+    let (statement, pinned) = take_versions(what, engine_statement(what, sql, tokens, dialect)?)?;
+    Ok(match statement {
+        EngineStatement::Statement(inner) => match *inner {
+            ast::Statement::Insert(insert) => Statement::Insert(Box::new(insert), pinned),
+            ast::Statement::Delete(delete) => Statement::Delete(Box::new(delete), pinned),
+            ast::Statement::Update(update) => Statement::Update(Box::new(update), pinned),
+            ast::Statement::Merge(merge) => Statement::Merge(Box::new(merge), pinned),
+            other => Statement::Query(Box::new(EngineStatement::Statement(Box::new(other))), pinned),
+        },
+        other => Statement::Query(Box::new(other), pinned),
+    })
+}
+
+fn engine_statement(
+    what: &str,
+    sql: &str,
+    tokens: Vec<TokenWithSpan>,
+    dialect: &VersionedDialect,
+) -> Result<EngineStatement> {
+    let mut statements = DFParserBuilder::new(tokens)
+        .with_dialect(dialect)
         .build()
         .and_then(|mut parser| parser.parse_statements())
         .map_err(|e| plan_error(what, sql, e))?;
     if statements.len() > 1 {
         return Err(Error::invalid(format!("{what}: there are {} statements, one is expected", statements.len())));
     }
-    let Some(mut statement) = statements.pop_front() else {
-        return Err(Error::invalid(format!("{what}: there is no statement")));
-    };
+    statements.pop_front().ok_or_else(|| Error::invalid(format!("{what}: there is no statement")))
+}
+
+fn take_versions(what: &str, mut statement: EngineStatement) -> Result<(EngineStatement, Vec<Pinned>)> {
     let mut visitor = TakeVersions::default();
     let target = match &mut statement {
-        Statement::Statement(inner) => Some(inner),
-        Statement::Explain(explain) => match explain.statement.as_mut() {
-            Statement::Statement(inner) => Some(inner),
+        EngineStatement::Statement(inner) => Some(inner),
+        EngineStatement::Explain(explain) => match explain.statement.as_mut() {
+            EngineStatement::Statement(inner) => Some(inner),
             _ => None,
         },
         _ => None,
     };
     if let Some(target) = target
-        && let ControlFlow::Break(problem) = target.visit(&mut visitor)
+        && let Err(problem) = match target.visit(&mut visitor) {
+            ControlFlow::Break(problem) => Err(problem),
+            ControlFlow::Continue(()) => functions::rewrite(target.as_mut()),
+        }
     {
-        return Err(Error::invalid(format!("{what}: {problem}")));
+        let located = Error::new(problem.kind(), format!("{what}: {problem}"));
+        return Err(problem.get_hint().map(str::to_owned).into_iter().fold(located, Error::hint));
     }
     Ok((statement, visitor.found))
 }
@@ -105,17 +148,31 @@ struct TakeVersions {
 }
 
 impl VisitorMut for TakeVersions {
-    type Break = String;
+    type Break = Error;
 
-    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<String> {
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
         let TableFactor::Table { name, version, alias, .. } = factor else { return ControlFlow::Continue(()) };
-        let Some(taken) = version.take() else { return ControlFlow::Continue(()) };
-        let version = match taken {
-            TableVersion::VersionAsOf(e) => Version::Snapshot(e.to_string()),
-            TableVersion::TimestampAsOf(e) | TableVersion::ForSystemTimeAsOf(e) => Version::Time(e.to_string()),
-            other => {
-                return ControlFlow::Break(format!("`{other}` is not supported; use VERSION AS OF or TIMESTAMP AS OF"));
+        let mut parts: Vec<String> = name.0.iter().filter_map(|p| p.as_ident()).map(|i| i.value.clone()).collect();
+        // Namespaces have one level: a third part is a metadata table.
+        let third = if parts.len() == 3 { parts.pop() } else { None };
+        if version.is_none() && third.is_none() {
+            return ControlFlow::Continue(());
+        }
+        let version = match version.take() {
+            None => None,
+            Some(TableVersion::VersionAsOf(e)) => Some(Version::Snapshot(e.to_string())),
+            Some(TableVersion::TimestampAsOf(e) | TableVersion::ForSystemTimeAsOf(e)) => {
+                Some(Version::Time(e.to_string()))
             }
+            Some(other) => {
+                let problem = format!("`{other}` is not supported; use VERSION AS OF or TIMESTAMP AS OF");
+                return ControlFlow::Break(Error::invalid(problem));
+            }
+        };
+        let table = parts.join(".");
+        let metadata = match third.map(|third| MetadataTable::parse(&table, &third)).transpose() {
+            Ok(metadata) => metadata,
+            Err(problem) => return ControlFlow::Break(problem),
         };
         let temporary = format!("__version_{}", self.found.len());
         if alias.is_none() {
@@ -123,28 +180,35 @@ impl VisitorMut for TakeVersions {
             let label = last.unwrap_or_else(|| Ident::new(&temporary));
             *alias = Some(TableAlias { explicit: true, name: label, columns: Vec::new() });
         }
-        let parts: Vec<String> = name.0.iter().filter_map(|p| p.as_ident()).map(|i| i.value.clone()).collect();
-        self.found.push(Pinned { table: parts.join("."), version, name: temporary.clone() });
+        self.found.push(Pinned { table, metadata, version, name: temporary.clone() });
         *name = ObjectName(vec![ObjectNamePart::Identifier(Ident::new(temporary))]);
         ControlFlow::Continue(())
     }
 }
 
-/// The snapshot that `VERSION AS OF text` means.
+/// The snapshot that `VERSION AS OF text` means: a number, or the name of a tag
+/// or branch.
+///
+/// # Errors
+/// When the table has neither.
 pub fn snapshot_of_version(table: &Table, text: &str) -> Result<i64> {
     let metadata = table.metadata();
-    let bare = text.trim_matches('\'');
+    let quoted = text.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
+    let bare = quoted.unwrap_or(text);
+    let quoted = quoted.or_else(|| text.starts_with(|c: char| !c.is_ascii_digit()).then_some(text));
     if let Ok(id) = bare.parse::<i64>()
         && metadata.snapshot_by_id(id).is_some()
     {
         return Ok(id);
     }
-    if text.starts_with('\'')
-        && let Some(snapshot) = metadata.snapshot_for_ref(bare)
-    {
+    if let Some(snapshot) = quoted.and_then(|name| metadata.snapshot_for_ref(name)) {
         return Ok(snapshot.snapshot_id());
     }
-    Err(Error::not_found(format!("table `{}` has no version {text}", table.name())).hint(existing(table)))
+    let mut hint = existing(table);
+    if quoted.is_some() {
+        hint.push_str(&format!("; its tags and branches are {}", refs::listed(table)));
+    }
+    Err(Error::not_found(format!("table `{}` has no version {text}", table.name())).hint(hint))
 }
 
 /// The snapshot that was current at `millis`: by the table's own log.

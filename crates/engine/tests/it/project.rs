@@ -113,8 +113,8 @@ impl TestProject {
     }
 
     pub fn create(&self, table: &str, columns: Vec<Column>) -> Table {
-        let new =
-            NewTable { name: Self::name(table), columns, partition_by: Vec::new(), properties: Default::default() };
+        let (partition_by, properties) = Default::default();
+        let new = NewTable { name: Self::name(table), columns, partition_by, properties, location: None };
         self.workspace.lake().create_table(&new).unwrap()
     }
 

@@ -17,9 +17,10 @@
 //! compiler vectorises the loops; [`Lanes::add`] runs them compiled for the
 //! widest registers that the processor has.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use super::{Leaves, NodeBuilder, Sum, Test, TreeBuilder, Value, bits, contains};
+use super::bins::{Fill, Limits, Plan};
+use super::{Leaves, NodeBuilder, Sum, TreeBuilder, Value};
 
 /// Rows of a block.
 const ROWS: usize = 128;
@@ -81,29 +82,6 @@ struct Tree {
     output: usize,
     values: usize,
 }
-
-/// How lanes are filled.
-#[derive(Debug)]
-struct Fill<T> {
-    feature: usize,
-    bins: Bins<T>,
-    /// The lane in which a missing value goes left.
-    left: Option<usize>,
-    /// The lane in which it goes right.
-    right: Option<usize>,
-}
-
-#[derive(Debug)]
-enum Bins<T> {
-    /// Few thresholds: all are compared.
-    Few(Vec<T>),
-    /// Sixteen groups of sixteen: first the group, then the place in it. NaN,
-    /// which nothing reaches, fills up.
-    Many(Box<[[T; 16]; 17]>),
-    /// Categories.
-    Set(Vec<u64>),
-}
-
 /// Trees as a program over lanes.
 #[derive(Debug)]
 pub struct Lanes<T, V> {
@@ -126,14 +104,14 @@ impl<T: Value, V: Sum> Lanes<T, V> {
         if trees.iter().any(|t| leaf_count(t) > MAX_LEAVES) {
             return None;
         }
-        let mut plan = Plan::new(trees, slots)?;
+        let mut plan = Plan::new(trees, slots, Limits { cuts: MAX_CUTS, lanes: MAX_LANES })?;
         let (mut groups, mut pairs, mut packed, mut values) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         // With the height of the node above the leaves, for the order within a group.
         let (mut selects, mut open): (Vec<Select>, Vec<(usize, Select)>) = (Vec::new(), Vec::new());
         let (mut top, mut work) = (CONSTANTS, CONSTANTS);
         for (number, tree) in trees.iter().enumerate() {
             let at = values.len();
-            let found = plan.tree(tree, &mut pairs, &mut open, &mut top, &mut |leaf| {
+            let found = program(&mut plan, tree, &mut pairs, &mut open, &mut top, &mut |leaf| {
                 let from = leaf as usize * leaves.width;
                 values.extend_from_slice(&leaves.values[from..from + leaves.width]);
             })?;
@@ -194,7 +172,7 @@ impl<T: Value, V: Sum> Lanes<T, V> {
             for fill in &self.fills {
                 let mut values = [T::default(); ROWS];
                 values[..count].copy_from_slice(&columns[fill.feature][start..start + count]);
-                fill.fill(&values, &mut lanes);
+                put(fill, &values, &mut lanes);
             }
             let (mut pairs, mut selects, mut trees) = (0, 0, 0);
             for group in &self.groups {
@@ -294,204 +272,76 @@ impl<T: Value, V: Sum> Lanes<T, V> {
         }
     }
 }
-
-impl<T: Value> Fill<T> {
-    #[inline(always)]
-    fn fill(&self, values: &[T; ROWS], lanes: &mut [Lane]) {
-        let mut bins = [0u8; ROWS];
-        match &self.bins {
-            Bins::Few(cuts) => {
-                for cut in cuts {
-                    for (bin, value) in bins.iter_mut().zip(values) {
-                        *bin += u8::from(*value >= *cut);
-                    }
-                }
-            }
-            Bins::Many(groups) => {
-                for (bin, value) in bins.iter_mut().zip(values) {
-                    let group = reached(&groups[16], *value);
-                    *bin = 16 * group + reached(&groups[group as usize & 15], *value);
-                }
-            }
-            Bins::Set(set) => {
-                for (bin, value) in bins.iter_mut().zip(values) {
-                    *bin = u8::from(!contains(set, *value));
-                }
-            }
-        }
-        let missing = values.map(Value::missing);
-        for (lane, instead) in [(self.left, 0u8), (self.right, 255)] {
-            let Some(lane) = lane else { continue };
-            let lane = &mut lanes[lane];
-            for row in 0..ROWS {
-                let bin = if missing[row] { instead } else { bins[row] };
-                lane.0[row] = (bin ^ 128) as i8;
-            }
-        }
-    }
-}
-
-/// How many of the thresholds a value reaches.
+/// Fills the lanes of a feature.
 #[inline(always)]
-fn reached<T: Value>(cuts: &[T; 16], value: T) -> u8 {
-    let mut count = 0;
-    for cut in cuts {
-        count += u32::from(value >= *cut);
+fn put<T: Value>(fill: &Fill<T>, values: &[T; ROWS], lanes: &mut [Lane]) {
+    let bins = fill.bins.bytes(values);
+    let missing = values.map(Value::missing);
+    for (lane, instead) in [(fill.left, 0u8), (fill.right, 255)] {
+        let Some(lane) = lane else { continue };
+        let lane = &mut lanes[lane];
+        for row in 0..ROWS {
+            let bin = if missing[row] { instead } else { bins[row] };
+            lane.0[row] = (bin ^ 128) as i8;
+        }
     }
-    count as u8
 }
 
-/// A numeric test: which lane, and below which bin it goes left.
-type Place = (usize, usize);
-
-/// Finds the lanes that trees need.
-struct Plan<T> {
-    fills: Vec<Fill<T>>,
-    lanes: usize,
-    /// The thresholds of every feature, ascending.
-    cuts: Vec<Vec<T>>,
-    /// The first fill of every feature.
-    first: Vec<usize>,
-    sets: HashMap<(u32, bool, Vec<u64>), usize>,
-}
-
-impl<T: Value> Plan<T> {
-    fn new(trees: &[TreeBuilder], slots: usize) -> Option<Self> {
-        let mut cuts: BTreeMap<usize, Vec<T>> = BTreeMap::new();
-        for node in trees.iter().flat_map(|t| &t.nodes) {
-            if let NodeBuilder::Split { feature, test: Test::Less(threshold), .. } = node {
-                cuts.entry(*feature as usize).or_default().push(T::from_f64(*threshold));
-            }
-        }
-        let mut plan = Self {
-            fills: Vec::new(),
-            lanes: 0,
-            cuts: vec![Vec::new(); slots],
-            first: vec![0; slots],
-            sets: HashMap::new(),
-        };
-        for (feature, mut found) in cuts {
-            found.sort_unstable_by(Value::order);
-            found.dedup_by(|a, b| a == b);
-            plan.first[feature] = plan.fills.len();
-            for chunk in found.chunks(MAX_CUTS) {
-                plan.fills.push(Fill { feature, bins: Bins::of(chunk), left: None, right: None });
-            }
-            plan.cuts[feature] = found;
-        }
-        (plan.fills.len() <= MAX_LANES).then_some(plan)
+/// Adds the nodes of a tree and answers where its leaf numbers end up.
+/// `keep` is told the leaves in the order of their numbers.
+fn program<T: Value>(
+    plan: &mut Plan<T>,
+    tree: &TreeBuilder,
+    pairs: &mut Vec<Pair>,
+    selects: &mut Vec<(usize, Select)>,
+    top: &mut usize,
+    keep: &mut impl FnMut(u32),
+) -> Option<u16> {
+    enum Step {
+        Enter(usize),
+        Leave(usize),
     }
-
-    /// The lane of a fill for one direction of missing values.
-    fn lane(&mut self, fill: usize, missing_left: bool) -> usize {
-        let next = self.lanes;
-        let fill = &mut self.fills[fill];
-        let lane = if missing_left { &mut fill.left } else { &mut fill.right };
-        if lane.is_none() {
-            self.lanes += 1;
-        }
-        *lane.get_or_insert(next)
-    }
-
-    fn place(&mut self, feature: u32, test: &Test, missing_left: bool) -> Place {
-        match test {
-            Test::Less(threshold) => {
-                let threshold = T::from_f64(*threshold);
-                let at = self.cuts[feature as usize].partition_point(|cut| *cut < threshold);
-                let fill = self.first[feature as usize] + at / MAX_CUTS;
-                (self.lane(fill, missing_left), at % MAX_CUTS + 1)
-            }
-            Test::In(categories) => {
-                let key = (feature, missing_left, bits(categories));
-                let fill = match self.sets.get(&key) {
-                    Some(fill) => *fill,
-                    None => {
-                        let bins = Bins::Set(key.2.clone());
-                        self.fills.push(Fill { feature: feature as usize, bins, left: None, right: None });
-                        self.sets.insert(key, self.fills.len() - 1);
-                        self.fills.len() - 1
+    let mut leaves = 0u16;
+    // By node: where its leaf numbers are, and its height above the leaves.
+    let mut done: HashMap<usize, (u16, usize)> = HashMap::new();
+    let mut steps = vec![Step::Enter(0)];
+    while let Some(step) = steps.pop() {
+        let at = match step {
+            Step::Enter(at) => {
+                match &tree.nodes[at] {
+                    NodeBuilder::Leaf(leaf) => {
+                        keep(*leaf);
+                        done.insert(at, (leaves, 0));
+                        leaves += 1;
                     }
-                };
-                (self.lane(fill, missing_left), 1)
-            }
-        }
-    }
-
-    /// Adds the nodes of a tree and answers where its leaf numbers end up.
-    /// `keep` is told the leaves in the order of their numbers.
-    fn tree(
-        &mut self,
-        tree: &TreeBuilder,
-        pairs: &mut Vec<Pair>,
-        selects: &mut Vec<(usize, Select)>,
-        top: &mut usize,
-        keep: &mut impl FnMut(u32),
-    ) -> Option<u16> {
-        enum Step {
-            Enter(usize),
-            Leave(usize),
-        }
-        let mut leaves = 0u16;
-        // By node: where its leaf numbers are, and its height above the leaves.
-        let mut done: HashMap<usize, (u16, usize)> = HashMap::new();
-        let mut steps = vec![Step::Enter(0)];
-        while let Some(step) = steps.pop() {
-            let at = match step {
-                Step::Enter(at) => {
-                    match &tree.nodes[at] {
-                        NodeBuilder::Leaf(leaf) => {
-                            keep(*leaf);
-                            done.insert(at, (leaves, 0));
-                            leaves += 1;
-                        }
-                        NodeBuilder::Split { left, right, .. } => {
-                            steps.extend([Step::Leave(at), Step::Enter(*right), Step::Enter(*left)]);
-                        }
+                    NodeBuilder::Split { left, right, .. } => {
+                        steps.extend([Step::Leave(at), Step::Enter(*right), Step::Enter(*left)]);
                     }
-                    continue;
                 }
-                Step::Leave(at) => at,
-            };
-            let NodeBuilder::Split { feature, test, missing_left, left, right } = &tree.nodes[at] else { continue };
-            let (lane, below) = self.place(*feature, test, *missing_left);
-            if self.lanes > MAX_LANES {
-                return None;
+                continue;
             }
-            let (lane, threshold) = (lane as u16, (below as u8 ^ 128) as i8);
-            let ((left, left_height), (right, right_height)) = (done.remove(left)?, done.remove(right)?);
-            let height = left_height.max(right_height) + 1;
-            // A node takes the place of a child, unless both are leaves.
-            let out = if left_height > 0 {
-                left
-            } else if right_height > 0 {
-                right
-            } else {
-                *top += 1;
-                (*top - 1) as u16
-            };
-            if height == 1 {
-                pairs.push(Pair { lane, out, threshold, leaf: left as u8 });
-            } else {
-                selects.push((height, Select { lane, left, right, out, threshold }));
-            }
-            done.insert(at, (out, height));
+            Step::Leave(at) => at,
+        };
+        let NodeBuilder::Split { feature, test, missing_left, left, right } = &tree.nodes[at] else { continue };
+        let (lane, below) = plan.place(*feature, test, *missing_left)?;
+        let (lane, threshold) = (lane as u16, (below as u8 ^ 128) as i8);
+        let ((left, left_height), (right, right_height)) = (done.remove(left)?, done.remove(right)?);
+        let height = left_height.max(right_height) + 1;
+        // A node takes the place of a child, unless both are leaves.
+        let out = if left_height > 0 {
+            left
+        } else if right_height > 0 {
+            right
+        } else {
+            *top += 1;
+            (*top - 1) as u16
+        };
+        if height == 1 {
+            pairs.push(Pair { lane, out, threshold, leaf: left as u8 });
+        } else {
+            selects.push((height, Select { lane, left, right, out, threshold }));
         }
-        done.remove(&0).map(|(found, _)| found)
+        done.insert(at, (out, height));
     }
-}
-
-impl<T: Value> Bins<T> {
-    fn of(cuts: &[T]) -> Self {
-        if cuts.len() <= 24 {
-            return Self::Few(cuts.to_vec());
-        }
-        let mut groups = Box::new([[T::NAN; 16]; 17]);
-        for (at, cut) in cuts.iter().enumerate() {
-            groups[at / 16][at % 16] = *cut;
-        }
-        for group in 0..16 {
-            groups[16][group] = groups[group][15];
-        }
-        Self::Many(groups)
-    }
+    done.remove(&0).map(|(found, _)| found)
 }

@@ -20,6 +20,26 @@ fn leaves_of(trees: &[TreeBuilder], slots: usize, rows: &[Vec<f64>]) -> Vec<u32>
         lanes.add(&columns, rows.len(), &mut found);
         assert_eq!(found, walked);
     }
+    if let Some(heaps) = heaps::Heaps::new(trees, slots, &leaves()) {
+        let mut found = vec![vec![0.0; rows.len()]];
+        heaps.add(&columns, rows.len(), &mut found);
+        assert_eq!(found, walked);
+    }
+    let ensemble = Ensemble::new(trees, slots, leaves()).unwrap();
+    let mut scratch = Scratch::default();
+    for (row, wanted) in rows.iter().zip(&walked[0]) {
+        let mut sum = [0.0];
+        ensemble.add_row(row, &mut scratch, &mut sum);
+        assert_eq!(sum, [*wanted]);
+        if let Some(heaps) = single::Heaps::new(trees, slots, &leaves()) {
+            let mut sum = [0.0];
+            heaps.add(row, &mut scratch, &mut sum);
+            assert_eq!(sum, [*wanted]);
+        }
+        let mut sum = [0.0];
+        single::walk(&walk::Walk::new(trees, slots).unwrap(), &leaves(), row, &mut scratch, &mut sum);
+        assert_eq!(sum, [*wanted]);
+    }
     walked[0].iter().map(|leaf| *leaf as u32).collect()
 }
 

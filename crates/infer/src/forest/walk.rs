@@ -10,7 +10,7 @@
 //! (NaN) costs nothing either: a row holds each value in the form that goes
 //! left, the form that goes right, or both, and a node names the one it wants.
 
-use super::{Leaves, NodeBuilder, Sum, Test, TreeBuilder, Value, bits, contains};
+use super::{Leaves, NodeBuilder, Sum, Test, TreeBuilder, Value, bits, contains, words};
 use crate::error::{Error, Result};
 
 /// Rows that walk a tree together.
@@ -140,13 +140,12 @@ impl<T: Value> Walk<T> {
             }
             Test::In(categories) => categories,
         };
-        let set = bits(categories);
-        self.set_words += set.len();
+        self.set_words = self.set_words.saturating_add(words(categories));
         // Set numbers stay exact in single precision.
         if self.set_words > MAX_SET_WORDS || self.sets.len() >= 1 << 24 {
             return Err("has categories beyond what is supported".into());
         }
-        self.sets.push(set);
+        self.sets.push(bits(categories));
         let missing = if missing_left { MISSING_LEFT } else { 0 };
         Ok((T::from_f64((self.sets.len() - 1) as f64), feature | CATEGORICAL | missing))
     }
@@ -192,6 +191,34 @@ impl<T: Value> Walk<T> {
                 }
             }
             self.visit(&block, count, |tree, row, leaf| visit(tree, start + row, leaf));
+        }
+    }
+
+    /// Hands `(tree, leaf)` of one row to `visit`, in the order of the trees.
+    pub fn for_row(&self, row: &[T], block: &mut Vec<T>, mut visit: impl FnMut(usize, u32)) {
+        block.clear();
+        block.resize(self.stride(), T::default());
+        for (slot, value) in row.iter().enumerate().take(self.slots) {
+            self.put(block, 0, slot, *value);
+        }
+        let mut walk = |first: usize, roots: &[(u32, u32)]| {
+            // Trees take the part of rows; the last ones walk together with the first of them.
+            let mut at: [u32; LANES] = std::array::from_fn(|lane| roots.get(lane).unwrap_or(&roots[0]).0);
+            let deepest = roots.iter().map(|(_, depth)| *depth).max().unwrap_or(0);
+            for level in 0..deepest {
+                if level > PATIENCE / 2 && at.iter().all(|node| self.nodes[*node as usize].left == *node) {
+                    break;
+                }
+                for node in &mut at {
+                    *node = self.step::<true>(*node, block, 0);
+                }
+            }
+            for (lane, node) in at.iter().enumerate().take(roots.len()) {
+                visit(first + lane, self.leaves[*node as usize]);
+            }
+        };
+        for (number, roots) in self.roots.chunks(LANES).enumerate() {
+            walk(number * LANES, roots);
         }
     }
 

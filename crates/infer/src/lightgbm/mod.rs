@@ -15,9 +15,11 @@ use arrow::array::Float64Array;
 use arrow::record_batch::RecordBatch;
 
 use crate::columns;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::explain::{Contributions, Explainer};
 use crate::forest::{Ensemble, Walked};
 use crate::model::{ClassProbabilities, Description, Model, Predictions, Raw, Signature};
+use crate::row::{self, RowPrediction, Scratch};
 
 pub use load::load;
 
@@ -70,6 +72,19 @@ enum Transform {
     OneAgainstAll(f64),
 }
 
+impl Transform {
+    /// Of one raw score.
+    fn of(self, score: f64) -> f64 {
+        match self {
+            Self::Square => score.signum() * score * score,
+            Self::Exp => score.exp(),
+            Self::Softplus => score.exp().ln_1p(),
+            Self::Logistic => sigmoid(score),
+            _ => score,
+        }
+    }
+}
+
 /// Codes of a column of categories.
 #[derive(Debug)]
 enum Codes {
@@ -107,6 +122,8 @@ struct LinearLeaf {
 #[derive(Debug)]
 struct LightgbmModel {
     trees: Trees,
+    /// Linear trees have none.
+    explainer: Option<Explainer>,
     /// Feature and look of every slot.
     slots: Vec<(usize, Look)>,
     codes: Vec<Codes>,
@@ -142,15 +159,17 @@ impl LightgbmModel {
             .collect()
     }
 
+    /// The features as the nodes see them, slot by slot.
+    fn looked_at(&self, features: &[Vec<f64>]) -> Vec<Vec<f64>> {
+        let look = |(feature, look): &(usize, Look)| features[*feature].iter().map(|v| look.at(*v)).collect();
+        self.slots.iter().map(look).collect()
+    }
+
     /// Raw scores, a column an output; a forest's are not averaged yet.
     fn raw(&self, batch: &RecordBatch) -> Result<Vec<Vec<f64>>> {
         let features = self.features(batch)?;
         let rows = batch.num_rows();
-        let slots: Vec<Vec<f64>> = self
-            .slots
-            .iter()
-            .map(|(feature, look)| features[*feature].iter().map(|value| look.at(*value)).collect())
-            .collect();
+        let slots = self.looked_at(&features);
         Ok(match &self.trees {
             Trees::Plain(trees) => trees.sums(&slots, rows, &vec![0.0; self.outputs]),
             Trees::Linear(trees) => {
@@ -242,14 +261,44 @@ impl Model for LightgbmModel {
                 raw: None,
             });
         }
-        let prediction = margin.iter().map(|m| match self.transform {
-            Transform::Square => m.signum() * m * m,
-            Transform::Exp => m.exp(),
-            Transform::Softplus => m.exp().ln_1p(),
-            Transform::Logistic => sigmoid(*m),
-            _ => *m,
-        });
-        let prediction = Float64Array::from_iter_values(prediction);
+        let prediction = Float64Array::from_iter_values(margin.iter().map(|m| self.transform.of(*m)));
         Ok(Predictions { margin: Some(sums.unwrap_or(margin).into()), ..Predictions::plain(prediction) })
+    }
+
+    /// As LightGBM's, of the raw score; a forest's are of the sum of its trees.
+    fn contributions(&self, batch: &RecordBatch) -> Result<Contributions> {
+        let Some(explainer) = &self.explainer else {
+            return Err(Error::invalid("contributions of linear trees are not supported, neither by LightGBM")
+                .with_hint("train with `linear_tree=false`"));
+        };
+        let slots = self.looked_at(&self.features(batch)?);
+        let values = explainer.values(&slots, batch.num_rows(), &vec![0.0; self.outputs])?;
+        Contributions::new(batch, &self.signature.inputs, self.outputs, values)
+    }
+
+    fn score_row(&self, row: &[f64], scratch: &mut Scratch, found: &mut RowPrediction) -> Result<()> {
+        let Trees::Plain(trees) = &self.trees else { return row::as_batch(self, row, found) };
+        if self.outputs != 1 || !self.codes.iter().all(|codes| matches!(codes, Codes::Numbers)) {
+            return row::as_batch(self, row, found);
+        }
+        scratch.doubles.clear();
+        scratch.doubles.extend(self.slots.iter().map(|(feature, look)| look.at(row[*feature])));
+        scratch.double_sums.clear();
+        scratch.double_sums.push(0.0);
+        trees.add_row(&scratch.doubles, &mut scratch.double_trees, &mut scratch.double_sums);
+        let sum = scratch.double_sums[0];
+        let score = self.average.map_or(sum, |iterations| sum / iterations);
+        found.margin = Some(sum);
+        found.probability = None;
+        found.probabilities.clear();
+        found.prediction = if let Transform::Binary(k) = self.transform {
+            let share = sigmoid(k * score);
+            found.probability = Some(share);
+            found.probabilities.extend([1.0 - share, share]);
+            f64::from(u8::from(share > 0.5))
+        } else {
+            self.transform.of(score)
+        };
+        Ok(())
     }
 }

@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::explain::Slot;
 use super::frame::{Frame, Made};
 use super::stage::{MAX_WIDTH, Source};
 use super::store::{self, Parameters};
 use super::trees::Trees;
-use super::vectors::Vectors;
+use super::vectors::{Column, Vectors};
 use super::{bayes, clusters, linear, perceptron};
 use crate::error::{Error, Result};
 use crate::model::{ClassProbabilities, Description, Predictions, Raw};
@@ -48,6 +49,22 @@ pub trait Function: fmt::Debug + Send + Sync {
     /// # Errors
     /// When it refuses a value.
     fn score(&self, features: &Vectors, offset: Option<&[f64]>) -> Result<Vec<Vec<f64>>>;
+
+    /// Says where the slots come from, so that they can be explained.
+    fn explain_by(&mut self, _slots: &[Slot], _columns: usize) {}
+
+    /// Contributions of `columns` columns to dense features, one list a place,
+    /// with the number of outputs; of two classes they are the positive one's.
+    /// None when the function cannot be explained.
+    fn contributions(
+        &self,
+        _features: &[Vec<f64>],
+        _slots: &[Slot],
+        _columns: usize,
+        _rows: usize,
+    ) -> Option<Result<(usize, Vec<f64>)>> {
+        None
+    }
 
     /// Its size.
     fn describe(&self) -> Description {
@@ -214,6 +231,27 @@ impl Head {
             _ => Vec::new(),
         };
         Description { labels, ..self.function.describe() }
+    }
+
+    /// Says where the slots come from, so that they can be explained.
+    pub fn explain_by(&mut self, slots: &[Slot], columns: usize) {
+        self.function.explain_by(slots, columns);
+    }
+
+    /// Contributions of `columns` columns to a block, with the number of
+    /// outputs; of two classes they are the positive one's. None when this
+    /// estimator cannot be explained.
+    pub fn contributions(
+        &self,
+        frame: &Frame<'_>,
+        slots: &[Slot],
+        columns: usize,
+    ) -> Result<Option<(usize, Vec<f64>)>> {
+        let features = frame.vectors(&self.features, self.width())?;
+        let rows = features.rows;
+        let dense = |column: &Column| column.values().map_or_else(|| vec![0.0; rows], <[f64]>::to_vec);
+        let features: Vec<Vec<f64>> = features.columns.iter().map(dense).collect();
+        self.function.contributions(&features, slots, columns, rows).transpose()
     }
 
     /// The raw scores of a block, a column each.

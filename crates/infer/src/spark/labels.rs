@@ -8,6 +8,7 @@ use arrow::array::{Array, ArrayRef, AsArray, ListArray, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
 
+use super::explain::{Slot, without_means};
 use super::frame::{Frame, Made, unseen};
 use super::stage::{Attribute, Invalid, Kind, MAX_WIDTH, Plan, Source, Step, Work};
 use super::store::{self, Folder};
@@ -105,6 +106,10 @@ impl Work for Indexer {
 
     fn labels(&self) -> Option<&[String]> {
         Some(&self.labels)
+    }
+
+    fn slots(&self, reads: Vec<Vec<Slot>>) -> Option<Vec<Slot>> {
+        reads.into_iter().next().map(without_means)
     }
 }
 
@@ -235,6 +240,11 @@ impl Work for OneHot {
         let nulls = some.then(|| Rc::new(nulls.clone()));
         Ok(vec![Made::Vectors(Vectors { rows, columns, sparse: Sparsity::All(true), nulls })])
     }
+
+    fn slots(&self, reads: Vec<Vec<Slot>>) -> Option<Vec<Slot>> {
+        let slot = *reads.first()?.first()?;
+        Some(vec![Slot { mean: 0.0, ..slot }; self.width])
+    }
 }
 
 /// OneHotEncoder: a step for each of its columns.
@@ -303,6 +313,14 @@ impl Work for VectorIndexer {
             vectors.columns[*place] = Column::new(values);
         }
         Ok(vec![Made::Vectors(vectors)])
+    }
+
+    fn slots(&self, reads: Vec<Vec<Slot>>) -> Option<Vec<Slot>> {
+        let mut slots = reads.into_iter().next()?;
+        for place in self.categories.keys() {
+            slots.get_mut(*place)?.mean = 0.0;
+        }
+        Some(slots)
     }
 }
 
@@ -375,8 +393,10 @@ impl Work for Hasher {
                     }
                 }
                 None if *categorical => {
-                    return Err(Error::invalid(format!("the column `{name}` of fractions as categories is not supported"))
-                        .with_hint("cast the column to text or to whole numbers before the FeatureHasher"));
+                    return Err(Error::invalid(format!(
+                        "the column `{name}` of fractions as categories is not supported"
+                    ))
+                    .with_hint("cast the column to text or to whole numbers before the FeatureHasher"));
                 }
                 None => {
                     let place = self.place(name);

@@ -2,12 +2,14 @@
 
 use serde_json::Value;
 
+use super::explain::{self, Slot};
 use super::head::{Classes, Decision, Function, Link, Output, first};
 use super::stage::{MAX_WIDTH, Source};
 use super::store::{self, Matrix};
 use super::sums::Sums;
 use super::vectors::Vectors;
 use crate::error::{Error, Result};
+use crate::explain::check_size;
 
 type Loaded = (Box<dyn Function>, Output);
 
@@ -107,6 +109,22 @@ impl Function for Linear {
             sums.iter_mut().flatten().for_each(|sum| *sum = self.mean.of(*sum));
         }
         Ok(sums)
+    }
+
+    fn contributions(
+        &self,
+        features: &[Vec<f64>],
+        slots: &[Slot],
+        columns: usize,
+        rows: usize,
+    ) -> Option<Result<(usize, Vec<f64>)>> {
+        if self.mean != Mean::Identity {
+            return None;
+        }
+        let sets = self.sums.sets();
+        let sets = if sets.len() == 2 { &sets[1..] } else { &sets };
+        let values = || (sets.len(), explain::linear(features, sets, slots, columns, rows));
+        Some(check_size(rows, columns, sets.len()).map(|()| values()))
     }
 }
 

@@ -20,6 +20,7 @@
 
 mod bayes;
 mod clusters;
+mod explain;
 mod frame;
 mod head;
 mod labels;

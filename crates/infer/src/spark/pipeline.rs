@@ -6,12 +6,14 @@ use std::sync::Arc;
 use arrow::record_batch::RecordBatch;
 use serde_json::Value;
 
+use super::explain::{self, Slot};
 use super::frame::Frame;
 use super::head::Head;
 use super::sql::{self, SqlStage};
 use super::stage::{self, Kind, Plan, Source, Step};
 use super::store::{Folder, Parameters};
 use crate::error::{Error, Result};
+use crate::explain::{Contributions, check_size};
 use crate::model::{Description, Input, InputKind, Model, Predictions, Signature};
 
 /// Rows that go through all stages together: fewer where vectors are wide.
@@ -25,6 +27,8 @@ const MADE_AT_ONCE: usize = 1 << 24;
 pub struct SparkModel {
     steps: Vec<Step>,
     head: Head,
+    /// Where the features come from, or why that is not known.
+    slots: Result<Vec<Slot>>,
     /// Rows of a block.
     block: usize,
     description: Description,
@@ -90,7 +94,7 @@ pub fn build(folders: &[(Folder<'_>, Value)], engine: Option<&Arc<dyn SqlStage>>
         stages.add(&source, engine).map_err(|e| if folder.path().is_empty() { e } else { e.within(folder.path()) })?;
     }
     let Stages { steps, attributes, head, .. } = stages;
-    let (head, class) =
+    let (mut head, class) =
         head.ok_or_else(|| Error::invalid("the pipeline has no estimator: it only prepares features"))?;
     let mut needed: HashSet<String> = [head.features.clone()].into_iter().chain(head.offset.clone()).collect();
     let mut kept: Vec<Step> = Vec::new();
@@ -140,7 +144,18 @@ pub fn build(folders: &[(Folder<'_>, Value)], engine: Option<&Arc<dyn SqlStage>>
     }
     let block = (MADE_AT_ONCE / row_values.max(head.width().unwrap_or(1)).max(1)).clamp(1, ROWS);
     let description = Description { flavor: "spark".into(), objective: class, ..head.describe() };
-    Ok(SparkModel { steps, head, block, description, signature: Signature { inputs } })
+    let slots = match head.width() {
+        Some(width) => explain::slots(&steps, &inputs, &head.features, width),
+        None => Err(unexplained(&description)),
+    };
+    if let Ok(slots) = &slots {
+        head.explain_by(slots, inputs.len());
+    }
+    Ok(SparkModel { steps, head, slots, block, description, signature: Signature { inputs } })
+}
+
+fn unexplained(about: &Description) -> Error {
+    Error::invalid(format!("contributions of the {} model {} are not supported", about.flavor, about.objective))
 }
 
 /// Notes a column that comes from the rows.
@@ -157,12 +172,16 @@ fn want(
 }
 
 impl SparkModel {
-    fn raw(&self, block: &RecordBatch) -> Result<Vec<Vec<f64>>> {
+    fn frame<'a>(&'a self, block: &'a RecordBatch) -> Result<Frame<'a>> {
         let mut frame = Frame::new(block, &self.signature.inputs);
         for step in &self.steps {
             frame.apply(step)?;
         }
-        self.head.raw(&frame)
+        Ok(frame)
+    }
+
+    fn raw(&self, block: &RecordBatch) -> Result<Vec<Vec<f64>>> {
+        self.head.raw(&self.frame(block)?)
     }
 }
 
@@ -183,5 +202,20 @@ impl Model for SparkModel {
             raw.iter_mut().zip(more).for_each(|(all, more)| all.extend(more));
         }
         Ok(self.head.finish(raw))
+    }
+
+    fn contributions(&self, batch: &RecordBatch) -> Result<Contributions> {
+        let (inputs, rows) = (&self.signature.inputs, batch.num_rows());
+        let slots = self.slots.as_ref().map_err(|why| Error::invalid(why.to_string()))?;
+        let (mut outputs, mut values) = (1, Vec::new());
+        for start in (0..rows.max(1)).step_by(self.block) {
+            let block = batch.slice(start, self.block.min(rows - start));
+            let found = self.head.contributions(&self.frame(&block)?, slots, inputs.len())?;
+            let (count, more) = found.ok_or_else(|| unexplained(&self.description))?;
+            check_size(rows, inputs.len(), count)?;
+            outputs = count;
+            values.extend(more);
+        }
+        Contributions::new(batch, inputs, outputs, values)
     }
 }

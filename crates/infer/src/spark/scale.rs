@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::explain::{Slot, without_means};
 use super::frame::{Frame, Made, missing};
 use super::stage::{Attribute, Invalid, Kind, Plan, Source, Step, Work};
 use super::store;
@@ -15,6 +16,8 @@ use arrow::datatypes::DataType;
 struct Imputer {
     surrogate: f64,
     missing: f64,
+    /// Whether the surrogate is the mean of the others.
+    mean: bool,
 }
 
 impl Work for Imputer {
@@ -37,16 +40,22 @@ impl Work for Imputer {
         let values = frame.numbers(&reads[0])?.iter().map(fill).collect();
         Ok(vec![Made::Numbers(Numbers::new(values))])
     }
+
+    fn slots(&self, reads: Vec<Vec<Slot>>) -> Option<Vec<Slot>> {
+        let mean = if self.mean { self.surrogate } else { 0.0 };
+        Some(reads.into_iter().next()?.into_iter().map(|slot| Slot { mean, ..slot }).collect())
+    }
 }
 
 /// Imputer: a step for each of its columns.
 pub fn imputer(source: &Source<'_>) -> Result<Vec<Step>> {
     let rows = source.folder.rows("data")?;
     let missing = source.parameters.number("missingValue")?.unwrap_or(f64::NAN);
+    let mean = source.parameters.text("strategy").unwrap_or("mean") == "mean";
     let step = |(read, make): (String, String)| {
         let value = store::numbers(store::column(&rows, &read)?)?.first().copied();
         let surrogate = value.ok_or_else(|| Error::data(format!("ImputerModel has no value for `{read}`")))?;
-        Ok(source.step(read, make, Imputer { surrogate, missing }))
+        Ok(source.step(read, make, Imputer { surrogate, missing, mean }))
     };
     source.pairs()?.into_iter().map(step).collect()
 }
@@ -96,6 +105,10 @@ impl Work for Bucketizer {
             self.bucket(value).map(Some).ok_or_else(|| refused().with_hint(hint))
         };
         Ok(vec![Made::Numbers(frame.numbers(name)?.iter().enumerate().map(bucket).collect::<Result<_>>()?)])
+    }
+
+    fn slots(&self, reads: Vec<Vec<Slot>>) -> Option<Vec<Slot>> {
+        reads.into_iter().next().map(without_means)
     }
 }
 
@@ -147,6 +160,10 @@ impl Work for Binarizer {
         let values = frame.numbers(&reads[0])?.values.iter().map(|v| above(*v)).collect();
         Ok(vec![Made::Numbers(Numbers::new(values))])
     }
+
+    fn slots(&self, reads: Vec<Vec<Slot>>) -> Option<Vec<Slot>> {
+        reads.into_iter().next().map(without_means)
+    }
 }
 
 /// Binarizer: a step for each of its columns.
@@ -169,6 +186,8 @@ struct Scaler {
     class: String,
     shift: Option<Vec<f64>>,
     scale: Option<Vec<f64>>,
+    /// The means of the values before, where known: only explaining needs them.
+    mean: Vec<f64>,
 }
 
 impl Work for Scaler {
@@ -192,12 +211,20 @@ impl Work for Scaler {
                 let scaled = vectors.map(|place, v| (v - shift[place]) * scale[place]);
                 Vectors { sparse: Sparsity::All(false), ..scaled }
             }
-            (Some(shift), None) => {
-                Vectors { sparse: Sparsity::All(false), ..vectors.map(|place, v| v - shift[place]) }
-            }
+            (Some(shift), None) => Vectors { sparse: Sparsity::All(false), ..vectors.map(|place, v| v - shift[place]) },
             (None, Some(scale)) => vectors.map(|place, v| v * scale[place]),
             (None, None) => vectors,
         })])
+    }
+
+    fn slots(&self, reads: Vec<Vec<Slot>>) -> Option<Vec<Slot>> {
+        let at = |list: &Option<Vec<f64>>, place: usize| list.as_ref().and_then(|l| l.get(place)).copied();
+        let scaled = |(place, slot): (usize, Slot)| {
+            let mean = self.mean.get(place).copied().unwrap_or(slot.mean);
+            let mean = (mean - at(&self.shift, place).unwrap_or(0.0)) * at(&self.scale, place).unwrap_or(1.0);
+            Slot { mean, ..slot }
+        };
+        Some(reads.into_iter().next()?.into_iter().enumerate().map(scaled).collect())
     }
 }
 
@@ -231,7 +258,9 @@ pub fn scaler(source: &Source<'_>) -> Result<Vec<Step>> {
     {
         return Err(Error::data(format!("{class} has vectors of different widths")));
     }
-    source.single(Scaler { class, shift, scale })
+    let standard = source.class == "StandardScalerModel";
+    let mean = if standard { vector("mean").unwrap_or_default() } else { Vec::new() };
+    source.single(Scaler { class, shift, scale, mean })
 }
 
 /// To a range, place by place; a place that was constant goes to its middle.
@@ -264,6 +293,10 @@ impl Work for MinMax {
             }
         });
         Ok(vec![Made::Vectors(Vectors::compressed(vectors.rows, vectors.columns))])
+    }
+
+    fn slots(&self, reads: Vec<Vec<Slot>>) -> Option<Vec<Slot>> {
+        reads.into_iter().next().map(without_means)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::f64::consts::PI;
 
+use super::explain::Slot;
 use super::frame::{Frame, Made, missing, unseen};
 use super::stage::{Attribute, Invalid, Kind, MAX_WIDTH, Plan, Source, Step, Work};
 use super::store::{self, Matrix};
@@ -59,8 +60,10 @@ impl Work for Assembler {
                 Made::Vectors(vectors) => {
                     // A vector from the rows would make the width unknown.
                     if frame.raw(name).is_some() {
-                        return Err(Error::invalid(format!("column `{name}` holds vectors where numbers were expected"))
-                            .with_hint("vectors of the rows' own can be the model's features, not a part of them"));
+                        return Err(Error::invalid(format!(
+                            "column `{name}` holds vectors where numbers were expected"
+                        ))
+                        .with_hint("vectors of the rows' own can be the model's features, not a part of them"));
                     }
                     if let Some(nulls) = vectors.nulls.as_ref().filter(|_| self.invalid != Invalid::Keep)
                         && let Some(row) = (0..vectors.rows).find(|row| nulls[*row])
@@ -82,6 +85,10 @@ impl Work for Assembler {
             }
         }
         Ok(vec![Made::Vectors(Vectors::compressed(frame.rows(), out))])
+    }
+
+    fn slots(&self, reads: Vec<Vec<Slot>>) -> Option<Vec<Slot>> {
+        Some(reads.into_iter().flatten().collect())
     }
 }
 
@@ -130,6 +137,11 @@ impl Work for Selector {
             Error::data(format!("column `{}` has vectors of {width} values, which are too few", reads[0]))
         })?;
         Ok(vec![Made::Vectors(Vectors { columns, ..vectors })])
+    }
+
+    fn slots(&self, reads: Vec<Vec<Slot>>) -> Option<Vec<Slot>> {
+        let slots = reads.first()?;
+        self.places.iter().map(|place| slots.get(*place).copied()).collect()
     }
 }
 
@@ -200,7 +212,8 @@ impl Work for Interaction {
                 Kind::Vector { attributes: Some(all), .. } => all.iter().map(|a| a.categories).collect(),
                 Kind::Vector { width: Some(width), .. } => vec![0; *width],
                 Kind::Vector { .. } => {
-                    let error = Error::invalid(format!("an Interaction of `{name}`, of unknown width, is not supported"));
+                    let error =
+                        Error::invalid(format!("an Interaction of `{name}`, of unknown width, is not supported"));
                     return Err(error);
                 }
             };
@@ -277,7 +290,10 @@ struct Polynomial {
 impl Work for Polynomial {
     fn plan(&mut self, plan: &Plan<'_>) -> Result<Vec<Kind>> {
         let width = plan.width(0)?.ok_or_else(|| {
-            Error::invalid(format!("a PolynomialExpansion of `{}`, of unknown width, is not supported", plan.reads[0].0))
+            Error::invalid(format!(
+                "a PolynomialExpansion of `{}`, of unknown width, is not supported",
+                plan.reads[0].0
+            ))
         })?;
         self.width = width;
         self.terms = terms(width, self.degree)?;

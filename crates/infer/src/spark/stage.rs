@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use serde_json::Value;
 
+use super::explain::Slot;
 use super::frame::{Frame, Made};
 use super::store::{Folder, Parameters};
 use super::{labels, scale, shape};
@@ -59,6 +60,12 @@ pub trait Work: fmt::Debug + Send + Sync {
     /// # Errors
     /// When a value is refused.
     fn apply(&self, frame: &Frame<'_>, reads: &[String]) -> Result<Vec<Made>>;
+
+    /// The input columns of what it makes, by those of what it reads; none
+    /// when a value comes from several columns.
+    fn slots(&self, _reads: Vec<Vec<Slot>>) -> Option<Vec<Slot>> {
+        None
+    }
 
     /// Numbers that it keeps for the places of vectors.
     fn held(&self) -> usize {
@@ -251,10 +258,9 @@ pub fn load(source: &Source<'_>) -> Result<Option<Vec<Step>>> {
             scale::scaler(source)?
         }
         "VectorAssembler" => shape::assembler(source)?,
-        "VectorSlicer"
-        | "ChiSqSelectorModel"
-        | "UnivariateFeatureSelectorModel"
-        | "VarianceThresholdSelectorModel" => shape::selector(source)?,
+        "VectorSlicer" | "ChiSqSelectorModel" | "UnivariateFeatureSelectorModel" | "VarianceThresholdSelectorModel" => {
+            shape::selector(source)?
+        }
         "PCAModel" => shape::pca(source)?,
         "Interaction" => shape::interaction(source)?,
         "PolynomialExpansion" => shape::polynomial(source)?,

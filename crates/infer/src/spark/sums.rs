@@ -51,6 +51,12 @@ impl Sums {
         self.start.len()
     }
 
+    /// The coefficients of each sum, and what it begins with.
+    pub fn sets(&self) -> Vec<(&[f64], f64)> {
+        let each = |sum: usize| (&self.coefficients[sum * self.width..(sum + 1) * self.width], self.start[sum]);
+        (0..self.start.len()).map(each).collect()
+    }
+
     /// A column of sums for each.
     pub fn of(&self, features: &Vectors) -> Vec<Vec<f64>> {
         (0..self.start.len()).map(|sum| self.one(sum, features)).collect()

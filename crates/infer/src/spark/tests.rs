@@ -395,9 +395,8 @@ fn what_does_not_hold_together_is_refused_by_name() {
         ErrorKind::Invalid,
         "SELECT 1",
     );
-    let classified = || {
-        assembled().tree("DecisionTreeClassificationModel", json!({"predictionCol": "p"}), vec![nodes(&first)])
-    };
+    let classified =
+        || assembled().tree("DecisionTreeClassificationModel", json!({"predictionCol": "p"}), vec![nodes(&first)]);
     let said = |pipeline: Pipeline, labels: &[&str]| {
         pipeline.stage("IndexToString", json!({"inputCol": "p", "outputCol": "said", "labels": labels}), vec![])
     };

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 
 use arrow::array::{ArrayRef, RecordBatch};
 
+use super::explain::Slot;
 use super::head::Function;
 use super::store::{self, Folder};
 use super::vectors::Vectors;
 use crate::error::{Error, Result};
+use crate::explain::{Explainer, Source};
 use crate::forest::{Ensemble, Leaves, NodeBuilder, Test, TreeBuilder, next_up};
 use crate::model::Description;
 
@@ -18,6 +20,7 @@ const MAX_CATEGORIES: i64 = 1 << 20;
 #[derive(Debug)]
 pub struct Trees {
     forest: Ensemble<f64, f64>,
+    explainer: Box<Explainer>,
     outputs: usize,
     /// The sum is divided by the number of trees.
     mean: bool,
@@ -48,15 +51,33 @@ impl Trees {
         };
         let mut values = Vec::new();
         let mut builders: Vec<TreeBuilder> = (0..trees).map(|_| TreeBuilder::default()).collect();
+        let mut covers: Vec<Vec<f64>> = vec![Vec::new(); trees];
         for node in nodes {
+            // Statistics are counts by class, else the count, the sum and the sum of squares.
+            let counts = if shares { &node.stats[..] } else { &node.stats[..node.stats.len().min(1)] };
+            covers[node.tree].push(if counts.is_empty() { f64::NAN } else { counts.iter().sum() });
             let weight = if boosted { weights[node.tree] } else { 1.0 };
             builders[node.tree].nodes.push(node.build(leaves, stride, weight, &mut values)?);
         }
         if builders.is_empty() || builders.iter().any(|b| b.nodes.is_empty()) {
             return Err(Error::data(format!("{class} lacks trees")));
         }
+        let explained = explained(&values, stride, shares, if boosted { 1.0 } else { trees as f64 });
         let leaves = if stride == 1 { Leaves::single(values) } else { Leaves::vectors(values, stride) };
-        Ok(Self { forest: Ensemble::new(&builders, width, leaves)?, outputs: stride, mean })
+        let forest = Ensemble::new(&builders, width, leaves)?;
+        let outputs = if stride == 2 { 1 } else { stride };
+        let explainer = Box::new(Explainer::new(Source {
+            trees: builders,
+            covers,
+            values: explained,
+            width: outputs,
+            groups: Vec::new(),
+            outputs,
+            players: (0..width as u32).collect(),
+            targets: (0..width as u32).collect(),
+            columns: width,
+        }));
+        Ok(Self { forest, explainer, outputs: stride, mean })
     }
 
     /// Values of a row's score.
@@ -89,6 +110,38 @@ impl Function for Trees {
         }
         Ok(sums)
     }
+
+    fn explain_by(&mut self, slots: &[Slot], columns: usize) {
+        self.explainer.set_targets(slots.iter().map(|slot| slot.column).collect(), columns);
+    }
+
+    /// To the probability of the positive class or of all classes, else to
+    /// the value or margin.
+    fn contributions(
+        &self,
+        features: &[Vec<f64>],
+        _slots: &[Slot],
+        _columns: usize,
+        rows: usize,
+    ) -> Option<Result<(usize, Vec<f64>)>> {
+        let outputs = if self.outputs == 2 { 1 } else { self.outputs };
+        Some(self.explainer.values(features, rows, &vec![0.0; outputs]).map(|values| (outputs, values)))
+    }
+}
+
+/// What leaves add to what is explained: the mean of the trees' shares or
+/// predictions. Of two classes it is the second one's share.
+fn explained(values: &[f64], stride: usize, shares: bool, trees: f64) -> Vec<f64> {
+    if !shares {
+        return values.iter().map(|value| value / trees).collect();
+    }
+    let leaf = |leaf: &[f64]| {
+        let total: f64 = leaf.iter().sum();
+        let total = if total == 0.0 { 1.0 } else { total } * trees;
+        leaf.iter().map(move |value| value / total).collect::<Vec<f64>>()
+    };
+    let from = usize::from(stride == 2);
+    values.chunks_exact(stride).flat_map(|values| leaf(values).split_off(from)).collect()
 }
 
 /// The weights of the trees, by tree number. Names differ between Spark

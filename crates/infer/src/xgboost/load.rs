@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::document::Document;
-use super::{Column, Transform, XgboostModel, tree, ubjson};
+use super::linear::Linear;
+use super::{Booster, Column, Transform, XgboostModel, tree, ubjson};
+use crate::document::Document;
 use crate::error::{Error, Result};
+use crate::explain::{Explainer, Source};
 use crate::forest::{Ensemble, Leaves};
+use crate::json;
 use crate::model::{Description, Input, InputKind, Model, Signature};
 
 /// Loads a model from the bytes of one file.
@@ -15,11 +18,8 @@ pub fn load(name: &str, bytes: &[u8]) -> Result<Arc<dyn Model>> {
     // After the brace UBJSON has a type marker, JSON a quote or a space.
     let text = bytes.first() != Some(&b'{')
         || bytes.get(1).is_none_or(|b| matches!(b, b'"' | b' ' | b'\n' | b'\r' | b'\t' | b'}'));
-    let document: Document = if text {
-        serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?
-    } else {
-        ubjson::parse(bytes).map_err(damaged)?
-    };
+    let document: Document =
+        if text { json::parse(bytes).map_err(damaged)? } else { ubjson::parse(bytes).map_err(damaged)? };
     let model = build(&document).map_err(|error| error.within(&format!("`{name}`")))?;
     Ok(Arc::new(model))
 }
@@ -32,41 +32,33 @@ fn build(document: &Document) -> Result<XgboostModel> {
     let parameters = learner.field("learner_model_param")?;
     let features = parameters.count("num_feature")?;
     let classes = parameters.count("num_class")?.max(1);
-    if parameters.get("num_target").and_then(Document::number).is_some_and(|n| n > 1.0) {
-        return Err(Error::invalid("it predicts several targets, which is not supported")
-            .with_hint("train one model per target"));
-    }
+    let targets = parameters.get("num_target").map_or(Ok(1), |_| parameters.count("num_target"))?.max(1);
+    let outputs = classes.max(targets);
     let objective = learner.field("objective")?.field("name")?.text().unwrap_or_default().to_owned();
     let (transform, link) = objective_of(&objective)?;
     if (transform == Transform::Softmax) != (classes > 1) {
         return Err(Error::data(format!("the objective `{objective}` does not go with {classes} classes")));
     }
-    let (model, weights) = booster(learner.field("gradient_booster")?)?;
-    let trees = model.field("trees")?.items().ok_or_else(|| Error::data("`trees` is no list"))?;
-    if trees.is_empty() {
-        // XGBoost itself scores such a model without its base score's link.
-        return Err(Error::invalid("it has no trees").with_hint("train it for at least one round"));
+    if targets > 1 && (transform != Transform::Identity || classes > 1) {
+        return Err(Error::invalid(format!(
+            "it predicts {targets} targets with `{objective}`, which is not supported"
+        ))
+        .with_hint("train one model per target"));
     }
-    let info = model.numbers("tree_info")?;
-    let used = used_trees(learner, model, trees.len(), classes)?;
+    if outputs > 1 << 20 {
+        return Err(Error::data(format!("it has {outputs} outputs")));
+    }
     let names = feature_names(learner, features)?;
-    let columns = columns(model, features)?;
-
-    let mut values = Vec::new();
-    let mut built = Vec::with_capacity(used);
-    for (index, source) in trees.iter().take(used).enumerate() {
-        let weight = weights.map_or(Some(1.0), |w| w.get(index).copied());
-        let weight = weight.ok_or_else(|| Error::data("`weight_drop` is shorter than the trees"))?;
-        built.push(tree::build(source, weight as f32, &mut values).map_err(|e| e.within(&format!("tree {index}")))?);
-    }
-    let groups = (0..used)
-        .map(|tree| match info.get(tree) {
-            Some(group) if *group >= 0.0 && *group < classes as f64 => Ok(*group as u32),
-            _ => Err(Error::data(format!("tree {tree} belongs to no class"))),
-        })
-        .collect::<Result<Vec<u32>>>()?;
-    let forest = Ensemble::new(&built, features, Leaves::grouped(values, groups, classes))?;
-    let base = base_margin(parameters, classes, link)?;
+    let source = learner.field("gradient_booster")?;
+    let (booster, explainer, columns) = if source.field("name")?.text() == Some("gblinear") {
+        let linear = Linear::new(source.field("model")?, features, outputs)?;
+        (Booster::Linear(linear), None, (0..features).map(|_| Column::Numbers).collect())
+    } else {
+        let (model, weights) = tree_model(source)?;
+        let (forest, explainer) = forest(learner, model, weights, features, outputs)?;
+        (Booster::Trees(forest), Some(explainer), columns(model, features)?)
+    };
+    let base = base_margin(parameters, outputs, link)?;
     let classifier = matches!(transform, Transform::Softmax | Transform::Hinge) || objective.starts_with("binary:");
     let labels: Vec<String> =
         if classifier { (0..classes.max(2)).map(|i| i.to_string()).collect() } else { Vec::new() };
@@ -74,9 +66,15 @@ fn build(document: &Document) -> Result<XgboostModel> {
         flavor: "xgboost".into(),
         objective,
         labels: labels.clone(),
-        trees: forest.trees(),
-        nodes: forest.node_count(),
-        max_depth: forest.max_depth(),
+        ..match &booster {
+            Booster::Trees(forest) => Description {
+                trees: forest.trees(),
+                nodes: forest.node_count(),
+                max_depth: forest.max_depth(),
+                ..Description::default()
+            },
+            Booster::Linear(_) => Description::default(),
+        }
     };
     let kind = |column: &Column| match column {
         Column::Texts(_) => InputKind::Categorical,
@@ -85,7 +83,67 @@ fn build(document: &Document) -> Result<XgboostModel> {
     let inputs = names.into_iter().zip(&columns).map(|(name, column)| Input { name, kind: kind(column) }).collect();
     let signature = Signature { inputs };
     let labels = labels.into();
-    Ok(XgboostModel { forest, columns, base, transform, classifier, labels, description, signature })
+    Ok(XgboostModel { booster, explainer, columns, base, transform, classifier, labels, description, signature })
+}
+
+/// The trees that score, as many as `used_trees` says.
+fn forest(
+    learner: &Document,
+    model: &Document,
+    weights: Option<&[f64]>,
+    features: usize,
+    outputs: usize,
+) -> Result<(Ensemble<f32, f32>, Explainer)> {
+    let trees = model.field("trees")?.items().ok_or_else(|| Error::data("`trees` is no list"))?;
+    if trees.is_empty() {
+        // XGBoost itself scores such a model without its base score's link.
+        return Err(Error::invalid("it has no trees").with_hint("train it for at least one round"));
+    }
+    let info = model.numbers("tree_info")?;
+    let used = used_trees(learner, model, trees.len(), outputs)?;
+    let width = tree::leaf_width(&trees[0]);
+    if width > 1 && (width != outputs || weights.is_some()) {
+        return Err(Error::invalid(format!(
+            "leaves of {width} values do not go with {outputs} outputs of this booster"
+        )));
+    }
+    // Every round adds a tree an output, so a small file has few outputs.
+    if width == 1 && outputs > trees.len() {
+        return Err(Error::data(format!("it has {outputs} outputs, with {} trees in all", trees.len())));
+    }
+    let mut values = Vec::new();
+    let mut built = Vec::with_capacity(used);
+    for (index, source) in trees.iter().take(used).enumerate() {
+        let weight = weights.map_or(Some(1.0), |w| w.get(index).copied());
+        let weight = weight.ok_or_else(|| Error::data("`weight_drop` is shorter than the trees"))?;
+        let tree = tree::build(source, weight as f32, width, &mut values);
+        built.push(tree.map_err(|e| e.within(&format!("tree {index}")))?);
+    }
+    let groups = if width > 1 {
+        Vec::new()
+    } else {
+        let group = |tree: usize| match info.get(tree) {
+            Some(group) if *group >= 0.0 && *group < outputs as f64 => Ok(*group as u32),
+            _ => Err(Error::data(format!("tree {tree} belongs to no class"))),
+        };
+        (0..used).map(group).collect::<Result<Vec<u32>>>()?
+    };
+    let wide: Vec<f64> = values.iter().copied().map(f64::from).collect();
+    let leaves =
+        if width > 1 { Leaves::vectors(values, width) } else { Leaves::grouped(values, groups.clone(), outputs) };
+    let forest = Ensemble::new(&built, features, leaves)?;
+    let explainer = Explainer::new(Source {
+        trees: built,
+        covers: trees.iter().take(used).map(tree::covers).collect(),
+        values: wide,
+        width,
+        groups,
+        outputs,
+        players: (0..features as u32).collect(),
+        targets: (0..features as u32).collect(),
+        columns: features,
+    });
+    Ok((forest, explainer))
 }
 
 /// How a base score becomes a margin.
@@ -121,12 +179,12 @@ fn objective_of(name: &str) -> Result<(Transform, Link)> {
 }
 
 /// The tree model inside the booster, and DART's weights.
-fn booster(booster: &Document) -> Result<(&Document, Option<&[f64]>)> {
+fn tree_model(booster: &Document) -> Result<(&Document, Option<&[f64]>)> {
     match booster.field("name")?.text() {
         Some("gbtree") => Ok((booster.field("model")?, None)),
         Some("dart") => Ok((booster.field("gbtree")?.field("model")?, Some(booster.numbers("weight_drop")?))),
         other => Err(Error::invalid(format!("the booster `{}` is not supported", other.unwrap_or("?")))
-            .with_hint("supported are gbtree and dart")),
+            .with_hint("supported are gbtree, dart and gblinear")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! XGBoost models, JSON and UBJSON, of 1.x to 3.x.
+//! XGBoost models, JSON and UBJSON, of 1.x to 3.x: trees, DART and linear.
 //!
 //! Margins are XGBoost's own to the bit: single precision, the base margin
 //! first, then the trees in order. Transforms are in single precision too.
@@ -11,12 +11,15 @@
 //!   above 0.5, and `probability` is what `Booster.predict` returns. Of
 //!   `multi:*` it is the class, `probabilities` has all; there is no margin.
 //!   Of everything else it is what `Booster.predict` returns.
+//! - Several targets or quantiles are known where predictions are margins:
+//!   `prediction` is the first, `raw` has all.
+//! - The linear booster scores with all its rounds, as `Booster.predict` does.
 //! - Categories that the model knows by label are looked up, null is missing,
 //!   and a label it does not know is an error, as in XGBoost.
 //! - The wrapper's `missing=` value is not in the file: only NaN and null are
 //!   missing.
 
-mod document;
+mod linear;
 mod load;
 mod tree;
 mod ubjson;
@@ -32,9 +35,12 @@ use arrow::record_batch::RecordBatch;
 
 use crate::columns;
 use crate::error::{Error, Result};
+use crate::explain::{Contributions, Explainer};
 use crate::forest::Ensemble;
 use crate::model::{ClassProbabilities, Description, Model, Predictions, Raw, Signature};
+use crate::row::{self, RowPrediction, Scratch};
 
+use linear::Linear;
 pub use load::load;
 
 /// How margins become predictions.
@@ -51,6 +57,18 @@ enum Transform {
     Softmax,
 }
 
+impl Transform {
+    /// Of one margin.
+    fn of(self, margin: f32) -> f32 {
+        match self {
+            Self::Sigmoid => sigmoid(margin),
+            Self::Exp => margin.exp(),
+            Self::Hinge => f32::from(u8::from(margin > 0.0)),
+            Self::Identity | Self::Softmax => margin,
+        }
+    }
+}
+
 /// What a column holds.
 #[derive(Debug)]
 enum Column {
@@ -61,9 +79,17 @@ enum Column {
     NumberLabels(HashMap<u64, f32>),
 }
 
+/// What makes margins of features.
+#[derive(Debug)]
+enum Booster {
+    Trees(Ensemble<f32, f32>),
+    Linear(Linear),
+}
+
 #[derive(Debug)]
 struct XgboostModel {
-    forest: Ensemble<f32, f32>,
+    booster: Booster,
+    explainer: Option<Explainer>,
     columns: Vec<Column>,
     /// The base margin of every class.
     base: Vec<f32>,
@@ -158,9 +184,17 @@ impl Model for XgboostModel {
     }
 
     fn score(&self, batch: &RecordBatch) -> Result<Predictions> {
-        let mut margins = self.forest.sums(&self.features(batch)?, batch.num_rows(), &self.base);
+        let (features, rows) = (self.features(batch)?, batch.num_rows());
+        let mut margins = match &self.booster {
+            Booster::Trees(forest) => forest.sums(&features, rows, &self.base),
+            Booster::Linear(linear) => linear.sums(&features, rows, &self.base),
+        };
         if self.transform == Transform::Softmax {
-            return Ok(self.softmax(&margins, batch.num_rows()));
+            return Ok(self.softmax(&margins, rows));
+        }
+        if margins.len() > 1 {
+            let raw = Some(Raw::from_columns(&margins));
+            return Ok(Predictions { raw, ..Predictions::plain(widened(margins[0].iter().copied())) });
         }
         let margins = std::mem::take(&mut margins[0]);
         let margin = widened(margins.iter().copied());
@@ -175,12 +209,43 @@ impl Model for XgboostModel {
                 raw: None,
             });
         }
-        let prediction = match self.transform {
-            Transform::Sigmoid => widened(margins.iter().map(|m| sigmoid(*m))),
-            Transform::Exp => widened(margins.iter().map(|m| m.exp())),
-            Transform::Hinge => widened(margins.iter().map(|m| f32::from(u8::from(*m > 0.0)))),
-            Transform::Identity | Transform::Softmax => margin.clone(),
-        };
+        let prediction = widened(margins.iter().map(|m| self.transform.of(*m)));
         Ok(Predictions { margin: Some(margin), ..Predictions::plain(prediction) })
+    }
+
+    fn contributions(&self, batch: &RecordBatch) -> Result<Contributions> {
+        let base: Vec<f64> = self.base.iter().copied().map(f64::from).collect();
+        let Some(explainer) = &self.explainer else {
+            return Err(Error::invalid("contributions of the linear booster are not supported")
+                .with_hint("its weights say it all: a feature adds its weight times its value"));
+        };
+        let values = explainer.values(&self.features(batch)?, batch.num_rows(), &base)?;
+        Contributions::new(batch, &self.signature.inputs, base.len(), values)
+    }
+
+    fn score_row(&self, row: &[f64], scratch: &mut Scratch, found: &mut RowPrediction) -> Result<()> {
+        let Booster::Trees(forest) = &self.booster else { return row::as_batch(self, row, found) };
+        if self.base.len() != 1 || !self.columns.iter().all(|c| matches!(c, Column::Numbers)) {
+            return row::as_batch(self, row, found);
+        }
+        scratch.singles.clear();
+        scratch.singles.extend(row.iter().map(|value| *value as f32));
+        scratch.single_sums.clear();
+        scratch.single_sums.extend_from_slice(&self.base);
+        forest.add_row(&scratch.singles, &mut scratch.single_trees, &mut scratch.single_sums);
+        let margin = scratch.single_sums[0];
+        found.margin = Some(f64::from(margin));
+        found.probability = None;
+        found.probabilities.clear();
+        found.prediction = match self.transform {
+            Transform::Sigmoid if self.classifier => {
+                let share = sigmoid(margin);
+                found.probability = Some(f64::from(share));
+                found.probabilities.extend([f64::from(1.0 - share), f64::from(share)]);
+                f64::from(u8::from(share > 0.5))
+            }
+            transform => f64::from(transform.of(margin)),
+        };
+        Ok(())
     }
 }

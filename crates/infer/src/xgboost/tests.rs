@@ -232,8 +232,8 @@ fn what_is_not_supported_or_does_not_hold_together_is_refused_by_name() {
         move |learner: &mut Value| learner["gradient_booster"]["model"]["trees"][1][field] = value.clone()
     };
     refused(&set("/objective/name", json!("survival:unheard")), ErrorKind::Invalid, "survival:unheard");
-    refused(&set("/gradient_booster/name", json!("gblinear")), ErrorKind::Invalid, "gblinear");
-    refused(&set("/learner_model_param/num_target", json!("2")), ErrorKind::Invalid, "targets");
+    refused(&set("/gradient_booster/name", json!("gbforest")), ErrorKind::Invalid, "gbforest");
+    refused(&set("/learner_model_param/num_target", json!("2000000")), ErrorKind::Data, "outputs");
     refused(&set("/learner_model_param/base_score", json!("[1,2]")), ErrorKind::Data, "base scores");
     refused(&set("/learner_model_param/num_feature", json!("1")), ErrorKind::Data, "feature");
     refused(&set("/feature_names", json!(["a"])), ErrorKind::Data, "feature names");

@@ -1,15 +1,20 @@
 //! One XGBoost tree, from its parallel lists.
 
-use super::document::Document;
+use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::forest::{NodeBuilder, Test, TreeBuilder};
 
-/// Builds a tree; leaf values, times `weight`, go behind `values`.
-pub fn build(source: &Document, weight: f32, values: &mut Vec<f32>) -> Result<TreeBuilder> {
-    let leaf_width = source.get("tree_param").and_then(|p| p.get("size_leaf_vector")).and_then(Document::number);
-    if leaf_width.is_some_and(|n| n > 1.0) {
-        return Err(Error::invalid("its leaves hold vectors, which is not supported")
-            .with_hint("train with multi_strategy = \"one_output_per_tree\""));
+/// How many values a leaf of this tree has.
+pub fn leaf_width(source: &Document) -> usize {
+    let width = source.get("tree_param").and_then(|p| p.get("size_leaf_vector")).and_then(Document::number);
+    width.map_or(1, |width| (width as usize).max(1))
+}
+
+/// Builds a tree; leaf values, times `weight`, go behind `values`, `width` of
+/// them a leaf.
+pub fn build(source: &Document, weight: f32, width: usize, values: &mut Vec<f32>) -> Result<TreeBuilder> {
+    if leaf_width(source) != width {
+        return Err(Error::invalid(format!("its leaves have {} values and others {width}", leaf_width(source))));
     }
     let left = source.numbers("left_children")?;
     let right = source.numbers("right_children")?;
@@ -34,8 +39,12 @@ pub fn build(source: &Document, weight: f32, values: &mut Vec<f32>) -> Result<Tr
         .map(|at| {
             // Deleted nodes keep their place; nothing leads to them.
             if left[at] == -1.0 {
-                values.push(conditions[at] as f32 * weight);
-                return Ok(NodeBuilder::Leaf(values.len() as u32 - 1));
+                if width > 1 {
+                    values.extend(vector(source, at, right[at], n, width)?.iter().map(|value| *value as f32));
+                } else {
+                    values.push(conditions[at] as f32 * weight);
+                }
+                return Ok(NodeBuilder::Leaf((values.len() / width) as u32 - 1));
             }
             let (l, r) = (index(left[at], "left", at)?, index(right[at], "right", at)?);
             if !(features[at] >= 0.0 && features[at] < 1e9) {
@@ -59,6 +68,24 @@ pub fn build(source: &Document, weight: f32, values: &mut Vec<f32>) -> Result<Tr
         })
         .collect::<Result<Vec<_>>>()?;
     Ok(TreeBuilder { nodes })
+}
+
+/// The weight of the training rows that reached every node; empty when the
+/// file does not have it.
+pub fn covers(source: &Document) -> Vec<f64> {
+    source.numbers("sum_hessian").map(<[f64]>::to_vec).unwrap_or_default()
+}
+
+/// The values of a leaf: since 3.1 its right child is its number among the
+/// leaves' values, before they stood among those of all nodes.
+fn vector(source: &Document, at: usize, right: f64, nodes: usize, width: usize) -> Result<&[f64]> {
+    let (list, place) = match source.get("leaf_weights") {
+        Some(_) => (source.numbers("leaf_weights")?, right),
+        None => (source.numbers("base_weights")?, at as f64),
+    };
+    let place = (place >= 0.0 && place < nodes as f64).then_some(place as usize * width);
+    let found = place.and_then(|from| list.get(from..from + width));
+    found.ok_or_else(|| Error::data(format!("the leaf {at} has no values")))
 }
 
 /// The category sets, by node.

@@ -69,3 +69,30 @@ fn what_is_no_model_is_refused_by_name() {
         assert!(error.to_string().contains(says), "{error}");
     }
 }
+
+#[test]
+fn a_damaged_catboost_model_never_panics_and_a_cut_one_is_refused() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/catboost");
+    let mut state = 7u64;
+    for entry in std::fs::read_dir(&root).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        let Some(stem) = name.strip_suffix(".cbm").or_else(|| name.strip_suffix(".json")) else { continue };
+        let rows = crate::read_parquet(&root.join(format!("{stem}.rows.parquet")));
+        let good = std::fs::read(entry.path()).unwrap();
+        let read =
+            |bytes: Vec<u8>| load(&Artifact::from_files(BTreeMap::from([(name.clone(), Bytes::from(bytes))])).unwrap());
+        assert!(read(good.clone()).is_ok(), "{name}");
+        for cut in [5, 9, good.len() / 3, good.len() / 2, good.len() - 2] {
+            assert!(read(good[..cut].to_vec()).is_err(), "{name} cut at {cut}");
+        }
+        for _ in 0..3000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let mut bad = good.clone();
+            let at = (state >> 33) as usize % bad.len();
+            bad[at] ^= 1 << (state & 7);
+            if let Ok(model) = read(bad) {
+                let _ = model.score(&rows);
+            }
+        }
+    }
+}

@@ -26,12 +26,21 @@ fn every_judged_model_scores_as_its_library_does() {
     assert!(models >= 6, "only {models} models found");
 }
 
-/// Spark 4.3 wrote these and scored the rows: every stage and estimator.
+/// XGBoost 1.7 and 2.1 wrote these and scored the rows.
 #[test]
-fn models_of_spark_4_score_as_spark_4_did() {
-    let (models, compared, wrong) = judge(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/spark4"));
+fn models_of_earlier_versions_score_as_those_versions_did() {
+    let (models, compared, wrong) = judge(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/xgboost"));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!((models, compared), (0, 0));
+    assert_eq!((models, compared), (4, 1200));
+}
+
+/// CatBoost wrote these and scored the rows: one-hot and statistics of
+/// categories, trees of levels and of nodes, in both formats.
+#[test]
+fn small_catboost_models_score_as_catboost_did() {
+    let (models, compared, wrong) = judge(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/catboost"));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!((models, compared), (4, 4 * 5 * 200));
 }
 
 /// How many models and values were compared, and what is wrong.
@@ -64,7 +73,7 @@ fn judge(root: &Path) -> (usize, usize, Vec<String>) {
             }
         };
         let spark = model.description().flavor == "spark";
-        let double = spark || model.description().flavor == "lightgbm";
+        let double = spark || matches!(model.description().flavor.as_str(), "lightgbm" | "catboost");
         let classifier = !model.description().labels.is_empty();
         let mut found: Vec<(String, Float64Array)> = vec![("prediction".into(), scored.prediction.clone())];
         found.extend(scored.margin.clone().map(|values| ("margin".into(), values)));

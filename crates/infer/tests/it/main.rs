@@ -2,8 +2,19 @@
 
 mod assets;
 mod damage;
+mod explained;
+mod hostile;
 mod judged;
 mod reference;
+mod single_rows;
+
+// What fuzzing is made of, without its engine.
+#[path = "../../../../fuzz/harness/archive.rs"]
+mod archive;
+#[path = "../../../../fuzz/harness/formats.rs"]
+mod formats;
+#[path = "../../../../fuzz/harness/rows.rs"]
+mod rows;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

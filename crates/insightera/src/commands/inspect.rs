@@ -19,7 +19,7 @@ pub fn inspect(
     format: ReportFormat,
     printer: &Printer,
 ) -> anyhow::Result<Answer> {
-    let found = super::score::find(project, overrides, model, printer)?;
+    let found = super::named::find(project, overrides, model, printer)?.model;
     match format {
         ReportFormat::Json => Answer::json(&object(found.as_ref())),
         ReportFormat::Table => Ok(Answer::done(render(model, found.as_ref(), printer))),

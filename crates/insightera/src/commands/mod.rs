@@ -1,12 +1,15 @@
 //! One file per command. A command returns its [`Answer`]; only the demo,
 //! which tells a story while it works, and the SQL prompt print on their own.
 
+mod certify;
 mod check;
 mod demo;
 mod init;
 mod inspect;
 mod model;
+mod named;
 mod plan;
+mod row_files;
 mod run;
 mod score;
 mod several;
@@ -72,6 +75,7 @@ pub async fn dispatch(invocation: Invocation, printer: &Printer) -> anyhow::Resu
         Command::Verify { selection, format } => verify::verify(&open(overrides)?, &selection, format, printer).await,
         Command::Score(command) => score::score(&project, overrides, &command, printer),
         Command::Inspect { model, format } => inspect::inspect(&project, overrides, &model, format, printer),
+        Command::Certify(command) => certify::certify(&project, overrides, &command, printer),
         Command::Model(command) => model::model(&open(overrides)?, command, printer),
         Command::Table(command) => table::table(&open(overrides)?, command).await,
         Command::Sql { source, format } => sql::sql(&open(overrides)?, &source, format, printer).await,

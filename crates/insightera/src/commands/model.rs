@@ -9,6 +9,7 @@ use insightera_infer::Artifact;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::certify::{self, Certificate};
 use super::{Answer, json_text};
 use crate::cli::{Format, ReportFormat};
 use crate::printer::Printer;
@@ -62,11 +63,16 @@ fn either(format: ReportFormat, value: &Value, render: impl FnOnce() -> String) 
 fn register(registry: &dyn Registry, new: NewVersion) -> anyhow::Result<Answer> {
     let artifact = Artifact::read(&new.path)?;
     insightera_infer::load(&artifact)?;
+    let mut tags = new.tags;
+    if let Some(path) = &new.certificate {
+        let certificate = Certificate::read(path, &artifact.sha256())?;
+        tags.insert(certify::TAG.to_owned(), serde_json::to_string(&certificate)?);
+    }
     let first = is_new(registry, &new.name)?;
     let by_itself = first && new.alias.is_none();
     let registered = registry.register(Registration {
         description: new.description,
-        tags: new.tags,
+        tags,
         metrics: new.metrics,
         alias: if by_itself { Some(PRODUCTION.to_owned()) } else { new.alias },
         if_absent: new.if_absent,
@@ -184,11 +190,18 @@ fn show(model: &ModelDetails, printer: &Printer) -> String {
         }
         add("registered", text::instant(version.created_micros));
         add("sha256", version.sha256.clone());
+        if let Some(certificate) = version.tags.get(certify::TAG) {
+            let read = serde_json::from_str::<Certificate>(certificate);
+            add("parity", read.map_or_else(|e| format!("the certificate cannot be read: {e}"), |c| c.summary()));
+        }
         add("files", format!("{}, {}", text::count(version.files.len() as u64), text::bytes(version.bytes)));
         for (what, pairs) in [
             ("metrics", version.metrics.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>()),
             ("parameters", version.params.iter().map(|(k, v)| format!("{k}={v}")).collect()),
-            ("tags", version.tags.iter().map(|(k, v)| format!("{k}={v}")).collect()),
+            (
+                "tags",
+                version.tags.iter().filter(|(k, _)| *k != certify::TAG).map(|(k, v)| format!("{k}={v}")).collect(),
+            ),
         ] {
             if !pairs.is_empty() {
                 add(what, pairs.join(" "));

@@ -5,7 +5,7 @@
 //! `probability` and `rawPrediction` as far as the model has them.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Seek, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,25 +13,21 @@ use arrow::array::{Array, ArrayRef, Float64Array, ListArray, RecordBatch, Record
 use arrow::buffer::OffsetBuffer;
 use arrow::csv;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow::error::ArrowError;
 use arrow::json;
-use insightera_core::{Clock, ErrorKind, SystemClock, closest};
-use insightera_engine::config::{Overrides, Selector};
+use insightera_core::{Clock, SystemClock};
+use insightera_engine::config::Overrides;
 use insightera_engine::{Error, Result};
-use insightera_infer::{Artifact, Model, Predictions};
+use insightera_infer::{Model, Predictions};
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 
-use super::Answer;
+use super::row_files::{self, Kind};
+use super::{Answer, named};
 use crate::printer::Printer;
 use crate::progress::Bars;
 use crate::resolve::Score;
 use crate::text;
-
-/// Rows of a batch.
-const BATCH: usize = 8192;
 
 /// Scores a file.
 pub fn score(project: &Path, overrides: Overrides, score: &Score, printer: &Printer) -> anyhow::Result<Answer> {
@@ -39,8 +35,8 @@ pub fn score(project: &Path, overrides: Overrides, score: &Score, printer: &Prin
         None | Some(0) => std::thread::available_parallelism().map_or(1, usize::from),
         Some(threads) => threads,
     };
-    let model = find(project, overrides, &score.model, printer)?;
-    let input = open(&score.input)?;
+    let model = named::find(project, overrides, &score.model, printer)?.model;
+    let input = row_files::open(&score.input)?;
     let schema = with_predictions(&input.schema(), model.as_ref(), &score.input)?;
     let mut output = Output::create(score.output.as_deref(), &schema, model.as_ref())?;
     let clock = SystemClock::new();
@@ -52,7 +48,7 @@ pub fn score(project: &Path, overrides: Overrides, score: &Score, printer: &Prin
     while batches.peek().is_some() {
         let mut group = Vec::with_capacity(4 * threads);
         for (number, batch) in batches.by_ref().take(4 * threads) {
-            group.push(batch.map_err(|e| unreadable(&score.input, number, e))?);
+            group.push(batch.map_err(|e| row_files::unreadable(&score.input, number, e))?);
         }
         for scored in score_group(model.as_ref(), &group, &schema, threads) {
             let scored = scored.map_err(|e| e.within(&score.input))?;
@@ -72,106 +68,6 @@ pub fn score(project: &Path, overrides: Overrides, score: &Score, printer: &Prin
         text::count((rows as f64 / seconds) as u64)
     ));
     Ok(Answer::silent())
-}
-
-/// A model by its path, else by its name in the project's registry, as
-/// `name`, `name@alias` or `name:version`.
-pub fn find(project: &Path, overrides: Overrides, model: &str, printer: &Printer) -> anyhow::Result<Arc<dyn Model>> {
-    if Path::new(model).exists() {
-        return Ok(insightera_infer::load(&Artifact::read(Path::new(model))?)?);
-    }
-    let (name, selector) = match (model.split_once('@'), model.rsplit_once(':')) {
-        (Some((name, alias)), _) => (name, Selector::Alias(alias.to_owned())),
-        (None, Some((name, version))) => {
-            let version = version.parse().map_err(|_| {
-                Error::invalid(format!("`{model}` names no version: `{version}` is no number"))
-                    .hint("write it as name:3, name@alias, or give the path of a model")
-            })?;
-            (name, Selector::Version(version))
-        }
-        (None, None) => (model, Selector::Alias("production".to_owned())),
-    };
-    let workspace = super::open(project, overrides, printer).map_err(|error| {
-        let missing = error.downcast_ref::<Error>().is_some_and(|e| e.kind() == ErrorKind::NotFound);
-        if missing {
-            let near = nearest_file(model).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
-            return Error::not_found(format!(
-                "there is no model at `{model}`, and no project here that could have one"
-            ))
-            .hint(format!("{near}give the path of a model, or run this in a project or with --project DIR"))
-            .into();
-        }
-        error
-    })?;
-    let resolved = workspace.registry().resolve(name, &selector)?;
-    Ok(insightera_infer::load(&workspace.registry().load_artifact(&resolved)?)?)
-}
-
-fn nearest_file(path: &str) -> Option<String> {
-    let path = Path::new(path);
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    let names: Vec<String> =
-        fs::read_dir(folder).ok()?.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
-    let name = path.file_name()?.to_str()?;
-    closest(name, names.iter().map(String::as_str)).map(str::to_owned)
-}
-
-/// What a file is, by its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Parquet,
-    Csv,
-    Ndjson,
-}
-
-impl Kind {
-    fn of(path: &Path) -> Result<Self> {
-        match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
-            Some("parquet") => Ok(Self::Parquet),
-            Some("csv") => Ok(Self::Csv),
-            Some("ndjson" | "jsonl" | "json") => Ok(Self::Ndjson),
-            _ => Err(Error::invalid(format!("`{}` has no ending that says what it is", path.display()))
-                .hint("rows are read and written as .parquet, .csv or .ndjson")),
-        }
-    }
-}
-
-fn unreadable(path: &Path, batch: usize, error: ArrowError) -> Error {
-    let from = batch * BATCH;
-    Error::data(format!("`{}` cannot be read, in rows {from} to {}: {error}", path.display(), from + BATCH))
-        .cause(error)
-}
-
-/// Opens the rows; types of text files are found by reading all of it once.
-fn open(path: &Path) -> Result<Box<dyn RecordBatchReader>> {
-    let kind = Kind::of(path)?;
-    let failed = |e: &dyn std::fmt::Display| Error::data(format!("`{}` cannot be read: {e}", path.display()));
-    let mut file = File::open(path).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => {
-            let near = path.to_str().and_then(nearest_file).map(|near| format!("did you mean `{near}`?"));
-            Error::not_found(format!("there is no file `{}`", path.display())).hint(near.unwrap_or_default())
-        }
-        _ => Error::unavailable(format!("`{}` cannot be opened", path.display())).cause(e),
-    })?;
-    Ok(match kind {
-        Kind::Parquet => {
-            let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| failed(&e))?;
-            Box::new(reader.with_batch_size(BATCH).build().map_err(|e| failed(&e))?)
-        }
-        Kind::Csv => {
-            let format = csv::reader::Format::default().with_header(true);
-            let (schema, _) = format.infer_schema(BufReader::new(&file), None).map_err(|e| failed(&e))?;
-            file.rewind().map_err(|e| failed(&e))?;
-            let builder = csv::ReaderBuilder::new(Arc::new(schema)).with_header(true).with_batch_size(BATCH);
-            Box::new(builder.build(BufReader::new(file)).map_err(|e| failed(&e))?)
-        }
-        Kind::Ndjson => {
-            let (schema, _) = json::reader::infer_json_schema(BufReader::new(&file), None).map_err(|e| failed(&e))?;
-            file.rewind().map_err(|e| failed(&e))?;
-            let builder = json::ReaderBuilder::new(Arc::new(schema)).with_batch_size(BATCH);
-            Box::new(builder.build(BufReader::new(file)).map_err(|e| failed(&e))?)
-        }
-    })
 }
 
 fn list(name: &str) -> Field {

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use insightera_engine::config::InputSettings;
 use insightera_engine::lake::folder::Folder;
+use insightera_engine::lake::maintain::policy;
+use insightera_engine::lake::refs::{self, Existing, Reach, RefKind, Retention};
 use insightera_engine::lake::scan::Scan;
 use insightera_engine::lake::{Table, TableName, files, keys};
-use insightera_engine::{Result, Workspace, sql};
+use insightera_engine::{Error, Result, Workspace, sql};
 use serde::Serialize;
 
 use super::Answer;
@@ -74,6 +76,18 @@ pub async fn table(workspace: &Workspace, command: TableCommand) -> anyhow::Resu
             }
         }
         TableCommand::History { table, format } => history(&workspace.lake().table(&table)?, format),
+        TableCommand::Maintain { table, dry_run, format } => maintain(workspace, table, dry_run, format).await,
+        TableCommand::Rollback { table, to } => {
+            let snapshot = sql::snapshot_of_version(&workspace.lake().table(&table)?, &to)?;
+            let (_, before) = refs::move_main(workspace.lake(), &table, snapshot, Reach::Ancestors)?;
+            let before = before.map_or_else(|| "nothing".to_owned(), |id| id.to_string());
+            Ok(Answer::done(format!("{table}: from snapshot {before} to {snapshot}\n")))
+        }
+        TableCommand::Tag { table, name, snapshot_id } => {
+            let lake = workspace.lake();
+            refs::set(lake, &table, RefKind::Tag, &name, snapshot_id, Retention::default(), Existing::Refuse)?;
+            Ok(Answer::done(format!("{table}: tag {name}\n")))
+        }
     }
 }
 
@@ -134,6 +148,78 @@ async fn listed(workspace: &Workspace, table: &Table) -> anyhow::Result<Listed> 
         rows,
         bytes: live.data_bytes(),
     })
+}
+
+/// One table, or all; tables that fail do not stop the others.
+async fn maintain(
+    workspace: &Workspace,
+    table: Option<TableName>,
+    dry_run: bool,
+    format: ReportFormat,
+) -> anyhow::Result<Answer> {
+    let lake = workspace.lake();
+    let policy = &workspace.project().settings.maintenance;
+    let names = match table {
+        Some(table) => vec![table],
+        None => lake.catalog().tables()?,
+    };
+    let context = sql::session(workspace, "UTC")?;
+    let (mut due, mut done) = (Vec::new(), Vec::new());
+    let mut failed: Option<Error> = None;
+    for name in names {
+        let outcome = if dry_run {
+            policy::due(lake, &name, policy).map(|found| due.push(found))
+        } else {
+            policy::maintain(lake, &context, &name, policy).await.map(|report| done.push(report))
+        };
+        if let Err(error) = outcome {
+            let located = Error::new(error.kind(), format!("maintenance of table `{name}`: {error}"));
+            let located = error.get_hint().map(str::to_owned).into_iter().fold(located, Error::hint);
+            failed.get_or_insert(located);
+        }
+    }
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    if !dry_run {
+        policy::sweep(lake, policy)?;
+    }
+    if format == ReportFormat::Json {
+        return if dry_run { Answer::json(&due) } else { Answer::json(&done) };
+    }
+    let mut out = String::new();
+    for d in due {
+        out.push_str(&format!(
+            "{}: rewrite {} files ({}) in {} groups, expire {} of {} snapshots, move {} orphans ({})\n",
+            d.table,
+            text::count(d.rewrite_files as u64),
+            text::bytes(d.rewrite_bytes),
+            text::count(d.rewrite_groups as u64),
+            text::count(d.expire_snapshots as u64),
+            text::count((d.expire_snapshots + d.keep_snapshots) as u64),
+            text::count(d.orphan_files as u64),
+            text::bytes(d.orphan_bytes),
+        ));
+    }
+    for d in done {
+        let left = if d.failed_files > 0 {
+            format!(", {} files left to the next time", d.failed_files)
+        } else {
+            String::new()
+        };
+        out.push_str(&format!(
+            "{}: {} files became {}{left}; {} manifests became {}; {} snapshots expired; {} orphans moved ({})\n",
+            d.table,
+            text::count(d.rewritten_files as u64),
+            text::count(d.added_files as u64),
+            text::count(d.rewritten_manifests as u64),
+            text::count(d.added_manifests as u64),
+            text::count(d.expired_snapshots as u64),
+            text::count(d.orphan_files as u64),
+            text::bytes(d.orphan_bytes),
+        ));
+    }
+    Ok(Answer::done(out))
 }
 
 async fn count_rows(workspace: &Workspace, name: &TableName) -> anyhow::Result<u64> {

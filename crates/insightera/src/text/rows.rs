@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::json::writer::{LineDelimited, WriterBuilder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use insightera_engine::{Error, Result};
@@ -53,17 +54,40 @@ pub fn batches_json(batches: &[RecordBatch]) -> Result<String> {
 fn with_unique_names(batch: &RecordBatch) -> Result<RecordBatch, arrow::error::ArrowError> {
     let mut names: Vec<String> = Vec::new();
     let mut fields: Vec<Field> = Vec::new();
-    for field in batch.schema().fields() {
+    let mut columns: Vec<ArrayRef> = Vec::new();
+    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
         let mut name = field.name().clone();
         let mut number = 1;
         while names.contains(&name) {
             number += 1;
             name = format!("{}_{number}", field.name());
         }
-        fields.push(field.as_ref().clone().with_name(&name));
+        let written = with_text_keys(field.data_type());
+        let same = written == *field.data_type();
+        columns.push(if same { column.clone() } else { cast(column, &written)? });
+        fields.push(field.as_ref().clone().with_name(&name).with_data_type(written));
         names.push(name);
     }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), batch.columns().to_vec())
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+}
+
+/// A type in which the keys of all maps are text, as JSON has them.
+fn with_text_keys(data_type: &DataType) -> DataType {
+    let inner = |field: &FieldRef| Arc::new(field.as_ref().clone().with_data_type(with_text_keys(field.data_type())));
+    match data_type {
+        DataType::Map(entries, sorted) => match entries.data_type() {
+            DataType::Struct(fields) if fields.len() == 2 => {
+                let key = Arc::new(fields[0].as_ref().clone().with_data_type(DataType::Utf8));
+                let pair = DataType::Struct(vec![key, inner(&fields[1])].into());
+                DataType::Map(Arc::new(entries.as_ref().clone().with_data_type(pair)), *sorted)
+            }
+            _ => data_type.clone(),
+        },
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),
+        DataType::List(item) => DataType::List(inner(item)),
+        DataType::LargeList(item) => DataType::LargeList(inner(item)),
+        other => other.clone(),
+    }
 }
 
 /// Calls `act` with the cells of every row; null is `None`.
@@ -94,7 +118,7 @@ fn for_each_row(batches: &[RecordBatch], limit: usize, mut act: impl FnMut(Vec<O
 mod tests {
     use super::*;
     use arrow::array::{Float64Array, Int64Array, StringViewArray, TimestampMicrosecondArray};
-    use arrow::datatypes::{DataType, TimeUnit};
+    use arrow::datatypes::TimeUnit;
 
     fn rows() -> RecordBatch {
         let fields = vec![

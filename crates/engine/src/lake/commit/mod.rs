@@ -16,19 +16,20 @@
 mod decide;
 mod snapshot;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use iceberg::TableUpdate;
-use iceberg::spec::{DataFile, Operation, TableMetadata};
+use iceberg::spec::{DataContentType, DataFile, Operation, TableMetadata};
 use uuid::Uuid;
 
 pub use decide::{AncestorFacts, BaseFacts, Decision, Fence, Intent, decide};
+pub(super) use snapshot::mirrored_progress;
 
 use super::catalog::Swap;
 use super::faults::{self, Bug};
 use super::table::{Table, TableName};
-use super::{Lake, keys};
+use super::{Lake, files, keys};
 use crate::error::{Error, Result};
 
 /// Tries against other writers before a commit gives up.
@@ -55,6 +56,29 @@ pub struct Change {
     pub fence: Option<Fence>,
     /// Further keys of the snapshot's summary.
     pub summary: BTreeMap<String, String>,
+    /// The base must still have this current snapshot; else the outcome is
+    /// stale.
+    pub expected: Option<Option<i64>>,
+    /// The snapshot that was read to write [`Change::added`] in the place of
+    /// [`Change::removed`]; position deletes that came to the removed files
+    /// since then make the outcome stale.
+    pub planned_on: Option<i64>,
+    /// The data sequence number of the added files, where they hold rows of
+    /// older files; else the commit's own.
+    pub data_sequence: Option<i64>,
+    /// Whether delete files that apply to no data file any more are removed.
+    pub drop_dangling_deletes: bool,
+    /// Manifests to write anew.
+    pub manifests: Option<ManifestRewrite>,
+}
+
+/// The manifests of one partition spec become as few as their entries need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ManifestRewrite {
+    /// The spec.
+    pub spec_id: i32,
+    /// About how large a manifest becomes.
+    pub target_bytes: i64,
 }
 
 impl Change {
@@ -70,7 +94,17 @@ impl Change {
             removed: Vec::new(),
             fence: None,
             summary: BTreeMap::new(),
+            expected: None,
+            planned_on: None,
+            data_sequence: None,
+            drop_dangling_deletes: false,
+            manifests: None,
         }
+    }
+
+    /// Other files with the same rows; the table reads the same.
+    pub fn replace(table: &Table) -> Self {
+        Self { operation: Operation::Replace, ..Self::append(table, Vec::new()) }
     }
 }
 
@@ -84,9 +118,10 @@ pub enum Outcome {
         /// The commit's snapshot.
         snapshot_id: i64,
     },
-    /// Another run of the same pipeline was first: plan again.
+    /// Another run of the same pipeline was first, or the table is not what
+    /// the change was planned on: plan again.
     Stale {
-        /// Its snapshot.
+        /// The snapshot that came in between.
         newest: i64,
     },
 }
@@ -125,6 +160,9 @@ pub fn commit(lake: &Lake, change: &Change) -> Result<Outcome> {
             Decision::Stale(newest) => return Ok(Outcome::Stale { newest }),
             Decision::Proceed => {}
         }
+        if let Some(newest) = overtaken(&base, change)? {
+            return Ok(Outcome::Stale { newest });
+        }
         let manifests_of = first_base.as_ref().filter(|_| faults::bug(Bug::LostManifests)).unwrap_or(&base);
         let (snapshot_id, updates) = snapshot::build(lake, &base, manifests_of, change)?;
         match apply(lake, &base, updates)? {
@@ -135,6 +173,30 @@ pub fn commit(lake: &Lake, change: &Change) -> Result<Outcome> {
     }
     Err(Error::conflict(format!("table `{}` was changed by others {ATTEMPTS} times in a row", change.table))
         .hint("run again when there are fewer writers"))
+}
+
+/// The snapshot of the base that makes a change stale which was planned on
+/// another.
+fn overtaken(base: &Table, change: &Change) -> Result<Option<i64>> {
+    let current = base.current_snapshot_id();
+    if change.expected.is_some_and(|expected| expected != current) {
+        return Ok(Some(current.unwrap_or_default()));
+    }
+    let Some(planned) = change.planned_on.filter(|planned| Some(*planned) != current) else { return Ok(None) };
+    let metadata = base.metadata();
+    let Some(planned) = metadata.snapshot_by_id(planned) else { return Ok(Some(current.unwrap_or_default())) };
+    let removed: HashSet<&str> = change.removed.iter().map(String::as_str).collect();
+    let live = files::live_files(base, current)?;
+    let there = live.data.iter().filter(|f| removed.contains(f.data_file().file_path()));
+    let (mut found, mut hit) = (0, false);
+    for file in there {
+        found += 1;
+        hit |= live.deletes_for(file, base).iter().any(|delete| {
+            delete.sequence() > planned.sequence_number()
+                && delete.data_file().content_type() == DataContentType::PositionDeletes
+        });
+    }
+    Ok((hit || found < removed.len()).then(|| current.unwrap_or_default()))
 }
 
 /// Changes a table's schema, partition spec or properties. `decide` sees the

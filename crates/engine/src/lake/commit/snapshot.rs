@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet};
 
 use iceberg::TableUpdate;
 use iceberg::spec::{
-    DataFile, ManifestContentType, ManifestFile, ManifestListWriter, ManifestStatus, ManifestWriter,
-    ManifestWriterBuilder, Operation, PartitionSpec, Snapshot, SnapshotReference, SnapshotRetention,
-    SnapshotSummaryCollector, Summary,
+    DataContentType, DataFile, ManifestContentType, ManifestFile, ManifestListWriter, ManifestStatus, ManifestWriter,
+    ManifestWriterBuilder, PartitionSpec, Snapshot, SnapshotReference, SnapshotRetention, SnapshotSummaryCollector,
+    Summary,
 };
 use uuid::Uuid;
 
-use super::Change;
+use super::{Change, ManifestRewrite};
 use crate::error::{Error, Result};
 use crate::lake::table::Table;
 use crate::lake::{Lake, files, keys, run_now};
@@ -35,9 +35,20 @@ pub fn build(lake: &Lake, base: &Table, manifests_of: &Table, change: &Change) -
         None => Vec::new(),
     };
     if !change.removed.is_empty() {
-        manifests = writer.remove(manifests, &change.removed, &mut summary)?;
+        let removed = change.removed.iter().cloned().collect();
+        manifests = writer.remove(manifests, &removed, ManifestContentType::Data, &mut summary)?;
     }
-    manifests = writer.merge(manifests)?;
+    if change.drop_dangling_deletes {
+        let dangling = dangling_deletes(base, &manifests)?;
+        if !dangling.is_empty() {
+            manifests = writer.remove(manifests, &dangling, ManifestContentType::Deletes, &mut summary)?;
+        }
+    }
+    let mut counts = HashMap::new();
+    manifests = match &change.manifests {
+        Some(rewrite) => writer.rewrite(manifests, *rewrite, &mut counts)?,
+        None => writer.merge(manifests)?,
+    };
     for (files, content) in
         [(&change.added, ManifestContentType::Data), (&change.deletes, ManifestContentType::Deletes)]
     {
@@ -46,7 +57,7 @@ pub fn build(lake: &Lake, base: &Table, manifests_of: &Table, change: &Change) -
             for file in files {
                 summary.add_file(file, metadata.current_schema().clone(), spec.clone());
             }
-            manifests.push(writer.add(files, content)?);
+            manifests.push(writer.add(files, content, change.data_sequence)?);
         }
     }
 
@@ -62,7 +73,8 @@ pub fn build(lake: &Lake, base: &Table, manifests_of: &Table, change: &Change) -
     .map_err(|e| cannot_write("manifest list", &list, e))?;
 
     let before = parent.map(|p| &p.summary().additional_properties);
-    let mut properties = with_totals(summary.build(), before, &change.operation);
+    let mut properties = with_totals(summary.build(), before);
+    properties.extend(counts);
     properties.extend(change.summary.iter().map(|(k, v)| (k.clone(), v.clone())));
     properties.insert(keys::INTENT_ID.into(), change.intent_id.clone());
     properties.insert(keys::FORMAT.into(), "1".into());
@@ -92,7 +104,7 @@ pub fn build(lake: &Lake, base: &Table, manifests_of: &Table, change: &Change) -
 }
 
 /// What the table property `insightera.progress.<pipeline>` holds.
-fn mirrored_progress(snapshot_id: i64, summary: &HashMap<String, String>) -> String {
+pub fn mirrored_progress(snapshot_id: i64, summary: &HashMap<String, String>) -> String {
     let mut mirror = serde_json::Map::new();
     mirror.insert("snapshot-id".into(), snapshot_id.into());
     for (key, value) in summary {
@@ -154,11 +166,18 @@ impl Writer<'_> {
         })
     }
 
-    fn add(&mut self, files: &[DataFile], content: ManifestContentType) -> Result<ManifestFile> {
+    fn add(
+        &mut self,
+        files: &[DataFile],
+        content: ManifestContentType,
+        data_sequence: Option<i64>,
+    ) -> Result<ManifestFile> {
+        // A negative number is left to the manifest list.
+        let sequence = data_sequence.unwrap_or(-1);
         let spec = self.base.metadata().default_partition_spec().as_ref().clone();
         let (location, mut writer) = self.manifest(spec, content)?;
         for file in files {
-            writer.add_file(file.clone(), -1).map_err(|e| cannot_write("manifest", &location, e))?;
+            writer.add_file(file.clone(), sequence).map_err(|e| cannot_write("manifest", &location, e))?;
         }
         self.finish(&location, writer)
     }
@@ -167,21 +186,21 @@ impl Writer<'_> {
     fn remove(
         &mut self,
         manifests: Vec<ManifestFile>,
-        removed: &[String],
+        removed: &HashSet<String>,
+        content: ManifestContentType,
         summary: &mut SnapshotSummaryCollector,
     ) -> Result<Vec<ManifestFile>> {
-        let removed: HashSet<&str> = removed.iter().map(String::as_str).collect();
         let mut found = 0;
         let mut kept = Vec::with_capacity(manifests.len());
         for manifest in manifests {
             let entries = files::manifest_entries(self.base, &manifest)?;
             let hit = |e: &iceberg::spec::ManifestEntryRef| e.is_alive() && removed.contains(e.file_path());
-            if manifest.content != ManifestContentType::Data || !entries.iter().any(hit) {
+            if manifest.content != content || !entries.iter().any(hit) {
                 kept.push(manifest);
                 continue;
             }
             let spec = self.spec(manifest.partition_spec_id)?;
-            let (location, mut writer) = self.manifest(spec.clone(), ManifestContentType::Data)?;
+            let (location, mut writer) = self.manifest(spec.clone(), content)?;
             for entry in entries.iter().filter(|e| e.is_alive()) {
                 let (file, sequence) = (entry.data_file(), entry.sequence_number().unwrap_or(0));
                 let written = if removed.contains(entry.file_path()) {
@@ -203,6 +222,58 @@ impl Writer<'_> {
                 removed.len(),
                 self.base.name()
             )));
+        }
+        Ok(kept)
+    }
+
+    /// Writes the manifests of a spec anew: entries in the order of their
+    /// partitions, as many to a manifest as the target size holds.
+    fn rewrite(
+        &mut self,
+        manifests: Vec<ManifestFile>,
+        rewrite: ManifestRewrite,
+        counts: &mut HashMap<String, String>,
+    ) -> Result<Vec<ManifestFile>> {
+        let (old, mut kept): (Vec<_>, Vec<_>) =
+            manifests.into_iter().partition(|m| m.partition_spec_id == rewrite.spec_id);
+        let (kept_count, replaced) = (kept.len(), old.len());
+        let (mut created, mut processed) = (0, 0);
+        for content in [ManifestContentType::Data, ManifestContentType::Deletes] {
+            let mut bytes = 0;
+            let mut entries = Vec::new();
+            for manifest in old.iter().filter(|m| m.content == content) {
+                bytes += manifest.manifest_length;
+                for entry in files::manifest_entries(self.base, manifest)?.iter().filter(|e| e.is_alive()) {
+                    let partition = format!("{:?}", entry.data_file().partition());
+                    entries.push((partition, entry.clone(), manifest.added_snapshot_id));
+                }
+            }
+            if entries.is_empty() {
+                continue;
+            }
+            entries.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.file_path().cmp(b.1.file_path())));
+            processed += entries.len();
+            let files = usize::try_from(bytes / rewrite.target_bytes.max(1)).unwrap_or(0) + 1;
+            for chunk in entries.chunks(entries.len().div_ceil(files).max(1)) {
+                let (location, mut writer) = self.manifest(self.spec(rewrite.spec_id)?, content)?;
+                for (_, entry, manifest_snapshot) in chunk {
+                    let added_by = entry.snapshot_id().unwrap_or(*manifest_snapshot);
+                    let sequence = entry.sequence_number().unwrap_or(0);
+                    writer
+                        .add_existing_file(entry.data_file().clone(), added_by, sequence, entry.file_sequence_number)
+                        .map_err(|e| cannot_write("manifest", &location, e))?;
+                }
+                kept.push(self.finish(&location, writer)?);
+                created += 1;
+            }
+        }
+        for (key, value) in [
+            ("manifests-created", created),
+            ("manifests-kept", kept_count),
+            ("manifests-replaced", replaced),
+            ("entries-processed", processed),
+        ] {
+            counts.insert(key.into(), value.to_string());
         }
         Ok(kept)
     }
@@ -248,11 +319,51 @@ impl Writer<'_> {
     }
 }
 
+/// The delete files of `manifests` that apply to none of their data files.
+fn dangling_deletes(base: &Table, manifests: &[ManifestFile]) -> Result<HashSet<String>> {
+    let mut live = files::LiveFiles::default();
+    for manifest in manifests {
+        for entry in files::manifest_entries(base, manifest)?.iter().filter(|e| e.is_alive()) {
+            let file = files::LiveFile { entry: entry.clone(), spec_id: manifest.partition_spec_id };
+            match manifest.content {
+                ManifestContentType::Data => live.data.push(file),
+                ManifestContentType::Deletes => live.deletes.push(file),
+            }
+        }
+    }
+    let mut dangling: HashSet<String> =
+        live.deletes.iter().map(|delete| delete.data_file().file_path().to_owned()).collect();
+    let mut named: HashMap<String, HashSet<String>> = HashMap::new();
+    for file in &live.data {
+        for delete in live.deletes_for(file, base) {
+            let path = delete.data_file().file_path();
+            if !dangling.contains(path) {
+                continue;
+            }
+            // A delete file of a whole partition names the data files inside.
+            let needed = if delete.data_file().content_type() == DataContentType::PositionDeletes
+                && delete.data_file().referenced_data_file().is_none()
+            {
+                if !named.contains_key(path) {
+                    let positions = crate::lake::deletes::positions([delete])?;
+                    named.insert(path.to_owned(), positions.into_keys().collect());
+                }
+                named.get(path).is_some_and(|files| files.contains(file.data_file().file_path()))
+            } else {
+                true
+            };
+            if needed {
+                dangling.remove(path);
+            }
+        }
+    }
+    Ok(dangling)
+}
+
 /// Adds the running totals that readers show.
 fn with_totals(
     mut summary: HashMap<String, String>,
     before: Option<&HashMap<String, String>>,
-    operation: &Operation,
 ) -> HashMap<String, String> {
     const TOTALS: [(&str, &str, &str); 6] = [
         ("total-data-files", "added-data-files", "deleted-data-files"),
@@ -262,7 +373,6 @@ fn with_totals(
         ("total-position-deletes", "added-position-deletes", "removed-position-deletes"),
         ("total-equality-deletes", "added-equality-deletes", "removed-equality-deletes"),
     ];
-    debug_assert!(*operation != Operation::Replace, "replace commits count their rows themselves");
     let number = |map: Option<&HashMap<String, String>>, key: &str| {
         map.and_then(|m| m.get(key)).and_then(|v| v.parse::<i64>().ok()).unwrap_or(0)
     };

@@ -76,12 +76,14 @@ fn write_iceberg(workspace: &Workspace, university: &University, gold: GoldTable
         name: field.name().clone(),
         data_type: field.data_type().clone(),
         nullable: field.is_nullable(),
+        doc: None,
     });
     let table = workspace.lake().create_table(&NewTable {
         name: TableName::parse(gold.name)?,
         columns: columns.collect(),
         partition_by: Vec::new(),
         properties: default_properties(),
+        location: None,
     })?;
     let chunks = university.rows(gold.name).div_ceil(CHUNK as u64);
     let next = AtomicU64::new(0);

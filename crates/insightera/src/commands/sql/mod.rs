@@ -6,7 +6,7 @@ mod statements;
 use std::io::Read;
 use std::path::Path;
 
-use insightera_engine::sql::{self, QueryResult};
+use insightera_engine::sql::{QueryResult, Shell};
 use insightera_engine::{Error, Result, Workspace};
 
 use super::Answer;
@@ -44,10 +44,11 @@ pub async fn sql(
         .into());
     }
     let mut answers = Vec::new();
+    let mut shell = Shell::new(workspace);
     for statement in statements {
         let bar = Bars::new(printer).bar("sql");
         bar.stage("query", None);
-        let result = sql::query(workspace, &statement).await;
+        let result = shell.run(&statement).await;
         bar.finish();
         answers.push(rendered(&result?, format)?);
     }

@@ -1,6 +1,7 @@
 //! The SQL prompt.
 
-use insightera_engine::{Error, Workspace, sql};
+use insightera_engine::sql::Shell;
+use insightera_engine::{Error, Workspace};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
@@ -32,6 +33,7 @@ pub async fn prompt(workspace: &Workspace, format: Format, printer: &Printer) ->
     let _ = editor.load_history(&history);
     printer.message("SQL over the lake; statements end with `;`, \\? for help, \\q to quit");
     let mut pending = String::new();
+    let mut shell = Shell::new(workspace);
     loop {
         let line = match editor.readline(if pending.is_empty() { "insightera> " } else { "       ...> " }) {
             Ok(line) => line,
@@ -58,7 +60,7 @@ pub async fn prompt(workspace: &Workspace, format: Format, printer: &Printer) ->
         }
         pending = rest;
         for statement in complete.iter().filter(|statement| !is_blank(statement)) {
-            match answer(workspace, statement, format).await {
+            match answer(workspace, &mut shell, statement, format).await {
                 Ok(text) => printer.data(&text)?,
                 Err(error) => failure::report(printer, &error),
             }
@@ -68,9 +70,14 @@ pub async fn prompt(workspace: &Workspace, format: Format, printer: &Printer) ->
     Ok(Answer::silent())
 }
 
-async fn answer(workspace: &Workspace, statement: &str, format: Format) -> anyhow::Result<String> {
+async fn answer(
+    workspace: &Workspace,
+    shell: &mut Shell<'_>,
+    statement: &str,
+    format: Format,
+) -> anyhow::Result<String> {
     let start = workspace.clock().monotonic_seconds();
-    let result = sql::query(workspace, statement).await?;
+    let result = shell.run(statement).await?;
     if format != Format::Table {
         return Ok(rendered(&result, format)?);
     }

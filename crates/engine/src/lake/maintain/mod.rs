@@ -1,0 +1,70 @@
+//! Maintenance of tables: the only code that removes files, and the commits
+//! that replace files by others with the same rows.
+//!
+//! Rules, each learned from somebody's lost data:
+//! - metadata first: a file is removed only after a commit made it unreachable,
+//!   and reachability is computed again on the table as it then is, over every
+//!   tag and branch;
+//! - an orphan is a file that nothing reaches **and** that is old by the
+//!   storage's own clock; it is moved to a quarantine, never deleted at once;
+//! - a rewrite adds as many rows as it removes, or it is not committed;
+//! - tags and branches are never expired by age unless they say so themselves.
+
+pub mod expire;
+pub mod manifests;
+pub mod orphans;
+pub mod policy;
+pub mod reach;
+pub mod rewrite;
+
+use std::path::Path;
+
+use super::durable;
+use super::faults::{self, Stage};
+use super::storage::local_path;
+use crate::error::{Error, Result};
+
+/// A number in a table's properties.
+pub(crate) fn setting(table: &super::Table, key: &str) -> Result<Option<i64>> {
+    let Some(text) = table.metadata().properties().get(key) else { return Ok(None) };
+    match text.parse() {
+        Ok(number) => Ok(Some(number)),
+        Err(_) => {
+            Err(Error::invalid(format!("property `{key}` of table `{}` is `{text}`, not a number", table.name())))
+        }
+    }
+}
+
+/// Refuses to remove files of a table that shares them with another.
+fn check_collectable(table: &super::Table) -> Result<()> {
+    match table.metadata().properties().get("gc.enabled").map(String::as_str) {
+        Some("false") => {
+            Err(Error::invalid(format!("table `{}` has gc.enabled = false: its files are not removed", table.name()))
+                .hint("it may share files with another table; set gc.enabled to true if it does not"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file that nothing reaches; one that is gone already is no error.
+/// Answers whether it was there.
+fn remove(location: &str) -> Result<bool> {
+    let path = local_path(location);
+    match faults::step(Stage::of(&path), "remove", &path, || std::fs::remove_file(&path)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(durable::io_error("remove", &path, error)),
+    }
+}
+
+/// Removes the folders that are empty, from `path` up to and without `top`.
+fn remove_empty(path: &Path, top: &Path) {
+    let mut next = path.parent();
+    while let Some(folder) = next.filter(|folder| folder.starts_with(top) && *folder != top) {
+        // A folder with something in it refuses, which ends the walk.
+        if std::fs::remove_dir(folder).is_err() {
+            return;
+        }
+        next = folder.parent();
+    }
+}

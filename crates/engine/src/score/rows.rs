@@ -1,0 +1,179 @@
+//! Prediction rows: of the entities that were scored, and of those that left.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Date32Array, Float64Array, Int64Array, ListBuilder, MapArray, RecordBatch, StringArray, StringBuilder,
+    StructArray, TimestampMicrosecondArray, new_null_array,
+};
+use arrow::buffer::OffsetBuffer;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, SchemaRef};
+use insightera_infer::{Model, Predictions};
+
+use super::exec::{Reason, Resources, ScoreSpec};
+use super::output::OutputPlan;
+use crate::config::Explain;
+use crate::error::{Error, Result};
+
+/// The model's columns beside the features, then every output expression.
+pub fn output_batch(
+    spec: &ScoreSpec,
+    resources: &Resources,
+    schema: &SchemaRef,
+    features: &RecordBatch,
+    predictions: Option<Predictions>,
+    explained: Option<ArrayRef>,
+    reasons: &[Reason],
+    feature_hashes: &[i64],
+) -> Result<RecordBatch> {
+    let rows = features.num_rows();
+    let plan = &resources.output;
+    let mut columns: Vec<ArrayRef> = features.columns().to_vec();
+    columns.extend(prediction_columns(spec, plan, features.num_columns(), predictions, explained, rows)?);
+    let failed = |e: arrow::error::ArrowError| Error::internal(format!("the scoring batch does not fit: {e}")).cause(e);
+    let wide = RecordBatch::try_new(plan.input_schema.clone(), columns).map_err(failed)?;
+    let mut out: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
+    for (column, field) in plan.columns.iter().zip(schema.fields()) {
+        let value = column.physical.evaluate(&wide).and_then(|v| v.into_array(rows)).map_err(|e| {
+            Error::data(format!("[output.columns] {} = {}: {}", column.column.name, column.sql, e.strip_backtrace()))
+                .hint("guard the expression against the values that it cannot take, for example with CASE or NULLIF")
+        })?;
+        out.push(cast(&value, field.data_type()).map_err(failed)?);
+    }
+    out.push(text(Some(&spec.pipeline), rows));
+    out.push(text(spec.model_name.as_deref(), rows));
+    out.push(text(Some(&spec.run_id), rows));
+    out.push(Arc::new(StringArray::from_iter_values(reasons.iter().map(|r| r.as_str()))));
+    out.push(Arc::new(Int64Array::from(feature_hashes.to_vec())));
+    out.push(Arc::new(Int64Array::from_value(spec.definition_hash as i64, rows)));
+    out.push(new_null_array(&DataType::Utf8, rows));
+    out.push(new_null_array(&DataType::Float64, rows));
+    RecordBatch::try_new(schema.clone(), out).map_err(failed)
+}
+
+fn text(value: Option<&str>, rows: usize) -> ArrayRef {
+    match value {
+        Some(value) => Arc::new(StringArray::from_iter_values(std::iter::repeat_n(value, rows))),
+        None => new_null_array(&DataType::Utf8, rows),
+    }
+}
+
+fn prediction_columns(
+    spec: &ScoreSpec,
+    plan: &OutputPlan,
+    from: usize,
+    predictions: Option<Predictions>,
+    explained: Option<ArrayRef>,
+    rows: usize,
+) -> Result<Vec<ArrayRef>> {
+    let null = |index: usize| new_null_array(plan.input_schema.field(from + index).data_type(), rows);
+    let number = |array: Option<Float64Array>, index: usize| match array {
+        Some(array) => Arc::new(array) as ArrayRef,
+        None => null(index),
+    };
+    let (prediction, probability, probabilities, margin) = match predictions {
+        None => (null(0), null(1), null(2), null(3)),
+        Some(p) => {
+            let map = match p.probabilities.as_ref().filter(|_| plan.uses_probabilities) {
+                None => null(2),
+                Some(classes) => {
+                    let labels = classes.labels.len();
+                    let keys: Vec<&str> = (0..rows).flat_map(|_| classes.labels.iter().map(String::as_str)).collect();
+                    let keys = StringArray::from(keys);
+                    let values = Float64Array::from(classes.values.clone());
+                    let DataType::Map(entries, _) = plan.input_schema.field(from + 2).data_type().clone() else {
+                        return Err(Error::internal("`probabilities` is not a map"));
+                    };
+                    let DataType::Struct(fields) = entries.data_type().clone() else {
+                        return Err(Error::internal("a map without entries"));
+                    };
+                    let inner = StructArray::new(fields, vec![Arc::new(keys), Arc::new(values)], None);
+                    let offsets = OffsetBuffer::from_lengths(std::iter::repeat_n(labels, rows));
+                    Arc::new(MapArray::new(entries, offsets, inner, None, false)) as ArrayRef
+                }
+            };
+            (Arc::new(p.prediction) as ArrayRef, number(p.probability, 1), map, number(p.margin, 3))
+        }
+    };
+    let timestamps = TimestampMicrosecondArray::from_value(spec.timestamp, rows).with_timezone("UTC");
+    let day = i32::try_from(spec.timestamp.div_euclid(86_400_000_000)).unwrap_or(i32::MAX);
+    let mut columns = vec![
+        prediction,
+        probability,
+        probabilities,
+        margin,
+        text(Some(&spec.model_version), rows),
+        Arc::new(timestamps),
+        Arc::new(Date32Array::from_value(day, rows)),
+        text(Some("batch"), rows),
+    ];
+    if plan.explain.is_some() {
+        columns.push(explained.unwrap_or_else(|| null(columns.len())));
+    }
+    Ok(columns)
+}
+
+/// The features that moved each row's score most, in words. Of several classes
+/// the score is that of the predicted one.
+pub fn explained(
+    model: &dyn Model,
+    features: &RecordBatch,
+    predictions: &Predictions,
+    explain: &Explain,
+) -> insightera_infer::Result<ArrayRef> {
+    let found = model.contributions(features)?;
+    let classes = found.outputs > 1 && !model.description().labels.is_empty();
+    let mut lists = ListBuilder::new(StringBuilder::new());
+    for row in 0..features.num_rows() {
+        let class = if classes { predictions.prediction.value(row) as usize } else { 0 };
+        for reason in found.top(explain.top, row, class.min(found.outputs.saturating_sub(1))) {
+            lists.values().append_value(reason.words(&explain.score));
+        }
+        lists.append(true);
+    }
+    Ok(Arc::new(lists.finish()))
+}
+
+/// Rows that say an entity left the feature set: key, time and record columns,
+/// everything else null.
+pub fn removed_rows(spec: &ScoreSpec, plan: &OutputPlan, schema: &SchemaRef, keys: &[&[u8]]) -> Result<RecordBatch> {
+    let rows = keys.len();
+    let types = spec
+        .key
+        .iter()
+        .map(|k| schema.field_with_name(k).map(|f| f.data_type().clone()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| Error::internal(e.to_string()))?;
+    let decoded = crate::key::decode(keys, &types)?;
+    let features = plan.input_schema.fields().len() - super::output::prediction_fields(plan.explain.is_some()).len();
+    let facts = prediction_columns(spec, plan, features, None, None, rows)?;
+    let fact = |name: &str| {
+        plan.input_schema.index_of(name).ok().and_then(|i| i.checked_sub(features)).and_then(|i| facts.get(i)).cloned()
+    };
+    let columns = schema
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(index, field)| {
+            if let Some(at) = spec.key.iter().position(|k| k == field.name()) {
+                return Ok(decoded[at].clone());
+            }
+            if let Some(own) = plan.columns.get(index) {
+                // Only what the engine itself knows has a value.
+                return Ok(fact(own.sql.trim().trim_matches('"'))
+                    .filter(|a| a.data_type() == field.data_type())
+                    .unwrap_or_else(|| new_null_array(field.data_type(), rows)));
+            }
+            Ok(match field.name().as_str() {
+                "pipeline" => text(Some(&spec.pipeline), rows),
+                "model_name" => text(spec.model_name.as_deref(), rows),
+                "run_id" => text(Some(&spec.run_id), rows),
+                "score_reason" => text(Some(Reason::Removed.as_str()), rows),
+                "definition_hash" => Arc::new(Int64Array::from_value(spec.definition_hash as i64, rows)),
+                _ => new_null_array(field.data_type(), rows),
+            })
+        })
+        .collect::<Result<Vec<ArrayRef>>>()?;
+    RecordBatch::try_new(schema.clone(), columns).map_err(|e| Error::internal(e.to_string()).cause(e))
+}

@@ -1,0 +1,246 @@
+//! A JSON reader that rounds every number once: what a text says is what a
+//! model gets, to the last bit.
+
+use crate::document::{Document, ListBuilder};
+
+/// Deeper nesting than any model has.
+const MAX_DEPTH: usize = 200;
+
+/// Parses one value, which must be all there is. The words `NaN`, `Infinity`
+/// and `-Infinity`, which XGBoost writes, are numbers.
+pub fn parse(bytes: &[u8]) -> Result<Document, String> {
+    let text = std::str::from_utf8(bytes).map_err(|e| format!("it is no UTF-8: {e}"))?;
+    let mut reader = Reader { text, at: 0 };
+    let value = reader.value(0)?;
+    reader.space();
+    if reader.at < text.len() {
+        return Err(format!("something follows its end at byte {}", reader.at));
+    }
+    Ok(value)
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl Reader<'_> {
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn space(&mut self) {
+        while self.peek().is_some_and(|b| matches!(b, b' ' | b'\n' | b'\r' | b'\t')) {
+            self.at += 1;
+        }
+    }
+
+    fn wrong<T>(&self, wanted: &str) -> Result<T, String> {
+        Err(match self.peek() {
+            None => "it ends too early".to_owned(),
+            Some(_) => format!("{wanted} is due at byte {}", self.at),
+        })
+    }
+
+    /// Takes `byte` after any space, if it is next.
+    fn next_is(&mut self, byte: u8) -> bool {
+        self.space();
+        let found = self.peek() == Some(byte);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn value(&mut self, depth: usize) -> Result<Document, String> {
+        if depth > MAX_DEPTH {
+            return Err("it is nested too deep".into());
+        }
+        self.space();
+        match self.peek() {
+            Some(b'{') => self.map(depth),
+            Some(b'[') => self.list(depth),
+            Some(b'"') => self.string().map(Document::Text),
+            Some(b'-' | b'0'..=b'9') => self.number(),
+            _ => {
+                let words = [
+                    ("null", Document::Null),
+                    ("true", Document::Number(1.0)),
+                    ("false", Document::Number(0.0)),
+                    ("NaN", Document::Number(f64::NAN)),
+                    ("Infinity", Document::Number(f64::INFINITY)),
+                ];
+                let rest = &self.text[self.at..];
+                match words.into_iter().find(|(word, _)| rest.starts_with(word)) {
+                    Some((word, value)) => {
+                        self.at += word.len();
+                        Ok(value)
+                    }
+                    None => self.wrong("a value"),
+                }
+            }
+        }
+    }
+
+    fn number(&mut self) -> Result<Document, String> {
+        let start = self.at;
+        if self.text[start..].starts_with("-Infinity") {
+            self.at += "-Infinity".len();
+            return Ok(Document::Number(f64::NEG_INFINITY));
+        }
+        while self.peek().is_some_and(|b| matches!(b, b'+' | b'-' | b'.' | b'e' | b'E' | b'0'..=b'9')) {
+            self.at += 1;
+        }
+        let found = self.text[start..self.at].parse().map(Document::Number);
+        found.map_err(|_| format!("a number is due at byte {start}"))
+    }
+
+    fn string(&mut self) -> Result<String, String> {
+        self.at += 1;
+        let mut out = String::new();
+        loop {
+            let rest = &self.text[self.at..];
+            let Some(end) = rest.find(['"', '\\']) else { return Err("it ends within a text".into()) };
+            if rest.bytes().take(end).any(|b| b < b' ') {
+                return Err(format!("a control character stands in the text at byte {}", self.at));
+            }
+            out.push_str(&rest[..end]);
+            self.at += end + 1;
+            if rest.as_bytes()[end] == b'"' {
+                return Ok(out);
+            }
+            out.push(self.escaped()?);
+        }
+    }
+
+    fn escaped(&mut self) -> Result<char, String> {
+        let byte = self.peek().ok_or("it ends within a text")?;
+        self.at += 1;
+        Ok(match byte {
+            b'"' | b'\\' | b'/' => char::from(byte),
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            b'n' => '\n',
+            b'r' => '\r',
+            b't' => '\t',
+            b'u' => {
+                let high = self.unit()?;
+                let mut code = high;
+                if (0xd800..0xdc00).contains(&high) && self.text[self.at..].starts_with("\\u") {
+                    self.at += 2;
+                    let low = self.unit()?.wrapping_sub(0xdc00) & 0xffff;
+                    code = 0x1_0000 + ((high - 0xd800) << 10) + low.min(0x3ff);
+                }
+                char::from_u32(code).ok_or_else(|| format!("no character is escaped before byte {}", self.at))?
+            }
+            _ => return Err(format!("an unknown escape before byte {}", self.at)),
+        })
+    }
+
+    fn unit(&mut self) -> Result<u32, String> {
+        let digits = self.text.get(self.at..self.at + 4).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
+        let code = digits.and_then(|d| u32::from_str_radix(d, 16).ok());
+        self.at += 4;
+        code.ok_or_else(|| format!("four digits are due before byte {}", self.at))
+    }
+
+    fn list(&mut self, depth: usize) -> Result<Document, String> {
+        self.at += 1;
+        let mut list = ListBuilder::Numbers(Vec::new());
+        if self.next_is(b']') {
+            return Ok(list.finish());
+        }
+        loop {
+            list.push(self.value(depth + 1)?);
+            if self.next_is(b']') {
+                return Ok(list.finish());
+            }
+            if !self.next_is(b',') {
+                return self.wrong("a comma");
+            }
+        }
+    }
+
+    fn map(&mut self, depth: usize) -> Result<Document, String> {
+        self.at += 1;
+        let mut map = Vec::new();
+        if self.next_is(b'}') {
+            return Ok(Document::Map(map));
+        }
+        loop {
+            self.space();
+            if self.peek() != Some(b'"') {
+                return self.wrong("a name");
+            }
+            let name = self.string()?;
+            if !self.next_is(b':') {
+                return self.wrong("a colon");
+            }
+            map.push((name, self.value(depth + 1)?));
+            if self.next_is(b'}') {
+                return Ok(Document::Map(map));
+            }
+            if !self.next_is(b',') {
+                return self.wrong("a comma");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_that_rust_reads() {
+        for text in ["0.1", "-0.80740740740740746", "1e-310", "17976931348623157e292", "0.30000000000000004", "-0", "5"]
+        {
+            let Document::Number(found) = parse(text.as_bytes()).unwrap() else { panic!("{text}") };
+            assert_eq!(found.to_bits(), text.parse::<f64>().unwrap().to_bits(), "{text}");
+        }
+    }
+
+    #[test]
+    fn texts_and_structures_are_read_as_serde_reads_them() {
+        let text = r#" {"a\"\\\u0041\ud83d\ude00\n": [1, [], {}, null, "x", [true, false]], "b": {"c": "é"}} "#;
+        let Document::Map(map) = parse(text.as_bytes()).unwrap() else { panic!() };
+        let serde: serde_json::Value = serde_json::from_str(text).unwrap();
+        for (name, _) in &map {
+            assert!(serde.get(name).is_some(), "{name}");
+        }
+        assert_eq!(map[0].1.items().unwrap().len(), 6);
+        assert_eq!(map[1].1.field("c").unwrap().text(), Some("é"));
+        assert_eq!(parse(b"[NaN, -Infinity]").unwrap().items(), None);
+    }
+
+    #[test]
+    fn what_is_no_json_is_an_error() {
+        for bad in [
+            "",
+            "{",
+            "[1,",
+            "[1 2]",
+            "{\"a\" 1}",
+            "{a:1}",
+            "\"x",
+            "1 2",
+            "\"\\u12\"",
+            "\"\\ud800\"",
+            "tru",
+            "-",
+            "+1",
+            "1.5.2",
+        ] {
+            assert!(parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+        let deep = "[".repeat(100_000);
+        assert!(parse(deep.as_bytes()).unwrap_err().contains("deep"));
+        let good = r#"{"a": ["\u00e9", 1.5e3, {"b": null}]}"#.as_bytes();
+        for at in 0..good.len() {
+            assert!(parse(&good[..at]).is_err());
+            for other in [b'"', b'\\', b'{', b'u', 0xff, b'0'] {
+                let mut bad = good.to_vec();
+                bad[at] = other;
+                let _ = parse(&bad);
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The fuzzing engine.
+
+pub use libfuzzer_sys::*;
