@@ -59,6 +59,9 @@ STATEMENTS = [
     ROWS,
     "INSERT INTO {table} (id, day) VALUES ('e', DATE '2026-01-02'), ('f', DATE '2026-01-05')",
     "INSERT INTO {table} SELECT concat(id, '2'), n + 1, x * 2, day, at, amount FROM {table} WHERE n IS NOT NULL",
+    CHANGES,
+    CHANGE_ROWS,
+    "MERGE INTO {table} t USING {namespace}.changes s ON t.id = s.id WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *",
     "ALTER TABLE {table} ADD COLUMNS (note STRING COMMENT 'free text', score FLOAT)",
     "ALTER TABLE {table} ADD COLUMN first_one INT FIRST",
     "ALTER TABLE {table} ADD COLUMN rank INT AFTER n",
@@ -81,8 +84,6 @@ STATEMENTS = [
     "UPDATE {table} AS t SET x = 0.0 WHERE t.id IN (SELECT id FROM {table} WHERE n > 3)",
     "DELETE FROM {table} WHERE n = 4 OR day IS NULL AND x > 1",
     "DELETE FROM {table} AS t WHERE t.id NOT IN (SELECT id FROM {table} WHERE id < 'h') AND amount IS NOT NULL",
-    CHANGES,
-    CHANGE_ROWS,
     """MERGE INTO {table} AS target USING (SELECT * FROM {namespace}.changes) AS source ON target.id = source.id
         WHEN MATCHED AND source.n = 10 THEN UPDATE SET target.n = source.n, x = target.x + source.x
         WHEN MATCHED THEN DELETE
@@ -92,8 +93,6 @@ STATEMENTS = [
         WHEN NOT MATCHED BY SOURCE AND t.id = 'c' THEN DELETE""",
     "ALTER TABLE {table} SET TBLPROPERTIES ('owner.team' = 'data', 'write.target-file-size-bytes' = '1048576')",
     "ALTER TABLE {table} UNSET TBLPROPERTIES ('owner.team')",
-    "DELETE FROM {namespace}.changes",
-    "MERGE INTO {table} t USING {namespace}.changes s ON t.id = s.id WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *",
 ]
 
 

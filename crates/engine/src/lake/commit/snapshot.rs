@@ -35,7 +35,9 @@ pub fn build(lake: &Lake, base: &Table, manifests_of: &Table, change: &Change) -
         None => Vec::new(),
     };
     // A manifest that only tells what an earlier snapshot removed has told it.
-    manifests.retain(|manifest| manifest.has_added_files() || manifest.has_existing_files());
+    if change.manifests.is_none() {
+        manifests.retain(|manifest| manifest.has_added_files() || manifest.has_existing_files());
+    }
     if !change.removed.is_empty() {
         let removed = change.removed.iter().cloned().collect();
         manifests = writer.remove(manifests, &removed, ManifestContentType::Data, &mut summary)?;

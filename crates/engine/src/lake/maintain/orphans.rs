@@ -13,9 +13,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::reach::{self, Reached};
 use super::{check_collectable, remove_empty};
 use crate::error::{Error, Result};
+use crate::lake::faults::{self, Stage};
 use crate::lake::storage::local_path;
 use crate::lake::table::Table;
-use crate::lake::faults::{self, Stage};
 use crate::lake::{Lake, TableName, durable};
 
 /// Files younger than this are never orphans.

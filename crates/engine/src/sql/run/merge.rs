@@ -83,7 +83,9 @@ pub(super) async fn merge(
     let context = crate::sql::session(workspace, zone)?;
     let source_label = label(&merge.source)?;
     let source = source_rows(workspace, &context, sql, &merge.source, pinned).await?;
-    let columns: Vec<String> = source.schema().fields().iter().map(|f| f.name().clone()).collect();
+    let schema = source.schema();
+    let columns: Vec<String> =
+        schema.fields().iter().map(|f| f.name().clone()).filter(|name| name != PRESENT).collect();
     register(&context, SOURCE, Arc::new(source))?;
     let alias = alias.unwrap_or_else(|| name.name.clone());
     let clauses = clauses(&table, &alias, &source_label, &columns, merge.clauses)?;
