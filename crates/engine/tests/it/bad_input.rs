@@ -159,8 +159,10 @@ fn nan_and_infinity_are_values_like_others() {
 fn a_statement_that_writes_is_refused_by_sql() {
     let project = TestProject::new(PIPELINE);
     project.seed(3);
-    let shown = project.query_error("CREATE TABLE x AS SELECT 1");
-    assert!(shown.contains("only reads"), "{shown}");
+    for writes in ["CREATE TABLE a.x (n INT) USING iceberg", "DELETE FROM gold.grades", "DROP TABLE gold.grades"] {
+        let shown = project.query_error(writes);
+        assert!(shown.contains("only reading is allowed"), "{shown}");
+    }
     let unknown = project.query_error("SELECT * FROM gold.grade");
     assert!(unknown.contains("did you mean `gold.grades`?"), "{unknown}");
     let _ = block_on(async {});

@@ -162,8 +162,14 @@ fn pages(file: &[u8], chunk: &Chunk, left: &mut Allowance) -> Result<()> {
     let mut reader = Reader { bytes: &file[..end], at: start };
     // Bytes of a text in the dictionary, on average.
     let mut text = 0;
+    let mut dictionary = false;
     while reader.at < end {
         let page = page(&mut reader)?;
+        dictionary |= page.dictionary;
+        // The Parquet reader takes the dictionary to be there.
+        if page.coded && !dictionary {
+            return Err(Error::data("a page refers to a dictionary that is not there"));
+        }
         left.pages = left.pages.checked_sub(1).ok_or_else(|| too_large("more pages than bytes"))?;
         if page.dictionary {
             text = if chunk.texts { page.bytes / page.values.max(1) } else { 0 };
@@ -183,6 +189,8 @@ struct Page {
     stored: usize,
     values: u64,
     dictionary: bool,
+    /// Its values are numbers of the dictionary's.
+    coded: bool,
 }
 
 fn page(reader: &mut Reader<'_>) -> Result<Page> {
@@ -193,7 +201,17 @@ fn page(reader: &mut Reader<'_>) -> Result<Page> {
             (3, I32) => page.stored = usize::try_from(reader.number()?).map_err(|_| damaged())?,
             (5 | 7 | 8, STRUCT) => {
                 page.dictionary |= field == 7;
+                // Where the header of a data page has its encoding.
+                let encoding = match field {
+                    5 => 2,
+                    8 => 4,
+                    _ => 0,
+                };
                 reader.fields(|reader, field, kind| match (field, kind) {
+                    (field, I32) if field == encoding => {
+                        page.coded |= matches!(reader.number()?, PLAIN_DICTIONARY | RLE_DICTIONARY);
+                        Ok(())
+                    }
                     (1, I32) => {
                         let values = u64::try_from(reader.number()?).map_err(|_| damaged())?;
                         page.values = page.values.max(values);
@@ -208,6 +226,9 @@ fn page(reader: &mut Reader<'_>) -> Result<Page> {
     })?;
     Ok(page)
 }
+
+const PLAIN_DICTIONARY: i64 = 2;
+const RLE_DICTIONARY: i64 = 8;
 
 const I32: u8 = 5;
 const I64: u8 = 6;
