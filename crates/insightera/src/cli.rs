@@ -111,12 +111,19 @@ pub enum Command {
         format: ReportFormat,
     },
     /// Score what changed and commit once
+    #[command(after_help = RUN_HELP)]
     Run {
         #[command(flatten)]
         which: Which,
         /// Score every entity, changed or not
         #[arg(long)]
         full: bool,
+        /// Score as if it were this time, in UTC unless it says otherwise; no progress is made
+        #[arg(long, value_name = "TIME", conflicts_with = "full")]
+        as_of: Option<String>,
+        /// The table for these rows; without it they go to the pipeline's own, marked as_of
+        #[arg(long, value_name = "TABLE", requires = "as_of", conflicts_with = "all")]
+        into: Option<String>,
         /// Form of the report; json is one object, with --all an array
         #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
         format: ReportFormat,
@@ -164,6 +171,12 @@ pub enum Command {
     /// Build a university with data and models, score it, change it, score the changes
     Demo(DemoArguments),
 }
+
+const RUN_HELP: &str = "\
+--as-of reads Iceberg tables at the snapshot of that time and Parquet folders up to the
+[features] known_time, resolves the model's alias as it was, and scores every entity. The rows
+have that prediction_timestamp and inference_type as_of: T_current, verify and later runs leave
+them out.";
 
 const SQL_HELP: &str = "\
 Every Iceberg table and every Parquet input is there by its name; a prediction table T also as

@@ -9,6 +9,7 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime};
 use insightera_core::validate_name;
 use insightera_engine::config::{Overrides, parse_bytes};
 use insightera_engine::lake::TableName;
+use insightera_engine::score::{AsOf, RunOptions};
 use insightera_engine::{Error, Result};
 
 use crate::cli::{self, Arguments, Format, ReportFormat, Which};
@@ -43,7 +44,7 @@ pub enum Command {
     /// What a run would do.
     Plan { selection: Selection, format: ReportFormat },
     /// Score.
-    Run { selection: Selection, full: bool, format: ReportFormat },
+    Run { selection: Selection, options: RunOptions, format: ReportFormat },
     /// Compare.
     Verify { selection: Selection, format: ReportFormat },
     /// A file of rows.
@@ -208,7 +209,11 @@ pub fn resolve(arguments: Arguments, terminal: bool) -> Result<Invocation> {
         cli::Command::Init { dir } => Command::Init { dir },
         cli::Command::Check { pipelines, format } => Command::Check { pipelines, format },
         cli::Command::Plan { which, format } => Command::Plan { selection: selection(which), format },
-        cli::Command::Run { which, full, format } => Command::Run { selection: selection(which), full, format },
+        cli::Command::Run { which, full, as_of, into, format } => {
+            let into = into.map(|table| TableName::parse(&table)).transpose()?;
+            let as_of = as_of.map(|time| Ok::<_, Error>(AsOf { micros: parse_time("--as-of", &time)?, into })).transpose()?;
+            Command::Run { selection: selection(which), options: RunOptions { full, as_of }, format }
+        }
         cli::Command::Verify { which, format } => Command::Verify { selection: selection(which), format },
         cli::Command::Score { model, input, output } => Command::Score(Score { model, input, output }),
         cli::Command::Model(model) => model_command(model)?,
@@ -276,7 +281,7 @@ fn model_command(command: cli::ModelCommand) -> Result<Command> {
         }
         cli::ModelCommand::Rollback { name, alias, format } => ModelCommand::Rollback { name, alias, format },
         cli::ModelCommand::History { name, alias, at, format } => {
-            ModelCommand::History { name, alias, at: at.as_deref().map(parse_time).transpose()?, format }
+            ModelCommand::History { name, alias, at: at.as_deref().map(|at| parse_time("--at", at)).transpose()?, format }
         }
     }))
 }
@@ -342,7 +347,7 @@ fn pairs<T: FromStr>(option: &str, words: &[String]) -> Result<BTreeMap<String, 
 }
 
 /// A time in microseconds since the epoch; without a zone it is UTC.
-fn parse_time(text: &str) -> Result<i64> {
+fn parse_time(option: &str, text: &str) -> Result<i64> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(time.timestamp_micros());
     }
@@ -353,7 +358,7 @@ fn parse_time(text: &str) -> Result<i64> {
     }
     match NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().and_then(|day| day.and_hms_opt(0, 0, 0)) {
         Some(time) => Ok(time.and_utc().timestamp_micros()),
-        None => Err(Error::invalid(format!("`--at {text}` is not a time"))
+        None => Err(Error::invalid(format!("`{option} {text}` is not a time"))
             .hint("write it as `2026-01-31`, `2026-01-31 10:00:00` or `2026-01-31T10:00:00+07:00`")),
     }
 }
@@ -387,10 +392,10 @@ mod tests {
 
     #[test]
     fn a_time_without_a_zone_is_utc() {
-        assert_eq!(parse_time("1970-01-02").unwrap(), 86_400_000_000);
-        assert_eq!(parse_time("1970-01-01 00:00:01.5").unwrap(), 1_500_000);
-        assert_eq!(parse_time("1970-01-01T07:00:00+07:00").unwrap(), 0);
-        assert!(parse_time("yesterday").is_err());
+        assert_eq!(parse_time("--at", "1970-01-02").unwrap(), 86_400_000_000);
+        assert_eq!(parse_time("--at", "1970-01-01 00:00:01.5").unwrap(), 1_500_000);
+        assert_eq!(parse_time("--at", "1970-01-01T07:00:00+07:00").unwrap(), 0);
+        assert!(parse_time("--at", "yesterday").is_err());
     }
 
     #[test]

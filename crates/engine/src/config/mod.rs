@@ -1,7 +1,9 @@
-//! A project folder as plain data: `insightera.toml` and `pipelines/NAME.toml`.
+//! A project folder as plain data: `insightera.toml`, `pipelines/NAME.toml` and
+//! `feature_views/NAME.toml`.
 //!
 //! Words: *settings* are what the project file says about where things are and
-//! how much a run may use; a *pipeline* is one configured flow.
+//! how much a run may use; a *pipeline* is one configured flow; a *feature view*
+//! says what a table's rows were at a time.
 //!
 //! Flow: a file is read into a [`document`] (text with positions), parsed into
 //! a tree with spans, and taken apart by [`section`]s that know which keys are
@@ -18,6 +20,7 @@
 //!   it is asked for.
 
 mod document;
+mod feature_view;
 mod partition;
 mod pipeline;
 mod project;
@@ -26,12 +29,13 @@ mod settings;
 mod templates;
 mod time_zone;
 
+pub use feature_view::{FeatureView, KnownTime};
 pub use partition::PartitionTransform;
 pub use pipeline::{
     Duplicates, Explain, Features, ModelRef, OnModelChange, Output, Pipeline, PipelineKind, RESERVED_COLUMNS, Selector,
     Strategy,
 };
-pub use project::Project;
+pub use project::{FEATURE_VIEWS, Project};
 pub use settings::{
     CatalogKind, CatalogSettings, InputSettings, Overrides, RegistrySettings, RunSettings, Settings, SqlSettings,
     StorageSettings, parse_bytes,

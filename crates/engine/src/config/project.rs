@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use insightera_core::{ErrorKind, closest, validate_name};
 
 use super::document::Document;
+use super::feature_view::FeatureView;
 use super::pipeline::Pipeline;
 use super::settings::{FileSettings, Overrides, Settings, check_flags, read_environment};
 use crate::error::{Error, Result};
@@ -17,6 +18,9 @@ const PROJECT_FILE: &str = "insightera.toml";
 
 /// The folder of the pipelines.
 const PIPELINES: &str = "pipelines";
+
+/// The folder of the feature views, and their namespace in SQL.
+pub const FEATURE_VIEWS: &str = "feature_views";
 
 /// A project folder.
 #[derive(Debug, Clone)]
@@ -29,6 +33,8 @@ pub struct Project {
     shown: PathBuf,
     /// The files of the pipelines by name; read when asked for.
     files: BTreeMap<String, PathBuf>,
+    /// The files of the feature views.
+    views: BTreeMap<String, PathBuf>,
 }
 
 impl Project {
@@ -69,8 +75,9 @@ impl Project {
             Error::unavailable(format!("the project folder `{}` cannot be read", dir.display())).cause(error)
         })?;
         let settings = Settings::resolve(&absolute, file, read_environment(environment)?, check_flags(flags)?);
-        let files = pipeline_files(dir, &absolute)?;
-        Ok(Self { dir: absolute, settings, shown: dir.to_owned(), files })
+        let files = toml_files(dir, &absolute, PIPELINES)?;
+        let views = toml_files(dir, &absolute, FEATURE_VIEWS)?;
+        Ok(Self { dir: absolute, settings, shown: dir.to_owned(), files, views })
     }
 
     /// The names of the pipelines, sorted.
@@ -101,6 +108,30 @@ impl Project {
         self.pipeline_names().map(|name| Ok((name.to_owned(), self.pipeline(name)?))).collect()
     }
 
+    /// The names of the feature views, sorted.
+    pub fn feature_view_names(&self) -> impl Iterator<Item = &str> {
+        self.views.keys().map(String::as_str)
+    }
+
+    /// Reads the feature view `name`.
+    ///
+    /// # Errors
+    /// `NotFound` with the nearest name, `Invalid` with file, line and column.
+    pub fn feature_view(&self, name: &str) -> Result<FeatureView> {
+        let file = format!("{FEATURE_VIEWS}/{name}.toml");
+        let Some(path) = self.views.get(name) else {
+            let error = Error::not_found(format!("there is no feature view `{}`", name.escape_debug()));
+            return Err(match closest(name, self.feature_view_names()) {
+                Some(near) => error.hint(format!("did you mean `{near}`?")),
+                None => error.hint(format!("a feature view is a file `{}`", shown(&self.shown, "feature_views/NAME.toml"))),
+            });
+        };
+        validate_name("feature view", name).map_err(|error| {
+            Error::invalid(format!("{}: {error}", shown(&self.shown, &file))).hint("rename the file")
+        })?;
+        FeatureView::read(name, path, shown(&self.shown, &file))
+    }
+
     fn no_pipeline(&self, name: &str) -> Error {
         let error = Error::not_found(format!("there is no pipeline `{}`", name.escape_debug()));
         let stem = Path::new(name).file_stem().and_then(|stem| stem.to_str()).unwrap_or(name);
@@ -118,13 +149,13 @@ impl Project {
     }
 }
 
-/// `pipelines/*.toml`, without hidden files and folders; no such folder means
-/// no pipelines.
-fn pipeline_files(dir: &Path, absolute: &Path) -> Result<BTreeMap<String, PathBuf>> {
+/// `folder/*.toml`, without hidden files and folders; no such folder means no
+/// files.
+fn toml_files(dir: &Path, absolute: &Path, folder: &str) -> Result<BTreeMap<String, PathBuf>> {
     let unreadable = |error: io::Error| {
-        Error::unavailable(format!("the folder `{}` cannot be read", shown(dir, PIPELINES))).cause(error)
+        Error::unavailable(format!("the folder `{}` cannot be read", shown(dir, folder))).cause(error)
     };
-    let folder = absolute.join(PIPELINES);
+    let folder = absolute.join(folder);
     let entries = match std::fs::read_dir(&folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),

@@ -23,6 +23,12 @@ pub const DEFINITION_HASH: &str = "insightera.definition-hash";
 /// Live entities after the run.
 pub const ENTITIES: &str = "insightera.entities";
 
+/// The time that a run scored as of, microseconds since the epoch; such a
+/// commit has no `insightera.pipeline`, since it is no progress.
+pub const AS_OF: &str = "insightera.as-of";
+/// The pipeline of such a commit.
+pub const AS_OF_PIPELINE: &str = "insightera.as-of-pipeline";
+
 /// The table property that mirrors a pipeline's newest progress.
 pub fn progress(pipeline: &str) -> String {
     format!("insightera.progress.{pipeline}")

@@ -19,6 +19,7 @@ pub mod evolve;
 pub mod faults;
 pub mod files;
 pub mod folder;
+pub mod history;
 pub mod keys;
 pub mod maintain;
 pub mod refs;

@@ -148,6 +148,16 @@ impl Scan {
         self
     }
 
+    /// The same scan of these files, whichever snapshot they are of, in the
+    /// schema of this one.
+    #[must_use]
+    pub fn of_files(mut self, chosen: LiveFiles) -> Self {
+        if let Source::Table { files, .. } = &mut self.source {
+            *files = Arc::new(chosen);
+        }
+        self
+    }
+
     /// The data files of a table's snapshot; a folder has none.
     pub fn live_files(&self) -> &[LiveFile] {
         match &self.source {

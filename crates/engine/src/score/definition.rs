@@ -15,7 +15,7 @@ use super::inputs::Inputs;
 use super::locality::{self, KeyColumns};
 use super::output::OutputPlan;
 use super::{hash, progress};
-use crate::config::{Duplicates, Pipeline, Strategy};
+use crate::config::{Duplicates, ModelRef, Pipeline, Selector, Strategy};
 use crate::error::{Error, Result};
 use crate::key;
 use crate::lake::schema::{self, Evolution};
@@ -32,17 +32,32 @@ pub struct Definition {
     pub model: Option<ResolvedModel>,
     /// xxh3-64 of model sha256, SQL and output expressions.
     pub hash: u64,
+    /// Another time than now, and where its rows go.
+    pub as_of: Option<AsOf>,
+}
+
+/// Scoring as if it were another time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AsOf {
+    /// The time, microseconds since the epoch.
+    pub micros: i64,
+    /// The table for the rows, in the place of the pipeline's own.
+    pub into: Option<TableName>,
 }
 
 impl Definition {
-    /// Resolves the pipeline's model. Opens neither table nor artifact.
-    pub fn resolve(workspace: &Workspace, name: &str) -> Result<Self> {
+    /// Resolves the pipeline's model, as of now or of another time. Opens
+    /// neither table nor artifact.
+    pub fn resolve(workspace: &Workspace, name: &str, as_of: Option<AsOf>) -> Result<Self> {
         let pipeline = workspace.project().pipeline(name)?;
-        let model = pipeline
-            .model
-            .as_ref()
-            .map(|model| workspace.registry().resolve(&model.name, &model.selector))
-            .transpose()?;
+        let resolve = |model: &ModelRef| {
+            let selector = match (&as_of, &model.selector) {
+                (Some(as_of), Selector::Alias(alias)) => version_at(workspace, model, alias, as_of.micros)?,
+                _ => model.selector.clone(),
+            };
+            workspace.registry().resolve(&model.name, &selector)
+        };
+        let model = pipeline.model.as_ref().map(resolve).transpose()?;
         let mut text = serde_json::json!({
             "model_sha256": model.as_ref().map(|m| &m.sha256),
             "sql": pipeline.features.sql,
@@ -52,11 +67,14 @@ impl Definition {
             text["explain"] = serde_json::json!(explain);
         }
         let hash = xxh3_64(text.to_string().as_bytes());
-        Ok(Self { pipeline, model, hash })
+        Ok(Self { pipeline, model, hash, as_of })
     }
 
-    /// The prediction table's name.
+    /// The name of the table that gets the rows.
     pub fn table(&self) -> TableName {
+        if let Some(into) = self.as_of.as_ref().and_then(|as_of| as_of.into.clone()) {
+            return into;
+        }
         TableName { namespace: self.pipeline.output.namespace.clone(), name: self.pipeline.output.table.clone() }
     }
 
@@ -65,6 +83,19 @@ impl Definition {
     pub fn version(&self) -> String {
         self.model.as_ref().map_or_else(|| format!("rule-{:016x}", self.hash), |m| m.version.to_string())
     }
+}
+
+/// The version that an alias pointed to.
+fn version_at(workspace: &Workspace, model: &ModelRef, alias: &str, micros: i64) -> Result<Selector> {
+    let version = workspace.registry().production_at(&model.name, alias, micros)?;
+    version.map(Selector::Version).ok_or_else(|| {
+        let time = crate::sql::show_time(micros);
+        Error::not_found(format!("model `{}` had no alias `{alias}` at {time}", model.name)).hint(format!(
+            "`insightera model history {} --alias {alias}` lists its moves; `version = N` in the pipeline's [model] \
+             scores with a version of another time",
+            model.name
+        ))
+    })
 }
 
 /// A definition with everything planned and checked.
@@ -199,12 +230,14 @@ fn check_columns(pipeline: &Pipeline, schema: &SchemaRef) -> Result<()> {
         }
     }
     let features = &pipeline.features;
+    // `known_time = "feature_time"` is a word where no column has this name.
+    let is_word = |known: &str| known == "feature_time" && features.feature_time.is_some();
     let wanted = pipeline
         .entity_key
         .iter()
         .map(|n| ("[entity] key", n))
         .chain(features.feature_time.iter().map(|n| ("[features] feature_time", n)))
-        .chain(features.known_time.iter().map(|n| ("[features] known_time", n)))
+        .chain(features.known_time.iter().filter(|n| !is_word(n)).map(|n| ("[features] known_time", n)))
         .chain(features.unhashed.iter().map(|n| ("[features] unhashed", n)));
     for (what, name) in wanted {
         if !names.contains(&name.as_str()) {
@@ -280,9 +313,8 @@ pub struct CheckReport {
 
 /// Validates one pipeline against everything it touches, without running it.
 pub async fn check(workspace: &Workspace, name: &str) -> Result<CheckReport> {
-    let definition = Definition::resolve(workspace, name)?;
-    let names = features::input_names(workspace, &definition.pipeline)?;
-    let inputs = Inputs::pin(workspace, &names)?;
+    let definition = Definition::resolve(workspace, name, None)?;
+    let inputs = Inputs::pin(workspace, features::reads(workspace, &definition.pipeline)?, None)?;
     let table = workspace.lake().find(&definition.table())?;
     let prepared = Prepared::new(workspace, definition, &inputs, table.as_ref()).await?;
     let (strategy, why_not_snapshot) = super::plan::choose(&prepared, &inputs)?;
@@ -297,7 +329,7 @@ pub async fn check(workspace: &Workspace, name: &str) -> Result<CheckReport> {
         model: definition.model.as_ref().map(|m| format!("{} version {}", m.name, m.version)),
         strategy: strategy.as_str(),
         why_not_snapshot,
-        inputs: names.iter().map(ToString::to_string).collect(),
+        inputs: inputs.iter().map(|(name, _)| name.clone()).collect(),
         adds_columns: prepared.evolution.added.iter().map(|c| c.name.clone()).collect(),
         warnings: prepared
             .order_dependent

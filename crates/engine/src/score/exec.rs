@@ -96,6 +96,8 @@ pub struct ScoreSpec {
     pub timestamp: i64,
     /// The pipeline has never run.
     pub first_run: bool,
+    /// It is scored as if it were another time.
+    pub as_of: bool,
     /// Score everything.
     pub forced: bool,
     /// A new definition scores again.
@@ -105,8 +107,16 @@ pub struct ScoreSpec {
 }
 
 impl ScoreSpec {
+    /// What `inference_type` says.
+    pub fn inference_type(&self) -> &'static str {
+        if self.as_of { super::AS_OF } else { "batch" }
+    }
+
     /// Decides one row: pure.
     pub fn decide(&self, known: Option<State>, feature_hash: u64) -> Option<Reason> {
+        if self.as_of {
+            return Some(Reason::Forced);
+        }
         let reason = match known {
             None if self.first_run => Some(Reason::First),
             None => Some(Reason::Insert),

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, ScalarValue};
+use datafusion::logical_expr::{Expr, Filter, LogicalPlan, lit};
 use datafusion::prelude::SessionContext;
 
-use super::inputs::Inputs;
-use crate::config::{Duplicates, Pipeline};
+use super::inputs::{Input, Inputs, Reads};
+use crate::config::{Duplicates, FEATURE_VIEWS, Pipeline};
 use crate::error::{Error, Result};
 use crate::lake::TableName;
 use crate::lake::scan::{KeyFilter, Scan};
-use crate::sql::{plan_error, session};
+use crate::sql::{FeatureViewTable, Past, instant, plan_error, session};
 use crate::workspace::Workspace;
 
 /// Where a pipeline's SQL stands, for error messages.
@@ -23,8 +25,8 @@ pub fn source(pipeline: &Pipeline) -> String {
     }
 }
 
-/// The tables that a pipeline's SQL names.
-pub fn input_names(workspace: &Workspace, pipeline: &Pipeline) -> Result<Vec<TableName>> {
+/// The tables and feature views that a pipeline's SQL names.
+pub fn reads(workspace: &Workspace, pipeline: &Pipeline) -> Result<Reads> {
     let what = source(pipeline);
     let sql = &pipeline.features.sql;
     let context = session(workspace, &pipeline.features.time_zone)?;
@@ -36,20 +38,25 @@ pub fn input_names(workspace: &Workspace, pipeline: &Pipeline) -> Result<Vec<Tab
         .hint("take the clause out; a run pins the snapshot of every input by itself"));
     }
     let references = context.state().resolve_table_references(&statement).map_err(|e| plan_error(&what, sql, e))?;
-    let mut names = Vec::new();
+    let mut reads = Reads::default();
     for reference in references {
         let Some(namespace) = reference.schema() else {
             return Err(Error::invalid(format!("{what}: table `{}` has no namespace", reference.table()))
                 .hint("write it as `namespace.table`"));
         };
-        names.push(TableName { namespace: namespace.to_owned(), name: reference.table().to_owned() });
+        if namespace == FEATURE_VIEWS {
+            let view = workspace.project().feature_view(reference.table())?;
+            if !reads.views.contains(&view) {
+                reads.views.push(view);
+            }
+        } else {
+            reads.tables.insert(TableName { namespace: namespace.to_owned(), name: reference.table().to_owned() });
+        }
     }
-    names.sort();
-    names.dedup();
-    if names.is_empty() {
+    if reads.tables.is_empty() && reads.views.is_empty() {
         return Err(Error::invalid(format!("{what}: the query reads no table")));
     }
-    Ok(names)
+    Ok(reads)
 }
 
 /// A planned feature query.
@@ -74,25 +81,37 @@ impl FeatureQuery {
         let scans: BTreeMap<String, Arc<Scan>> =
             inputs.scans(keys)?.into_iter().map(|(name, scan)| (name, Arc::new(scan))).collect();
         let tables = scans.iter().map(|(name, scan)| (name.clone(), scan.clone() as Arc<dyn TableProvider>)).collect();
-        Ok(Self { scans, ..Self::over(context, pipeline, tables).await? })
+        Ok(Self { scans, ..Self::over(context, pipeline, inputs, tables).await? })
     }
 
-    /// Plans the query over these tables.
+    /// Plans the query over these tables, which hold the rows of `inputs`.
     pub async fn over(
         context: SessionContext,
         pipeline: &Pipeline,
+        inputs: &Inputs,
         tables: BTreeMap<String, Arc<dyn TableProvider>>,
     ) -> Result<Self> {
         let what = source(pipeline);
         for (name, table) in tables {
             crate::sql::put(&context, &TableName::parse(&name)?, table)?;
         }
+        for view in inputs.views() {
+            let past = match inputs.get(&view.table) {
+                Some(Input::Folder { .. }) => Past::Folder,
+                _ => Past::Pinned,
+            };
+            let name = TableName { namespace: FEATURE_VIEWS.to_owned(), name: view.name.clone() };
+            let view = FeatureViewTable::new(&context, view.clone(), past, inputs.at()).await?;
+            crate::sql::put(&context, &name, Arc::new(view))?;
+        }
         let sql = &pipeline.features.sql;
-        let plan = context.state().create_logical_plan(sql).await.map_err(|e| plan_error(&what, sql, e))?;
+        let (statement, _) = crate::sql::parse(&what, sql)?;
+        let plan = context.state().statement_to_plan(statement).await.map_err(|e| plan_error(&what, sql, e))?;
         if matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_))
         {
             return Err(Error::invalid(format!("{what}: a feature query must be a SELECT")));
         }
+        let plan = cut_off(plan, pipeline, inputs)?;
         Ok(Self { context, plan, scans: BTreeMap::new() })
     }
 
@@ -105,6 +124,54 @@ impl FeatureQuery {
         newest_rows(&self.context, &self.plan, pipeline)
             .map_err(|e| plan_error(&source(pipeline), &pipeline.features.sql, e))
     }
+}
+
+/// Leaves out the rows of folders that were not known yet at the time of the
+/// inputs.
+fn cut_off(plan: LogicalPlan, pipeline: &Pipeline, inputs: &Inputs) -> Result<LogicalPlan> {
+    let mut cuts: BTreeMap<&String, String> = BTreeMap::new();
+    let known = known_time(pipeline, &plan);
+    for folder in inputs.folders_to_cut() {
+        let file = pipeline.file.display();
+        let Some(known) = &known else {
+            return Err(Error::invalid(format!(
+                "{file}: input `{folder}` is a Parquet folder, and nothing says when its rows became known"
+            ))
+            .hint(
+                "name the column in [features] known_time, or write `known_time = \"feature_time\"` if features are \
+                 known when they become true",
+            ));
+        };
+        let columns: Vec<String> =
+            super::locality::lineage(&plan, known).into_iter().filter(|(t, _)| t == folder).map(|(_, c)| c).collect();
+        let [column] = columns.as_slice() else {
+            return Err(Error::invalid(format!(
+                "{file}: the known time `{known}` is made of {} columns of the Parquet folder `{folder}`, not of one",
+                columns.len()
+            ))
+            .hint("let the column come from every folder, for example by greatest(a.loaded_at, b.loaded_at)"));
+        };
+        cuts.insert(folder, column.clone());
+    }
+    if cuts.is_empty() {
+        return Ok(plan);
+    }
+    let at = lit(ScalarValue::TimestampMicrosecond(Some(inputs.at()), Some("UTC".into())));
+    let cut = plan.transform_up(|node| {
+        let LogicalPlan::TableScan(scan) = &node else { return Ok(Transformed::no(node)) };
+        let Some(column) = cuts.get(&scan.table_name.to_string()) else { return Ok(Transformed::no(node)) };
+        let column = Expr::Column(Column::new(Some(scan.table_name.clone()), column));
+        let known = instant(&column).lt_eq(at.clone());
+        Ok(Transformed::yes(LogicalPlan::Filter(Filter::try_new(known, Arc::new(node))?)))
+    });
+    cut.map(|cut| cut.data).map_err(|e| plan_error(&source(pipeline), &pipeline.features.sql, e))
+}
+
+/// The column of the query that says when a row became known.
+fn known_time(pipeline: &Pipeline, plan: &LogicalPlan) -> Option<String> {
+    let known = pipeline.features.known_time.as_ref()?;
+    let named = plan.schema().fields().iter().any(|f| f.name() == known);
+    if !named && known == "feature_time" { pipeline.features.feature_time.clone() } else { Some(known.clone()) }
 }
 
 /// `rank() OVER (PARTITION BY key ORDER BY feature_time DESC) = 1`: of rows

@@ -1,15 +1,17 @@
 //! The inputs of a pipeline: pinned once, consumed whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::FeatureView;
 use crate::error::{Error, Result};
 use crate::lake::folder::Folder;
 use crate::lake::scan::{KeyFilter, Scan};
 use crate::lake::{Table, TableName};
+use crate::sql;
 use crate::workspace::Workspace;
 
 /// What a run consumed of one input; stored in the snapshot summary.
@@ -56,13 +58,35 @@ pub enum Input {
 #[derive(Debug, Clone, Default)]
 pub struct Inputs {
     inputs: BTreeMap<String, Input>,
+    /// The feature views that the query reads.
+    views: Vec<FeatureView>,
+    /// The tables that the query reads itself, not only through views.
+    direct: BTreeSet<String>,
+    /// The time that the views are of, microseconds since the epoch.
+    at: i64,
+    /// Whether that time is not now.
+    as_of: bool,
+}
+
+/// What a query reads.
+#[derive(Debug, Clone, Default)]
+pub struct Reads {
+    /// The tables and folders that it names.
+    pub tables: BTreeSet<TableName>,
+    /// The feature views that it names.
+    pub views: Vec<FeatureView>,
 }
 
 impl Inputs {
-    /// Pins the current state of the named inputs. Opens no data file.
-    pub fn pin(workspace: &Workspace, names: &[TableName]) -> Result<Self> {
+    /// Pins the state of the named inputs, of now or of `as_of` (microseconds
+    /// since the epoch). Opens no data file.
+    pub fn pin(workspace: &Workspace, reads: Reads, as_of: Option<i64>) -> Result<Self> {
         let mut inputs = BTreeMap::new();
-        for name in names {
+        let mut names = reads.tables.clone();
+        for view in &reads.views {
+            names.insert(TableName::parse(&view.table)?);
+        }
+        for name in &names {
             let text = name.to_string();
             let input = match workspace.project().settings.inputs.get(&text) {
                 Some(folder) => {
@@ -83,13 +107,44 @@ impl Inputs {
                         Some(table) => table,
                         None => return Err(missing(workspace, name)?),
                     };
-                    let snapshot_id = table.current_snapshot_id();
+                    let snapshot_id = match as_of {
+                        None => table.current_snapshot_id(),
+                        Some(at) => Some(sql::snapshot_at(&table, at.div_euclid(1000), &sql::show_time(at))?),
+                    };
                     Input::Table { table, snapshot_id }
                 }
             };
             inputs.insert(text, input);
         }
-        Ok(Self { inputs })
+        Ok(Self {
+            inputs,
+            views: reads.views,
+            direct: reads.tables.iter().map(ToString::to_string).collect(),
+            at: as_of.unwrap_or_else(|| workspace.clock().now_micros()),
+            as_of: as_of.is_some(),
+        })
+    }
+
+    /// The feature views that the query reads: their rows depend on the time.
+    pub fn views(&self) -> &[FeatureView] {
+        &self.views
+    }
+
+    /// The time that the views are of, microseconds since the epoch.
+    pub fn at(&self) -> i64 {
+        self.at
+    }
+
+    /// The folders that must be cut off at [`Inputs::at`], since they have no
+    /// snapshots; empty when that is now.
+    pub fn folders_to_cut(&self) -> impl Iterator<Item = &String> {
+        let folder = |(_, input): &(&String, &Input)| matches!(input, Input::Folder { .. });
+        self.inputs
+            .iter()
+            .filter(|_| self.as_of)
+            .filter(folder)
+            .map(|(name, _)| name)
+            .filter(|name| self.direct.contains(*name))
     }
 
     /// The inputs, by name.

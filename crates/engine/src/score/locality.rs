@@ -15,6 +15,8 @@ use datafusion::logical_expr::{
     BinaryExpr, Distinct, Expr, ExprSchemable, Join, JoinType, LogicalPlan, Operator, Volatility,
 };
 
+use crate::sql::AsOfJoin;
+
 /// The key columns of every input, by table name.
 pub type KeyColumns = BTreeMap<String, Vec<String>>;
 
@@ -104,39 +106,12 @@ fn follow(plan: &LogicalPlan, key: &[Column], found: &mut KeyColumns) -> Result<
             if matches!(join.join_type, JoinType::LeftMark | JoinType::RightMark) {
                 return Err("a subquery in a condition".into());
             }
-            let pairs = equalities(join);
-            let other = |column: &Column, left: bool| {
-                // The key may be compared through a column that equals it.
-                let side = if left { &join.left } else { &join.right };
-                let same = same_columns(side, column);
-                pairs.iter().find_map(|(a, b)| {
-                    let partner_of =
-                        |x: &Column, y: &Column| (same.contains(x) && !side.schema().has_column(y)).then(|| y.clone());
-                    partner_of(a, b).or_else(|| partner_of(b, a))
-                })
-            };
-            let (mut left_key, mut right_key) = (Vec::new(), Vec::new());
-            for column in key {
-                let on_left = join.left.schema().has_column(column);
-                let partner = other(column, on_left).ok_or_else(|| {
-                    format!("a join that does not compare the entity key column `{}` on both sides", column.name)
-                })?;
-                let nullable_side = match join.join_type {
-                    JoinType::Left => !on_left,
-                    JoinType::Right => on_left,
-                    JoinType::Full => true,
-                    _ => false,
-                };
-                if nullable_side {
-                    return Err(format!("an outer join whose optional side gives the entity key `{}`", column.name));
-                }
-                let (l, r) = if on_left { (column.clone(), partner) } else { (partner, column.clone()) };
-                left_key.push(l);
-                right_key.push(r);
-            }
-            follow(&join.left, &left_key, found)?;
-            follow(&join.right, &right_key, found)
+            follow_join(&join.left, &join.right, join.join_type, &equalities(join), key, found)
         }
+        LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<AsOfJoin>() {
+            Some(join) => follow_join(&join.left, &join.right, JoinType::Left, &join.column_pairs(), key, found),
+            None => Err(format!("the operator {}", extension.node.name())),
+        },
         LogicalPlan::Limit(_) => Err("a LIMIT".into()),
         LogicalPlan::Sort(_) => Err("a sort with a LIMIT".into()),
         LogicalPlan::Distinct(Distinct::On(_)) => Err("a DISTINCT ON".into()),
@@ -146,6 +121,48 @@ fn follow(plan: &LogicalPlan, key: &[Column], found: &mut KeyColumns) -> Result<
         LogicalPlan::RecursiveQuery(_) => Err("a recursive query".into()),
         other => Err(format!("the operator {}", other.display().to_string().split(':').next().unwrap_or("?"))),
     }
+}
+
+/// Follows the key to both sides of a join that compares `pairs`.
+fn follow_join(
+    left: &LogicalPlan,
+    right: &LogicalPlan,
+    join_type: JoinType,
+    pairs: &[(Column, Column)],
+    key: &[Column],
+    found: &mut KeyColumns,
+) -> Result<(), String> {
+    let other = |column: &Column, on_left: bool| {
+        // The key may be compared through a column that equals it.
+        let side = if on_left { left } else { right };
+        let same = same_columns(side, column);
+        pairs.iter().find_map(|(a, b)| {
+            let partner_of =
+                |x: &Column, y: &Column| (same.contains(x) && !side.schema().has_column(y)).then(|| y.clone());
+            partner_of(a, b).or_else(|| partner_of(b, a))
+        })
+    };
+    let (mut left_key, mut right_key) = (Vec::new(), Vec::new());
+    for column in key {
+        let on_left = left.schema().has_column(column);
+        let partner = other(column, on_left).ok_or_else(|| {
+            format!("a join that does not compare the entity key column `{}` on both sides", column.name)
+        })?;
+        let nullable_side = match join_type {
+            JoinType::Left => !on_left,
+            JoinType::Right => on_left,
+            JoinType::Full => true,
+            _ => false,
+        };
+        if nullable_side {
+            return Err(format!("an outer join whose optional side gives the entity key `{}`", column.name));
+        }
+        let (l, r) = if on_left { (column.clone(), partner) } else { (partner, column.clone()) };
+        left_key.push(l);
+        right_key.push(r);
+    }
+    follow(left, &left_key, found)?;
+    follow(right, &right_key, found)
 }
 
 /// The input that the query starts from, and those that it inner joins: an
@@ -165,6 +182,9 @@ pub fn inner_joined(plan: &LogicalPlan) -> Option<(String, Vec<String>)> {
                     partners.push(right);
                 }
                 Some(first)
+            }
+            LogicalPlan::Extension(extension) => {
+                follow(&extension.node.as_any().downcast_ref::<AsOfJoin>()?.left, partners)
             }
             _ => None,
         }

@@ -63,7 +63,7 @@ pub fn append(workspace: &Workspace, report: &RunReport) -> Result<()> {
         ("stage", Arc::new(StringArray::from_iter_values(stages.iter().map(|(name, _)| *name)))),
         ("model_name", repeated(report.model.as_ref().map(|m| m.name.clone()))),
         ("model_version", repeated(report.model.as_ref().map(|m| m.version.to_string()))),
-        ("inference_type", repeated(Some("batch".into()))),
+        ("inference_type", repeated(Some(if report.as_of.is_some() { super::AS_OF } else { "batch" }.into()))),
         ("status", repeated(Some(status.into()))),
         ("strategy", repeated(Some(report.strategy.into()))),
         ("snapshot_id", Arc::new(Int64Array::from(vec![report.snapshot_id; rows]))),

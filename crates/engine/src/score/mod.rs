@@ -34,10 +34,15 @@ mod timestamps;
 mod verify;
 mod write;
 
-pub use definition::{CheckReport, check};
+pub use definition::{AsOf, CheckReport, check};
 pub use inputs::{Consumed, Inputs};
 pub use output::TableShape;
 pub use plan::{Plan, Reasons, plan};
 pub use progress::{Progress, progress};
 pub use run::{Reporter, RunOptions, RunReport, RunStatus, run};
 pub use verify::{VerifyReport, verify};
+
+/// The `inference_type` of rows that were scored as if it were another time.
+pub const AS_OF: &str = "as_of";
+/// The `inference_type` of rows by a model that is only watched.
+pub const SHADOW: &str = "shadow";

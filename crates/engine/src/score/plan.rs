@@ -166,21 +166,27 @@ pub struct Work {
     pub count_dropped: bool,
 }
 
+/// Whether the last commit of the pipeline was of these inputs and this
+/// definition.
+pub fn settled(progress: &Progress, definition: &Definition, inputs: &Inputs) -> bool {
+    let definition_settled = progress.definition_hash == definition.hash
+        || definition.pipeline.features.on_model_change == OnModelChange::NewOnly;
+    definition_settled && inputs.same_as(&progress.inputs)
+}
+
 impl Draft {
     /// Resolves, pins, and finds the candidates.
     pub async fn new(workspace: &Workspace, name: &str, options: &RunOptions) -> Result<Self> {
-        let definition = Definition::resolve(workspace, name)?;
-        let names = features::input_names(workspace, &definition.pipeline)?;
-        let inputs = Inputs::pin(workspace, &names)?;
+        let definition = Definition::resolve(workspace, name, options.as_of.clone())?;
+        let as_of = options.as_of.as_ref().map(|as_of| as_of.micros);
+        let inputs = Inputs::pin(workspace, features::reads(workspace, &definition.pipeline)?, as_of)?;
         let table = workspace.lake().find(&definition.table())?;
-        let progress = table.as_ref().map(|t| progress(t, name)).transpose()?.flatten();
-        let settled = progress.as_ref().is_some_and(|p| {
-            let definition_settled = p.definition_hash == definition.hash
-                || definition.pipeline.features.on_model_change == OnModelChange::NewOnly;
-            definition_settled && inputs.same_as(&p.inputs)
-        });
-        let forced = options.full || definition.pipeline.features.strategy == Strategy::Full;
-        if settled && !forced {
+        // What was scored before does not matter to another time.
+        let known = table.as_ref().filter(|_| as_of.is_none());
+        let progress = known.map(|t| progress(t, name)).transpose()?.flatten();
+        let settled = progress.as_ref().is_some_and(|p| settled(p, &definition, &inputs));
+        let forced = options.full || as_of.is_some() || definition.pipeline.features.strategy == Strategy::Full;
+        if settled && inputs.views().is_empty() && !forced {
             return Ok(Self { definition, table, progress, inputs, work: None });
         }
         let work = Work::new(workspace, &definition, &inputs, table.as_ref(), progress.as_ref(), forced).await?;
@@ -208,6 +214,7 @@ impl Draft {
             run_id: run_id.to_owned(),
             timestamp,
             first_run: self.progress.is_none(),
+            as_of: self.definition.as_of.is_some(),
             forced: options.full || pipeline.features.strategy == Strategy::Full,
             rescore: pipeline.features.on_model_change == OnModelChange::Rescore,
             dry,
@@ -273,6 +280,11 @@ impl Work {
 /// at, and why it is not `snapshot`.
 pub fn choose(prepared: &Prepared, inputs: &Inputs) -> Result<(Strategy, Option<String>)> {
     let configured = prepared.definition.pipeline.features.strategy;
+    if let Some(view) = inputs.views().first() {
+        let why = format!("the rows of the feature view `{}` depend on the time", view.name);
+        let strategy = if configured == Strategy::Full { configured } else { Strategy::Hash };
+        return Ok((strategy, Some(why)));
+    }
     let not_local = prepared.locality.as_ref().err().map(|why| format!("the query is not entity-local: {why}"));
     Ok(match configured {
         Strategy::Full => (Strategy::Full, Some("strategy = \"full\"".into())),

@@ -106,7 +106,7 @@ fn prediction_columns(
         text(Some(&spec.model_version), rows),
         Arc::new(timestamps),
         Arc::new(Date32Array::from_value(day, rows)),
-        text(Some("batch"), rows),
+        text(Some(spec.inference_type()), rows),
     ];
     if plan.explain.is_some() {
         columns.push(explained.unwrap_or_else(|| null(columns.len())));

@@ -19,7 +19,8 @@ use super::entries::{Collected, Entries, State};
 use super::exec::{Counters, Reason, Resources, ScoreExec, ScoreSpec};
 use super::features::{self, FeatureQuery};
 use super::inputs::{Consumed, Input};
-use super::plan::{Draft, ModelName, Reasons, Work};
+use super::definition::AsOf;
+use super::plan::{self, Draft, ModelName, Reasons, Work};
 use super::rows::removed_rows;
 use super::write::{WriteExec, write_rows};
 use super::{locality, metrics, shards, state, timestamps};
@@ -27,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::lake::commit::{self, Change, Fence, Outcome};
 use crate::lake::faults::{self, Bug};
 use crate::lake::{Table, keys, schema};
-use crate::sql::plan_error;
+use crate::sql::{plan_error, show_time};
 use crate::workspace::Workspace;
 
 /// Plans again after another run of the same pipeline was first: this often.
@@ -40,6 +41,8 @@ const TIMESTAMP: &str = "insightera.prediction-timestamp";
 pub struct RunOptions {
     /// Score every entity.
     pub full: bool,
+    /// Score every entity as if it were another time.
+    pub as_of: Option<AsOf>,
 }
 
 /// Where a run says how far it is.
@@ -81,6 +84,11 @@ pub struct RunReport {
     pub pipeline: String,
     /// The run.
     pub run_id: String,
+    /// The time that was scored as of, if not now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<String>,
+    /// The table that got the rows.
+    pub table: String,
     /// How it ended.
     pub status: RunStatus,
     /// The commit; none when inputs and definition were the same as before.
@@ -186,7 +194,7 @@ pub async fn evaluate(
     let sharded = match &work.prepared.locality {
         Ok(keys) => {
             let count = work.count_dropped && table.is_some();
-            shards::sharded(workspace, pipeline, &query, keys, candidates, count).await.map_err(&damaged)?
+            shards::sharded(workspace, (pipeline, &draft.inputs), &query, keys, candidates, count).await.map_err(&damaged)?
         }
         Err(_) => None,
     };
@@ -364,6 +372,8 @@ async fn attempt(
     let mut report = RunReport {
         pipeline: name.to_owned(),
         run_id: run_id.clone(),
+        as_of: options.as_of.as_ref().map(|as_of| show_time(as_of.micros)),
+        table: draft.definition.table().to_string(),
         status: RunStatus::Unchanged,
         snapshot_id: None,
         entities: draft.progress.as_ref().and_then(|p| p.entities).unwrap_or(0),
@@ -387,7 +397,10 @@ async fn attempt(
         return Ok(Attempt::Done(Box::new(report)));
     };
     let (table, added_columns) = ready_table(workspace, &draft, work)?;
-    let timestamp = prediction_time(workspace, &table);
+    let timestamp = match &options.as_of {
+        Some(as_of) => as_of.micros,
+        None => prediction_time(workspace, &table),
+    };
     let spec = draft.spec(work, &run_id, timestamp, options, false);
     let evaluation = evaluate(workspace, &draft, work, spec.clone(), Some(&table), reporter).await?;
     evaluation.refuse_duplicates(&draft)?;
@@ -422,6 +435,12 @@ async fn attempt(
     report.bytes_written = files.iter().map(DataFile::file_size_in_bytes).sum();
     report.status = if files.is_empty() { RunStatus::Unchanged } else { RunStatus::Committed };
 
+    let nothing_new =
+        options.as_of.is_some() || draft.progress.as_ref().is_some_and(|p| plan::settled(p, &draft.definition, &draft.inputs));
+    if files.is_empty() && nothing_new {
+        report.seconds = clock.monotonic_seconds() - start;
+        return Ok(Attempt::Done(Box::new(report)));
+    }
     let change = describe(&draft, work, &table, &spec, files, entities)?;
     if draft.table.is_none() {
         // Someone else may have made the table meanwhile: then plan on theirs.
@@ -437,7 +456,9 @@ async fn attempt(
     report.snapshot_id = Some(snapshot_id);
     report.stages.insert("commit", clock.monotonic_seconds() - commit_start);
     let index_start = clock.monotonic_seconds();
-    save_index(workspace, name, draft, &committed, snapshot_id, entries);
+    if !spec.as_of {
+        save_index(workspace, name, draft, &committed, snapshot_id, entries);
+    }
     report.stages.insert("index", clock.monotonic_seconds() - index_start);
     report.seconds = clock.monotonic_seconds() - start;
     Ok(Attempt::Done(Box::new(report)))
@@ -447,7 +468,8 @@ async fn attempt(
 fn ready_table(workspace: &Workspace, draft: &Draft, work: &Work) -> Result<(Table, Vec<String>)> {
     let lake = workspace.lake();
     let Some(_) = &draft.table else {
-        let new = work.prepared.output.new_table(&draft.definition.pipeline);
+        let mut new = work.prepared.output.new_table(&draft.definition.pipeline);
+        new.name = draft.definition.table();
         return Ok((lake.draft_table(&new)?, Vec::new()));
     };
     let columns = work.prepared.output.table_columns();
@@ -522,21 +544,27 @@ fn describe(
         .map_err(|e| Error::internal(format!("inputs have no JSON form: {e}")))?;
     let previous = draft.progress.as_ref().map(|p| p.snapshot_id);
     let mut summary = BTreeMap::from([
-        (keys::PIPELINE.to_owned(), spec.pipeline.clone()),
         (keys::RUN_ID.to_owned(), spec.run_id.clone()),
         (keys::INPUTS.to_owned(), inputs),
         (keys::MODEL_VERSION.to_owned(), spec.model_version.clone()),
         (keys::DEFINITION_HASH.to_owned(), format!("{:016x}", spec.definition_hash)),
-        (keys::ENTITIES.to_owned(), entities.to_string()),
-        (TIMESTAMP.to_owned(), spec.timestamp.to_string()),
     ]);
+    // Another time is no progress: neither its pipeline nor its time is looked for.
+    let of_now = [
+        (keys::PIPELINE, spec.pipeline.clone()),
+        (keys::ENTITIES, entities.to_string()),
+        (TIMESTAMP, spec.timestamp.to_string()),
+    ];
+    let of_then = [(keys::AS_OF_PIPELINE, spec.pipeline.clone()), (keys::AS_OF, spec.timestamp.to_string())];
+    let facts = if spec.as_of { &of_then[..] } else { &of_now[..] };
+    summary.extend(facts.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
     let optional = [
         (keys::PREVIOUS, previous.map(|p| p.to_string())),
         (keys::MODEL, spec.model_name.clone()),
         (keys::MODEL_SHA256, spec.model_sha256.clone()),
     ];
     summary.extend(optional.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?))));
-    let fence = Some(Fence { pipeline: spec.pipeline.clone(), previous });
+    let fence = (!spec.as_of).then(|| Fence { pipeline: spec.pipeline.clone(), previous });
     Ok(Change { fence, summary, ..Change::append(table, files) })
 }
 

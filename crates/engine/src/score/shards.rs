@@ -42,6 +42,7 @@ use insightera_core::ErrorKind;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::features::FeatureQuery;
+use super::inputs::Inputs;
 use super::locality::{self, KeyColumns};
 use crate::config::Pipeline;
 use crate::error::{Error, Result};
@@ -89,7 +90,7 @@ pub struct Sharded {
 /// When an input cannot be read or the disk refuses.
 pub async fn sharded(
     workspace: &Workspace,
-    pipeline: &Pipeline,
+    (pipeline, pinned): (&Pipeline, &Inputs),
     query: &FeatureQuery,
     keys: &KeyColumns,
     most: Option<u64>,
@@ -147,7 +148,7 @@ pub async fn sharded(
     };
     drop(hashes);
     let context = sql::single_threaded_session(workspace, &pipeline.features.time_zone)?;
-    let query = FeatureQuery::over(context, pipeline, tables).await?;
+    let query = FeatureQuery::over(context, pipeline, pinned, tables).await?;
     let state = query.context.state();
     let mut each = state.create_physical_plan(&query.run_plan(pipeline)?).await.map_err(failed)?;
     if each.output_partitioning().partition_count() > 1 {

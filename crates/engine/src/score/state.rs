@@ -119,7 +119,7 @@ pub async fn read(workspace: &Workspace, table: &Table, pipeline: &str) -> Resul
         let (run_ids, reasons, kinds) =
             (run_ids.as_string::<i32>(), reasons.as_string::<i32>(), kinds.as_string::<i32>());
         for row in 0..batch.num_rows() {
-            if !kinds.is_null(row) && matches!(kinds.value(row), "as_of" | "shadow") {
+            if !kinds.is_null(row) && matches!(kinds.value(row), super::AS_OF | super::SHADOW) {
                 continue;
             }
             let id = if run_ids.is_null(row) { "" } else { run_ids.value(row) };

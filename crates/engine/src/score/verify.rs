@@ -42,7 +42,7 @@ pub struct VerifyReport {
 
 /// Verifies one pipeline.
 pub async fn verify(workspace: &Workspace, name: &str) -> Result<VerifyReport> {
-    let options = RunOptions { full: true };
+    let options = RunOptions { full: true, ..RunOptions::default() };
     let mut draft = Draft::new(workspace, name, &options).await?;
     let (index, duplicate, example) = match &draft.table {
         Some(table) => {

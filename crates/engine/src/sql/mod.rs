@@ -1,6 +1,8 @@
 //! SQL over the lake: sessions, tables at a point in time, current views.
 
+mod asof;
 mod error;
+mod feature_views;
 mod functions;
 mod metadata_tables;
 mod query;
@@ -10,11 +12,14 @@ mod statement;
 mod tokens;
 mod travel;
 
+pub(crate) use asof::AsOfJoin;
 pub(crate) use error::plan_error;
-pub(crate) use query::put;
+pub(crate) use feature_views::{FeatureViewTable, Past, instant};
+pub(crate) use query::{put, show_time};
 pub use query::{QueryResult, query};
 pub use run::Shell;
 pub use session::session;
 pub(crate) use session::single_threaded_session;
 pub(crate) use travel::parse;
+pub(crate) use travel::snapshot_at;
 pub use travel::snapshot_of_version;

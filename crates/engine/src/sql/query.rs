@@ -13,7 +13,8 @@ use datafusion::sql::parser::Statement as EngineStatement;
 use super::session::CATALOG;
 use super::statement::Statement;
 use super::travel::{self, Pinned, Version};
-use super::{plan_error, session};
+use super::{FeatureViewTable, Past, plan_error, session};
+use crate::config::{FEATURE_VIEWS, KnownTime};
 use crate::error::{Error, Result};
 use crate::lake::folder::Folder;
 use crate::lake::scan::{Scan, ScanNote, ScanNotes};
@@ -70,7 +71,7 @@ async fn register_named(
     for reference in references {
         let (Some(namespace), name) = (reference.schema(), reference.table()) else { continue };
         if namespace == "information_schema" {
-            register_all(workspace, context)?;
+            Box::pin(register_all(workspace, context)).await?;
             continue;
         }
         let name = TableName { namespace: namespace.to_owned(), name: name.to_owned() };
@@ -140,17 +141,27 @@ pub(crate) fn put(context: &SessionContext, name: &TableName, provider: Arc<dyn 
         .map_err(|e| Error::internal(format!("table `{name}`: {e}")).cause(e))
 }
 
-fn register_all(workspace: &Workspace, context: &SessionContext) -> Result<()> {
+async fn register_all(workspace: &Workspace, context: &SessionContext) -> Result<()> {
     for name in workspace.lake().catalog().tables()? {
         let table = workspace.lake().table(&name)?;
         let snapshot = table.current_snapshot_id();
         put(context, &name, Arc::new(Scan::table(table, snapshot)?))?;
+    }
+    for view in workspace.project().feature_view_names() {
+        let name = TableName { namespace: FEATURE_VIEWS.to_owned(), name: view.to_owned() };
+        if !namespace(context, FEATURE_VIEWS)?.table_exist(view) {
+            register(workspace, context, &name).await?;
+        }
     }
     Ok(())
 }
 
 /// Registers a table, a Parquet folder, or a `<table>_current` view.
 async fn register(workspace: &Workspace, context: &SessionContext, name: &TableName) -> Result<()> {
+    if name.namespace == FEATURE_VIEWS {
+        let view = feature_view(workspace, &name.name, workspace.clock().now_micros()).await?;
+        return put(context, name, Arc::new(view));
+    }
     if let Some(folder) = workspace.project().settings.inputs.get(&name.to_string()) {
         let folder = Folder::open(&name.to_string(), &folder.parquet)?;
         return put(context, name, Arc::new(Scan::folder(Arc::new(folder))));
@@ -159,15 +170,10 @@ async fn register(workspace: &Workspace, context: &SessionContext, name: &TableN
         let snapshot = table.current_snapshot_id();
         return put(context, name, Arc::new(Scan::table(table, snapshot)?));
     }
-    if let Some(base) = name.name.strip_suffix("_current") {
-        let base = TableName { namespace: name.namespace.clone(), name: base.to_owned() };
-        if let Some(table) = workspace.lake().find(&base)? {
-            let sql = current_view(&table)?;
-            let snapshot = table.current_snapshot_id();
-            put(context, &base, Arc::new(Scan::table(table, snapshot)?))?;
-            let frame = context.sql(&sql).await.map_err(|e| plan_error(&format!("view `{name}`"), &sql, e))?;
-            return put(context, name, frame.into_view());
-        }
+    if let Some(table) = current_of(workspace, name)? {
+        let scan = Scan::table(table.clone(), table.current_snapshot_id())?;
+        let view = current_view(context, &table, scan, "__current").await?;
+        return put(context, name, view);
     }
     // The planner would say less: name the nearest table here.
     let folders: Vec<String> = workspace.project().settings.inputs.keys().cloned().collect();
@@ -180,21 +186,70 @@ async fn register(workspace: &Workspace, context: &SessionContext, name: &TableN
     }
 }
 
+/// A time in microseconds since the epoch, as people write it.
+pub(crate) fn show_time(micros: i64) -> String {
+    chrono::DateTime::from_timestamp_micros(micros)
+        .map_or_else(|| micros.to_string(), |time| time.format("%Y-%m-%d %H:%M:%S%.f UTC").to_string())
+}
+
+/// A feature view as of a time, in microseconds since the epoch.
+async fn feature_view(workspace: &Workspace, name: &str, at: i64) -> Result<FeatureViewTable> {
+    let view = workspace.project().feature_view(name)?;
+    let base = TableName::parse(&view.table)?;
+    // The view's plan holds its own pinned table, which need not be the one
+    // that the statement sees under that name.
+    let context = session(workspace, "UTC")?;
+    if let Some(folder) = workspace.project().settings.inputs.get(&view.table) {
+        let folder = Folder::open(&view.table, &folder.parquet)?;
+        put(&context, &base, Arc::new(Scan::folder(Arc::new(folder))))?;
+        return FeatureViewTable::new(&context, view, Past::Folder, at).await;
+    }
+    let table = workspace.lake().table(&base)?;
+    let snapshot = match view.known_time {
+        KnownTime::Commit if table.current_snapshot_id().is_some() => {
+            Some(travel::snapshot_at(&table, at.div_euclid(1000), &show_time(at))?)
+        }
+        _ => table.current_snapshot_id(),
+    };
+    put(&context, &base, Arc::new(Scan::table(table.clone(), snapshot)?))?;
+    FeatureViewTable::new(&context, view, Past::Table(Box::new(table)), at).await
+}
+
 async fn pin_table(workspace: &Workspace, context: &SessionContext, pin: &Pinned) -> Result<()> {
     let name = TableName::parse(&pin.table)?;
+    if name.namespace == FEATURE_VIEWS {
+        let Some(Version::Time(text)) = pin.version.as_ref().filter(|_| pin.metadata.is_none()) else {
+            return Err(Error::invalid(format!("sql: `{name}` is a feature view, which has times, not versions"))
+                .hint(format!("write `{name} TIMESTAMP AS OF '2026-01-31 10:00:00'`")));
+        };
+        let at = evaluate_time(context, text).await?.saturating_mul(1000);
+        let view = feature_view(workspace, &name.name, at).await?;
+        context
+            .register_table(pin.name.as_str(), Arc::new(view))
+            .map_err(|e| Error::internal(format!("table `{name}`: {e}")).cause(e))?;
+        return Ok(());
+    }
     if workspace.project().settings.inputs.contains_key(&pin.table) {
         return Err(Error::invalid(format!(
             "`{name}` is a Parquet folder and has neither versions nor metadata tables"
         ))
         .hint("only Iceberg tables can be read AS OF a version or a time"));
     }
-    let table = workspace.lake().table(&name)?;
+    let current = current_of(workspace, &name)?;
+    let table = match &current {
+        Some(base) => base.clone(),
+        None => workspace.lake().table(&name)?,
+    };
     let snapshot = match &pin.version {
         None => table.current_snapshot_id(),
         Some(Version::Snapshot(text)) => Some(travel::snapshot_of_version(&table, text)?),
         Some(Version::Time(text)) => Some(travel::snapshot_at(&table, evaluate_time(context, text).await?, text)?),
     };
     let provider: Arc<dyn TableProvider> = match pin.metadata {
+        Some(metadata) if current.is_some() => {
+            return Err(Error::invalid(format!("`{name}` is a view and has no `{}`", metadata.name()))
+                .hint(format!("read `{}.{}`", table.name(), metadata.name())));
+        }
         Some(metadata) if pin.version.is_some() && !metadata.of_a_snapshot() => {
             return Err(Error::invalid(format!("sql: `{}.{}` has no versions", name, metadata.name()))
                 .hint("it tells of all snapshots; files, entries, manifests and partitions can be read AS OF one"));
@@ -204,12 +259,26 @@ async fn pin_table(workspace: &Workspace, context: &SessionContext, pin: &Pinned
             let provider = MemTable::try_new(rows.schema(), vec![vec![rows]]);
             Arc::new(provider.map_err(|e| Error::internal(format!("table `{name}`: {e}")).cause(e))?)
         }
+        None if current.is_some() => {
+            let scan = Scan::table(table.clone(), snapshot)?;
+            current_view(context, &table, scan, &pin.name).await?
+        }
         None => Arc::new(Scan::table(table, snapshot)?),
     };
     context
         .register_table(pin.name.as_str(), provider)
         .map_err(|e| Error::internal(format!("table `{name}`: {e}")).cause(e))?;
     Ok(())
+}
+
+/// The prediction table that `<table>_current` is of, where no table has that
+/// name itself.
+fn current_of(workspace: &Workspace, name: &TableName) -> Result<Option<Table>> {
+    let Some(base) = name.name.strip_suffix("_current") else { return Ok(None) };
+    if workspace.lake().find(name)?.is_some() {
+        return Ok(None);
+    }
+    workspace.lake().find(&TableName { namespace: name.namespace.clone(), name: base.to_owned() })
 }
 
 /// A time expression in milliseconds since the epoch; without a zone it is in
@@ -229,25 +298,38 @@ pub(super) async fn evaluate_time(context: &SessionContext, text: &str) -> Resul
 }
 
 /// One row per pipeline and entity: the newest that is a real prediction.
-fn current_view(table: &Table) -> Result<String> {
+/// `scan` reads the table, of now or of another time, and gets a name of its
+/// own in the session.
+async fn current_view(
+    context: &SessionContext,
+    table: &Table,
+    scan: Scan,
+    prefix: &str,
+) -> Result<Arc<dyn TableProvider>> {
     let properties = table.metadata().properties();
     let shape = crate::score::TableShape::read(properties).ok_or_else(|| {
         Error::invalid(format!("table `{}` is not a prediction table, it has no current view", table.name()))
             .hint("only tables that a pipeline writes have one")
     })?;
     let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-    let columns: Vec<String> = table.schema().as_struct().fields().iter().map(|f| quote(&f.name)).collect();
+    let columns: Vec<String> = scan.schema().fields().iter().map(|f| quote(f.name())).collect();
     let keys: Vec<String> = shape.key.iter().map(|k| quote(k)).collect();
     let time = quote(&shape.timestamp);
     let kind = quote(&shape.inference_type);
     let select = columns.join(", ");
-    Ok(format!(
+    let from = TableName { namespace: prefix.to_owned(), name: table.name().to_string() };
+    let sql = format!(
         "SELECT {select} FROM (SELECT {select}, row_number() OVER (PARTITION BY pipeline, {keys} \
          ORDER BY {time} DESC, run_id DESC) AS __newest FROM {namespace}.{name} \
-         WHERE {kind} IS NULL OR {kind} NOT IN ('as_of', 'shadow')) \
+         WHERE {kind} IS NULL OR {kind} NOT IN ('{as_of}', '{shadow}')) \
          WHERE __newest = 1 AND (score_reason IS NULL OR score_reason <> 'removed')",
         keys = keys.join(", "),
-        namespace = quote(&table.name().namespace),
-        name = quote(&table.name().name),
-    ))
+        as_of = crate::score::AS_OF,
+        shadow = crate::score::SHADOW,
+        namespace = quote(&from.namespace),
+        name = quote(&from.name),
+    );
+    put(context, &from, Arc::new(scan))?;
+    let frame = context.sql(&sql).await.map_err(|e| plan_error(&format!("view `{}_current`", table.name()), &sql, e))?;
+    Ok(frame.into_view())
 }

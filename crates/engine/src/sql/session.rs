@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use super::asof;
 use crate::error::{Error, Result};
 use crate::lake::scan::ScanNotes;
 use crate::workspace::Workspace;
@@ -52,5 +54,9 @@ fn with_partitions(workspace: &Workspace, time_zone: &str, partitions: usize) ->
         .with_memory_pool(Arc::new(FairSpillPool::new(usize::try_from(memory).unwrap_or(usize::MAX))))
         .build()
         .map_err(|e| Error::internal(format!("the query engine cannot start: {e}")).cause(e))?;
-    Ok(SessionContext::new_with_config_rt(config, Arc::new(runtime)))
+    let builder =
+        SessionStateBuilder::new().with_config(config).with_runtime_env(Arc::new(runtime)).with_default_features();
+    let state =
+        asof::build(builder).map_err(|e| Error::internal(format!("the query engine cannot start: {e}")).cause(e))?;
+    Ok(SessionContext::new_with_state(state))
 }

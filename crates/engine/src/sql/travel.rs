@@ -19,7 +19,7 @@ use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 use super::metadata_tables::MetadataTable;
 use super::statement::Statement;
 use super::tokens::tokens;
-use super::{functions, plan_error};
+use super::{asof, functions, plan_error};
 use crate::error::{Error, Result};
 use crate::lake::{Table, refs};
 
@@ -133,7 +133,10 @@ fn take_versions(what: &str, mut statement: EngineStatement) -> Result<(EngineSt
     if let Some(target) = target
         && let Err(problem) = match target.visit(&mut visitor) {
             ControlFlow::Break(problem) => Err(problem),
-            ControlFlow::Continue(()) => functions::rewrite(target.as_mut()),
+            ControlFlow::Continue(()) => {
+                asof::fold(target.as_mut());
+                functions::rewrite(target.as_mut())
+            }
         }
     {
         let located = Error::new(problem.kind(), format!("{what}: {problem}"));

@@ -21,7 +21,7 @@ fn child() {
     let what = std::env::var("INSIGHTERA_TEST_CHILD_DOES").unwrap_or_default();
     let clock = std::sync::Arc::new(SystemClock::new());
     let workspace = Workspace::open(Path::new(&folder), Default::default(), clock).unwrap();
-    let options = RunOptions { full: what == "full" };
+    let options = RunOptions { full: what == "full", ..RunOptions::default() };
     let name = if what == "other" { "other" } else { "risk" };
     block_on(score::run(&workspace, name, &options, &Reporter::silent())).unwrap();
 }

@@ -4,6 +4,7 @@ mod bad_input;
 mod changed;
 #[cfg(feature = "faults")]
 mod faults;
+mod point_in_time;
 mod project;
 mod runs;
 mod shards;

@@ -156,6 +156,39 @@ impl TestProject {
         block_on(sql::query(&self.workspace, text)).unwrap().batches
     }
 
+    /// Runs statements, also those that write; a minute passes before each.
+    pub fn shell(&self, statements: &[&str]) {
+        let mut shell = sql::Shell::new(&self.workspace);
+        for statement in statements {
+            self.tick();
+            block_on(shell.run(statement)).unwrap_or_else(|e| panic!("{statement}\n{e}"));
+        }
+    }
+
+    /// The values of a query as text, null as `-`, sorted.
+    pub fn texts(&self, text: &str) -> Vec<String> {
+        let mut rows = Vec::new();
+        for batch in self.query(text) {
+            let columns: Vec<_> = batch.columns().iter().map(|c| cast(c, &DataType::Utf8).unwrap()).collect();
+            for row in 0..batch.num_rows() {
+                let value = |c: &Arc<dyn Array>| match c.is_null(row) {
+                    true => "-".to_owned(),
+                    false => c.as_string::<i32>().value(row).to_owned(),
+                };
+                rows.push(columns.iter().map(value).collect::<Vec<_>>().join(" "));
+            }
+        }
+        rows.sort();
+        rows
+    }
+
+    /// Declares a feature view.
+    pub fn feature_view(&mut self, name: &str, text: &str) {
+        std::fs::create_dir_all(self.folder.join("feature_views")).unwrap();
+        std::fs::write(self.folder.join(format!("feature_views/{name}.toml")), text).unwrap();
+        self.reopen();
+    }
+
     pub fn query_error(&self, text: &str) -> String {
         let error = block_on(sql::query(&self.workspace, text)).unwrap_err();
         format!("{error}\nhint: {}", error.get_hint().unwrap_or("-"))

@@ -98,7 +98,7 @@ fn full_scores_everyone_and_says_forced() {
     let project = TestProject::new(PIPELINE);
     project.seed(20);
     project.run();
-    let run = project.try_run(&RunOptions { full: true }).unwrap();
+    let run = project.try_run(&RunOptions { full: true, ..RunOptions::default() }).unwrap();
     assert_eq!(run.reasons.0.get("forced"), Some(&20));
     assert_eq!(project.count("SELECT count(*) FROM ml.risk"), 40);
     assert_eq!(project.count("SELECT count(*) FROM ml.risk_current"), 20);

@@ -28,7 +28,7 @@ fn every_query_gives_the_same_rows_in_shards() {
             // Some have no attendance, some no grades.
             project.append("gold.grades", grades_rows(STUDENTS..STUDENTS + 50, 0.0));
         }
-        for options in [RunOptions::default(), RunOptions { full: true }] {
+        for options in [RunOptions::default(), RunOptions { full: true, ..RunOptions::default() }] {
             let (a, b) = (whole.try_run(&options).unwrap(), small.try_run(&options).unwrap());
             assert_eq!((&a.reasons, a.entities), (&b.reasons, b.entities), "{query}");
             assert_eq!(a.dropped_by_joins, b.dropped_by_joins, "{query}");

@@ -69,8 +69,8 @@ pub async fn dispatch(invocation: Invocation, printer: &Printer) -> anyhow::Resu
         Command::Init { dir } => init::init(&dir, overrides, printer),
         Command::Check { pipelines, format } => check::check(&open(overrides)?, &pipelines, format, printer).await,
         Command::Plan { selection, format } => plan::plan(&open(overrides)?, &selection, format, printer).await,
-        Command::Run { selection, full, format } => {
-            run::run(&open(overrides)?, &selection, full, format, printer).await
+        Command::Run { selection, options, format } => {
+            run::run(&open(overrides)?, &selection, &options, format, printer).await
         }
         Command::Verify { selection, format } => verify::verify(&open(overrides)?, &selection, format, printer).await,
         Command::Score(command) => score::score(&project, overrides, &command, printer),

@@ -16,11 +16,11 @@ use crate::text;
 pub async fn run(
     workspace: &Workspace,
     selection: &Selection,
-    full: bool,
+    options: &RunOptions,
     format: ReportFormat,
     printer: &Printer,
 ) -> anyhow::Result<Answer> {
-    let outcomes = outcomes(workspace, several::names(workspace, selection), full, &Bars::new(printer)).await;
+    let outcomes = outcomes(workspace, several::names(workspace, selection), options, &Bars::new(printer)).await;
     several::answer(outcomes, selection, format, printer, |outcomes| match selection {
         Selection::One(_) => outcomes.iter().filter_map(|(_, o)| o.as_ref().ok()).map(|r| block(r, printer)).collect(),
         Selection::All => summary(outcomes),
@@ -28,11 +28,16 @@ pub async fn run(
 }
 
 /// The reports of runs.
-pub async fn outcomes(workspace: &Workspace, names: Vec<String>, full: bool, bars: &Bars) -> Outcomes<RunReport> {
+pub async fn outcomes(
+    workspace: &Workspace,
+    names: Vec<String>,
+    options: &RunOptions,
+    bars: &Bars,
+) -> Outcomes<RunReport> {
     several::in_parallel(names, |name| {
-        let (workspace, bar) = (workspace.clone(), bars.bar(&name));
+        let (workspace, bar, options) = (workspace.clone(), bars.bar(&name), options.clone());
         async move {
-            let report = score::run(&workspace, &name, &RunOptions { full }, &bar.reporter()).await;
+            let report = score::run(&workspace, &name, &options, &bar.reporter()).await;
             bar.finish();
             Ok(report?)
         }
@@ -87,7 +92,9 @@ fn block(report: &RunReport, printer: &Printer) -> String {
     };
     let mut lines = vec![printer.heading(&format!("{}: {what}", report.pipeline))];
     let mut add = |name: &str, value: String| lines.push(format!("  {name:<9} {value}"));
-    if written > 0 {
+    if let Some(as_of) = &report.as_of {
+        add("as of", format!("{as_of}, into {}", report.table));
+    } else if written > 0 {
         add("why", reasons(&report.reasons));
     }
     add("model", model(report.model.as_ref().map(|m| (m.name.as_str(), m.version))));
@@ -120,6 +127,8 @@ mod tests {
         RunReport {
             pipeline: "risk".into(),
             run_id: "0199".into(),
+            as_of: None,
+            table: "ml.risk".into(),
             status: RunStatus::Committed,
             snapshot_id: Some(7),
             entities: 2000,
