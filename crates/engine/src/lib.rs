@@ -3,6 +3,7 @@
 
 pub mod config;
 mod error;
+pub mod features;
 pub mod key;
 pub mod lake;
 pub mod registry;

@@ -149,6 +149,9 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// List feature views, export training sets
+    #[command(subcommand, arg_required_else_help = true)]
+    Features(FeaturesCommand),
     /// Inspect, register, list, promote and roll back models
     #[command(subcommand, arg_required_else_help = true)]
     Model(ModelCommand),
@@ -180,7 +183,7 @@ them out.";
 
 const SQL_HELP: &str = "\
 Every Iceberg table and every Parquet input is there by its name; a prediction table T also as
-T_current, with the newest row of each entity. Earlier states: T VERSION AS OF <snapshot id>,
+T_current, with the newest row of each entity; a feature view V as feature_views.V. Earlier states: T VERSION AS OF <snapshot id>,
 T VERSION AS OF '<tag>', T TIMESTAMP AS OF '2026-01-31 10:00:00'. Of the metadata: T.snapshots,
 T.history, T.files, T.entries, T.manifests, T.partitions, T.refs, T.metadata_log_entries.
 
@@ -207,6 +210,52 @@ raw_1, ... Without --expected, every column expected_OUTPUT is compared. Classes
 same, also where the column holds labels; the rest may differ by --tolerance, which is 2.4e-7
 for XGBoost, whose outputs are in single precision, and 1e-12 for the others. The certificate
 of a registered model is stored with its version.";
+
+const EXPORT_HELP: &str = "\
+Each label row gets, of every view, the newest features that were true and known at its time;
+features older than the view's ttl are null, VIEW_status says so. Nothing is written, and the
+exit status is 1, when a value could not have been had then: it became true or known later, its
+known time is before its feature time, the lake did not have it yet whatever its known time says
+(a table filled in afterwards: --trust-known-time), or a feature alone tells the label.
+
+  insightera features export --labels gold.outcomes --time seen_at --label dropped_out \\
+      --views grades,attendance --output training.parquet";
+
+/// The commands on features.
+#[derive(Debug, Subcommand)]
+pub enum FeaturesCommand {
+    /// List the feature views
+    List {
+        /// Form of the rows; json is an array of objects
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+    /// Write a training set: label rows with the features that were known at their times
+    #[command(after_help = EXPORT_HELP)]
+    Export {
+        /// The label rows: a table, or a query in quotes; with the key columns of the views
+        #[arg(long, value_name = "TABLE|QUERY")]
+        labels: String,
+        /// Their column that says when the label became true
+        #[arg(long, value_name = "COLUMN")]
+        time: String,
+        /// Their column that a model shall learn; features that tell it alone are leaks
+        #[arg(long, value_name = "COLUMN")]
+        label: Option<String>,
+        /// The feature views
+        #[arg(long, value_name = "VIEW,...", value_delimiter = ',', required = true)]
+        views: Vec<String>,
+        /// The file: .parquet or .csv
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+        /// Believe known times although the lake got the rows later
+        #[arg(long)]
+        trust_known_time: bool,
+        /// Form of the report
+        #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+        format: ReportFormat,
+    },
+}
 
 /// The commands on models.
 #[derive(Debug, Subcommand)]

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 use insightera_core::validate_name;
 use insightera_engine::config::{Overrides, parse_bytes};
+use insightera_engine::features::Export;
 use insightera_engine::lake::TableName;
 use insightera_engine::score::{AsOf, RunOptions};
 use insightera_engine::{Error, Result};
@@ -53,6 +54,8 @@ pub enum Command {
     Inspect { model: String, format: ReportFormat },
     /// Compare a model with its library.
     Certify(Certify),
+    /// Feature views.
+    Features(FeaturesCommand),
     /// Models.
     Model(ModelCommand),
     /// Tables.
@@ -61,6 +64,15 @@ pub enum Command {
     Sql { source: SqlSource, format: Format },
     /// The demo.
     Demo(Demo),
+}
+
+/// The commands on features.
+#[derive(Debug)]
+pub enum FeaturesCommand {
+    /// All views.
+    List { format: Format },
+    /// A training set.
+    Export { wanted: Export, format: ReportFormat },
 }
 
 /// A model over a file.
@@ -216,6 +228,7 @@ pub fn resolve(arguments: Arguments, terminal: bool) -> Result<Invocation> {
         }
         cli::Command::Verify { which, format } => Command::Verify { selection: selection(which), format },
         cli::Command::Score { model, input, output } => Command::Score(Score { model, input, output }),
+        cli::Command::Features(features) => Command::Features(features_command(features)),
         cli::Command::Model(model) => model_command(model)?,
         cli::Command::Table(table) => Command::Table(table_command(table)?),
         cli::Command::Sql { statement, file, format } => {
@@ -325,6 +338,15 @@ fn demo_command(demo: cli::DemoArguments) -> Result<Demo> {
         (None, false) => DemoAction::Show,
     };
     Ok(Demo { dir: demo.dir, students: demo.students, seed: demo.seed, action })
+}
+
+fn features_command(command: cli::FeaturesCommand) -> FeaturesCommand {
+    match command {
+        cli::FeaturesCommand::List { format } => FeaturesCommand::List { format },
+        cli::FeaturesCommand::Export { labels, time, label, views, output, trust_known_time, format } => {
+            FeaturesCommand::Export { wanted: Export { labels, time, label, views, output, trust_known_time }, format }
+        }
+    }
 }
 
 /// `key=value` pairs; a key may stand only once.

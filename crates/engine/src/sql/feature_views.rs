@@ -34,7 +34,13 @@ use crate::lake::{Table, TableName, history};
 
 /// The column that says whether the features are to be used.
 pub(crate) const STATUS: &str = "feature_status";
+/// Behind a view's name: only rows that the table had then, besides what the
+/// known time says. No file of a view can have such a name.
+pub(crate) const COMMITTED: &str = "@committed";
 const FROM: &str = "__known_from";
+/// The last time that also has a number of nanoseconds, since a statement may
+/// compare with those: 2262-04-11.
+const LATEST: i64 = i64::MAX / 1000;
 const UNTIL: &str = "__known_until";
 
 /// A feature view in a session.
@@ -48,6 +54,8 @@ pub(crate) struct FeatureViewTable {
     scan: Arc<LogicalPlan>,
     /// Where the rows of all times are, if the commit says when they were known.
     past: Past,
+    /// Whether the commit says it besides the known time.
+    committed: bool,
 }
 
 /// What a view is over.
@@ -111,10 +119,20 @@ impl FeatureViewTable {
             .map_err(failed)?;
         let current = newest(&view, &features, scan.clone(), at).map_err(failed)?;
         let current = Arc::new(ViewTable::new(current, None));
-        Ok(Self { view: Arc::new(view), features, current, scan: Arc::new(scan), past })
+        Ok(Self { view: Arc::new(view), features, current, scan: Arc::new(scan), past, committed: false })
     }
 
-    /// The view's columns.
+    /// The same view, with only those rows that the table had.
+    #[must_use]
+    pub fn committed(self) -> Self {
+        Self { committed: true, ..self }
+    }
+
+    fn by_commits(&self) -> bool {
+        self.committed || self.view.known_time == KnownTime::Commit
+    }
+
+    /// The view as it is declared.
     pub fn view(&self) -> &FeatureView {
         &self.view
     }
@@ -127,14 +145,14 @@ impl FeatureViewTable {
     /// a table that it has pinned.
     pub fn rows(&self, name: TableReference) -> DfResult<Rows> {
         let mut since = None;
-        let plan = match (&self.view.known_time, &self.past) {
-            (KnownTime::Commit, Past::Table(table)) => {
+        let plan = match (self.by_commits(), &self.past) {
+            (true, Past::Table(table)) => {
                 let history = history::history(table).map_err(external)?;
                 since = history.since.filter(|_| history.expired);
                 let names: Vec<String> = self.scan.schema().fields().iter().map(|f| f.name().clone()).collect();
                 ever(&self.view, table, &history, &names)?
             }
-            (KnownTime::Commit, _) => {
+            (true, _) => {
                 return plan_err!(
                     "the feature view `{}` goes by the commits of `{}`, of which a pipeline sees one: name a \
                      `known_time` column in the view, or join the view without ASOF",
@@ -142,7 +160,7 @@ impl FeatureViewTable {
                     self.view.table
                 );
             }
-            _ => self.scan.as_ref().clone(),
+            (false, _) => self.scan.as_ref().clone(),
         };
         let plan = LogicalPlanBuilder::from(plan).alias(name)?.build()?;
         Ok(Rows { plan, since })
@@ -152,14 +170,15 @@ impl FeatureViewTable {
     /// feature_time`: that the row was known.
     pub fn known_at(&self, moment: &Expr, name: &TableReference) -> Vec<Expr> {
         let right = |column: &str| Expr::Column(Column::new(Some(name.clone()), column));
-        match &self.view.known_time {
-            KnownTime::FeatureTime => Vec::new(),
-            KnownTime::Column(column) => vec![binary_expr(moment.clone(), Operator::GtEq, right(column))],
-            KnownTime::Commit => vec![
-                binary_expr(moment.clone(), Operator::GtEq, right(FROM)),
-                binary_expr(moment.clone(), Operator::Lt, right(UNTIL)),
-            ],
+        let mut known = Vec::new();
+        if let KnownTime::Column(column) = &self.view.known_time {
+            known.push(binary_expr(moment.clone(), Operator::GtEq, right(column)));
         }
+        if self.by_commits() {
+            known.push(binary_expr(moment.clone(), Operator::GtEq, right(FROM)));
+            known.push(binary_expr(moment.clone(), Operator::Lt, right(UNTIL)));
+        }
+        known
     }
 
     /// The join's columns with the view's own in place of the rows': features
@@ -304,7 +323,7 @@ fn ever(view: &FeatureView, table: &Table, history: &history::History, columns: 
         let scan: Arc<dyn TableProvider> = Arc::new(whole.clone().of_files(period.files.clone()));
         let name = TableReference::partial(FEATURE_VIEWS, view.name.clone());
         let selected = columns.iter().map(ident);
-        let times = [stamp(period.from).alias(FROM), stamp(period.until).alias(UNTIL)];
+        let times = [stamp(period.from).alias(FROM), stamp(period.until.min(LATEST)).alias(UNTIL)];
         let piece = LogicalPlanBuilder::scan(name, provider_as_source(scan), None)?
             .project(selected.chain(times).collect::<Vec<_>>())?;
         all = Some(match all {
@@ -317,7 +336,7 @@ fn ever(view: &FeatureView, table: &Table, history: &history::History, columns: 
         // A table without rows yet.
         None => {
             let name = TableReference::partial(FEATURE_VIEWS, view.name.clone());
-            let times = [stamp(0).alias(FROM), stamp(i64::MAX).alias(UNTIL)];
+            let times = [stamp(0).alias(FROM), stamp(LATEST).alias(UNTIL)];
             LogicalPlanBuilder::scan(name, provider_as_source(Arc::new(whole)), None)?
                 .project(columns.iter().map(ident).chain(times).collect::<Vec<_>>())?
                 .build()

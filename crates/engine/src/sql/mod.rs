@@ -14,7 +14,7 @@ mod travel;
 
 pub(crate) use asof::AsOfJoin;
 pub(crate) use error::plan_error;
-pub(crate) use feature_views::{FeatureViewTable, Past, instant};
+pub(crate) use feature_views::{COMMITTED, FeatureViewTable, Past, STATUS, instant};
 pub(crate) use query::{put, show_time};
 pub use query::{QueryResult, query};
 pub use run::Shell;

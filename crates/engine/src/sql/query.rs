@@ -13,7 +13,7 @@ use datafusion::sql::parser::Statement as EngineStatement;
 use super::session::CATALOG;
 use super::statement::Statement;
 use super::travel::{self, Pinned, Version};
-use super::{FeatureViewTable, Past, plan_error, session};
+use super::{COMMITTED, FeatureViewTable, Past, plan_error, session};
 use crate::config::{FEATURE_VIEWS, KnownTime};
 use crate::error::{Error, Result};
 use crate::lake::folder::Folder;
@@ -194,6 +194,10 @@ pub(crate) fn show_time(micros: i64) -> String {
 
 /// A feature view as of a time, in microseconds since the epoch.
 async fn feature_view(workspace: &Workspace, name: &str, at: i64) -> Result<FeatureViewTable> {
+    let (name, committed) = match name.strip_suffix(COMMITTED) {
+        Some(name) => (name, true),
+        None => (name, false),
+    };
     let view = workspace.project().feature_view(name)?;
     let base = TableName::parse(&view.table)?;
     // The view's plan holds its own pinned table, which need not be the one
@@ -212,7 +216,8 @@ async fn feature_view(workspace: &Workspace, name: &str, at: i64) -> Result<Feat
         _ => table.current_snapshot_id(),
     };
     put(&context, &base, Arc::new(Scan::table(table.clone(), snapshot)?))?;
-    FeatureViewTable::new(&context, view, Past::Table(Box::new(table)), at).await
+    let view = FeatureViewTable::new(&context, view, Past::Table(Box::new(table)), at).await?;
+    Ok(if committed { view.committed() } else { view })
 }
 
 async fn pin_table(workspace: &Workspace, context: &SessionContext, pin: &Pinned) -> Result<()> {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use insightera_core::Clock;
+use insightera_engine::features::{self, LeakKind};
 use insightera_engine::lake::TableName;
 use insightera_engine::score::{AsOf, RunOptions, RunStatus};
 use proptest::prelude::*;
 
-use crate::project::{PIPELINE, START, TestProject, attendance_rows, grades_rows};
+use crate::project::{PIPELINE, START, TestProject, attendance_rows, block_on, grades_rows};
 
 const DAY: i64 = 86_400_000_000;
 const MINUTE: i64 = 60_000_000;
@@ -370,4 +371,104 @@ fn the_current_view_of_an_earlier_time_has_one_row_per_entity() {
     assert_eq!(project.count(&joined), 30);
     let error = project.query_error("SELECT * FROM ml.risk_current TIMESTAMP AS OF '2020-01-01'");
     assert!(error.contains("has no snapshot at or before"), "{error}");
+}
+
+fn export(project: &TestProject, change: impl FnOnce(&mut features::Export)) -> features::ExportReport {
+    let mut wanted = features::Export {
+        labels: "gold.labels".into(),
+        time: "seen".into(),
+        label: Some("gone".into()),
+        views: vec!["grades".into()],
+        output: project.folder.join("training.parquet"),
+        trust_known_time: false,
+    };
+    change(&mut wanted);
+    block_on(features::export(&project.workspace, &wanted)).unwrap()
+}
+
+/// Features of 100 students that are there in time, and labels at minute 100.
+fn training_project(grade: impl Fn(usize) -> String, known: i64) -> TestProject {
+    let mut project = TestProject::new(PIPELINE);
+    project.feature_view("grades", &known_view("ttl = \"10 days\""));
+    let features: Vec<String> =
+        (0..100).map(|i| format!("('n{i}', {}, 1, {}, {})", grade(i), at(0), at(known))).collect();
+    let labels: Vec<String> = (0..100).map(|i| format!("('n{i}', {}, {})", at(100), i % 2)).collect();
+    project.shell(&[
+        GRADES,
+        LABELS,
+        &format!("INSERT INTO gold.history VALUES {}", features.join(", ")),
+        &format!("INSERT INTO gold.labels VALUES {}", labels.join(", ")),
+    ]);
+    project
+}
+
+#[test]
+fn a_training_set_holds_the_features_of_each_label_and_no_helper_columns() {
+    let project = training_project(|i| format!("{}.5", i % 7), 1);
+    let report = export(&project, |_| {});
+    assert_eq!(report.leaks, []);
+    assert_eq!(report.columns, ["nim", "seen", "gone", "gpa", "grades_status"]);
+    assert_eq!(report.views[0].statuses, [("fresh".to_owned(), 100)].into());
+    let file = std::fs::File::open(report.output.unwrap()).unwrap();
+    let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+    assert_eq!(reader.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), 100);
+    let csv = export(&project, |wanted| wanted.output = project.folder.join("training.csv"));
+    let text = std::fs::read_to_string(csv.output.unwrap()).unwrap();
+    assert_eq!((text.lines().count(), text.lines().next()), (101, Some("nim,seen,gone,gpa,grades_status")));
+}
+
+#[test]
+fn a_planted_leak_is_named_and_nothing_is_written() {
+    let leaks = |report: &features::ExportReport| report.leaks.iter().map(|leak| leak.kind).collect::<Vec<_>>();
+    // The grade is the label.
+    let project = training_project(|i| format!("{}.0", i % 2), 1);
+    let report = export(&project, |_| {});
+    assert_eq!((leaks(&report), report.output), (vec![LeakKind::Label], None));
+    assert!(!project.folder.join("training.parquet").exists());
+    assert_eq!(leaks(&export(&project, |wanted| wanted.label = None)), []);
+
+    // Known later: the join leaves it out.
+    let project = training_project(|i| format!("{}.5", i % 7), 101);
+    let report = export(&project, |_| {});
+    assert_eq!(report.views[0].statuses, [("missing".to_owned(), 100)].into());
+
+    // Known before it was true.
+    let project = training_project(|i| format!("{}.5", i % 7), -1);
+    assert_eq!(leaks(&export(&project, |_| {})), [LeakKind::KnownBeforeTrue]);
+
+    // A value that was changed after the labels, with the known time of before.
+    let project = training_project(|i| format!("{}.5", i % 7), 1);
+    project.clock.advance(200 * MINUTE);
+    project.shell(&["UPDATE gold.history SET gpa = 9 WHERE nim IN ('n3', 'n4')"]);
+    let report = export(&project, |_| {});
+    assert_eq!(leaks(&report), [LeakKind::CommittedLater]);
+    assert_eq!(report.leaks[0].rows, 2);
+    let trusted = export(&project, |wanted| wanted.trust_known_time = true);
+    assert!(trusted.leaks.is_empty() && trusted.views[0].unchecked.is_some());
+}
+
+#[test]
+fn an_export_that_cannot_be_is_refused_with_the_column() {
+    let project = training_project(|i| format!("{}.5", i % 7), 1);
+    let refused = |change: &dyn Fn(&mut features::Export)| {
+        let mut wanted = features::Export {
+            labels: "gold.labels".into(),
+            time: "seen".into(),
+            label: None,
+            views: vec!["grades".into()],
+            output: project.folder.join("training.parquet"),
+            trust_known_time: false,
+        };
+        change(&mut wanted);
+        block_on(features::export(&project.workspace, &wanted)).unwrap_err().to_string()
+    };
+    for (error, part) in [
+        (refused(&|w| w.time = "sen".into()), "no column `sen` (--time)"),
+        (refused(&|w| w.views = vec!["grade".into()]), "there is no feature view `grade`"),
+        (refused(&|w| w.output = "training.txt".into()), "neither a .parquet nor a .csv file"),
+        (refused(&|w| w.labels = "SELECT nim AS student, seen FROM gold.labels".into()), "no column `nim`"),
+        (refused(&|w| w.labels = "SELECT *, 1 AS gpa FROM gold.labels".into()), "two columns of the training set"),
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
 }

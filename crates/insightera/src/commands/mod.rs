@@ -4,6 +4,7 @@
 mod certify;
 mod check;
 mod demo;
+mod features;
 mod init;
 mod inspect;
 mod model;
@@ -76,6 +77,7 @@ pub async fn dispatch(invocation: Invocation, printer: &Printer) -> anyhow::Resu
         Command::Score(command) => score::score(&project, overrides, &command, printer),
         Command::Inspect { model, format } => inspect::inspect(&project, overrides, &model, format, printer),
         Command::Certify(command) => certify::certify(&project, overrides, &command, printer),
+        Command::Features(command) => features::features(&open(overrides)?, command, printer).await,
         Command::Model(command) => model::model(&open(overrides)?, command, printer),
         Command::Table(command) => table::table(&open(overrides)?, command).await,
         Command::Sql { source, format } => sql::sql(&open(overrides)?, &source, format, printer).await,

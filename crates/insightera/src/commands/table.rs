@@ -128,7 +128,7 @@ async fn list(workspace: &Workspace, format: Format) -> anyhow::Result<Answer> {
 }
 
 /// Rows as a table, in which null is `-`, or as CSV.
-fn rendered(header: &[&str], right: &[bool], rows: Vec<Vec<Option<String>>>, format: Format) -> String {
+pub(super) fn rendered(header: &[&str], right: &[bool], rows: Vec<Vec<Option<String>>>, format: Format) -> String {
     if format == Format::Csv {
         return text::csv(header, rows.into_iter());
     }
