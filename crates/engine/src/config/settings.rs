@@ -175,7 +175,10 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("registry", &["path"]),
     ("run", &["threads", "memory", "commit_attempts"]),
     ("sql", &["time_zone"]),
-    ("maintenance", &["expire_after_days", "keep_snapshots", "orphan_days", "quarantine_days", "min_input_files"]),
+    (
+        "maintenance",
+        &["expire_after_days", "keep_snapshots", "orphan_days", "quarantine_days", "min_input_files", "auto"],
+    ),
 ];
 
 impl FileSettings {
@@ -245,7 +248,12 @@ impl FileSettings {
         number("keep_snapshots", 1, &mut self.maintenance.keep_snapshots)?;
         number("orphan_days", 1, &mut self.maintenance.orphan_days)?;
         number("quarantine_days", 0, &mut self.maintenance.quarantine_days)?;
-        number("min_input_files", 2, &mut self.maintenance.min_input_files)
+        number("min_input_files", 2, &mut self.maintenance.min_input_files)?;
+        if let Some(entry) = section.find("auto") {
+            let auto = entry.value.as_bool().ok_or_else(|| section.wrong_type(entry, "true or false"))?;
+            self.maintenance.auto = auto;
+        }
+        Ok(())
     }
 
     fn read_inputs(&mut self, inputs: &Section<'_>) -> Result<()> {

@@ -8,6 +8,10 @@
 //! `pause:swap:FILE` waits before the pointer swap until FILE exists;
 //! `lose-reply` makes the swap report an unknown outcome after it happened.
 //! `INSIGHTERA_BUG` puts one known bug back, by name.
+//!
+//! A test can also plan an accident below a folder of its own process,
+//! `plan_accident`: from then on every operation there fails, as on a machine
+//! that is off, until `recover`.
 
 use std::io;
 use std::path::Path;
@@ -148,28 +152,96 @@ mod active {
 
     fn end(power: bool) -> ! {
         if power {
-            let state = UNSYNCED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            for file in &state.0 {
-                if let Ok(meta) = fs::metadata(file)
-                    && let Ok(open) = fs::OpenOptions::new().write(true).open(file)
-                {
-                    let _ = open.set_len(meta.len() / 2);
-                }
-            }
-            for names in state.1.values() {
-                for name in names {
-                    let _ = fs::remove_file(name);
-                    let _ = fs::remove_dir(name);
-                }
-            }
+            lose_power(Path::new("/"));
         }
         std::process::abort()
+    }
+
+    /// Throws away what was not fsynced below a folder.
+    fn lose_power(folder: &Path) {
+        let mut state = UNSYNCED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for file in state.0.iter().filter(|file| file.starts_with(folder)) {
+            if let Ok(meta) = fs::metadata(file)
+                && let Ok(open) = fs::OpenOptions::new().write(true).open(file)
+            {
+                let _ = open.set_len(meta.len() / 2);
+            }
+        }
+        for (_, names) in state.1.iter().filter(|(parent, _)| parent.starts_with(folder)) {
+            for name in names {
+                let _ = fs::remove_file(name);
+                let _ = fs::remove_dir(name);
+            }
+        }
+        state.0.retain(|file| !file.starts_with(folder));
+        state.1.retain(|parent, _| !parent.starts_with(folder));
+    }
+
+    /// An accident to come, or one that has happened.
+    struct Accident {
+        folder: PathBuf,
+        operations_left: u64,
+        after: bool,
+        power: bool,
+    }
+
+    static ACCIDENTS: Mutex<Vec<Accident>> = Mutex::new(Vec::new());
+
+    /// Plans an accident at the `n`-th durable operation below `folder` from
+    /// now, before or after it; with `power`, what was not fsynced is lost.
+    pub fn plan_accident(folder: &Path, n: u64, after: bool, power: bool) {
+        let mut all = ACCIDENTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        all.push(Accident { folder: folder.to_owned(), operations_left: n.max(1), after, power });
+    }
+
+    /// Switches the machine on again. Answers whether the accident happened.
+    pub fn recover(folder: &Path) -> bool {
+        let mut all = ACCIDENTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let happened = all.iter().any(|a| a.folder == folder && a.operations_left == 0);
+        all.retain(|a| a.folder != folder);
+        happened
+    }
+
+    /// What an accident does to an operation.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Fate {
+        Done,
+        NotDone,
+        DoneAndLast,
+    }
+
+    fn fate(path: &Path) -> Fate {
+        let mut all = ACCIDENTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some(accident) = all.iter_mut().find(|a| path.starts_with(&a.folder)) else { return Fate::Done };
+        if accident.operations_left == 0 {
+            return Fate::NotDone;
+        }
+        accident.operations_left -= 1;
+        match (accident.operations_left, accident.after) {
+            (0, true) => Fate::DoneAndLast,
+            (0, false) => {
+                strike(accident);
+                Fate::NotDone
+            }
+            _ => Fate::Done,
+        }
+    }
+
+    fn strike(accident: &Accident) {
+        if accident.power {
+            lose_power(&accident.folder);
+        }
     }
 
     /// Numbers an operation and carries it out.
     pub fn step<T>(stage: Stage, what: &str, path: &Path, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let skipped = (bug(Bug::NoMetadataFsync) && stage == Stage::Metadata && what == "fsync")
             || (bug(Bug::NoDirectoryFsync) && what == "fsync directory");
+        let off = || io::Error::other("the power is off");
+        let fate = fate(path);
+        if fate == Fate::NotDone {
+            return Err(off());
+        }
         let n = COUNT.fetch_add(1, Ordering::SeqCst) + 1;
         match &*PLAN {
             Plan::Record(file) => {
@@ -181,6 +253,19 @@ mod active {
             _ => {}
         }
         let result = act();
+        if fate == Fate::DoneAndLast {
+            match what {
+                "create" => file_created(path),
+                "fsync" => file_synced(path),
+                "fsync directory" => directory_synced(path),
+                _ => {}
+            }
+            let all = ACCIDENTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if let Some(accident) = all.iter().find(|a| path.starts_with(&a.folder)) {
+                strike(accident);
+            }
+            return Err(off());
+        }
         if skipped {
             SKIPPED.store(1, Ordering::SeqCst);
         }
@@ -256,3 +341,5 @@ mod active {
 }
 
 pub use active::{before_swap, bug, directory_synced, file_created, file_synced, lose_reply, step};
+#[cfg(feature = "faults")]
+pub use active::{plan_accident, recover};

@@ -30,6 +30,7 @@ mod rows;
 mod run;
 mod shards;
 mod state;
+mod target;
 mod timestamps;
 mod verify;
 mod write;
@@ -39,7 +40,7 @@ pub use inputs::{Consumed, Inputs};
 pub use output::TableShape;
 pub use plan::{Plan, Reasons, plan};
 pub use progress::{Progress, progress};
-pub use run::{Reporter, RunOptions, RunReport, RunStatus, run};
+pub use run::{Maintained, Reporter, RunOptions, RunReport, RunStatus, run};
 pub use verify::{VerifyReport, verify};
 
 /// The `inference_type` of rows that were scored as if it were another time.

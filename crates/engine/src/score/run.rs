@@ -10,7 +10,6 @@ use datafusion::common::{JoinType, TableReference};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::ident;
 use datafusion::physical_plan::ExecutionPlan;
-use iceberg::TableUpdate;
 use iceberg::spec::DataFile;
 use insightera_core::ErrorKind;
 use serde::Serialize;
@@ -18,23 +17,21 @@ use serde::Serialize;
 use super::entries::{Collected, Entries, State};
 use super::exec::{Counters, Reason, Resources, ScoreExec, ScoreSpec};
 use super::features::{self, FeatureQuery};
-use super::inputs::{Consumed, Input};
 use super::definition::AsOf;
 use super::plan::{self, Draft, ModelName, Reasons, Work};
-use super::rows::removed_rows;
-use super::write::{WriteExec, write_rows};
-use super::{locality, metrics, shards, state, timestamps};
+use super::target::{describe, prediction_time, ready_table, removal_files, save_index};
+use super::write::WriteExec;
+use super::{locality, metrics, shards, state};
 use crate::error::{Error, Result};
-use crate::lake::commit::{self, Change, Fence, Outcome};
+use crate::lake::commit::{self, Outcome};
 use crate::lake::faults::{self, Bug};
-use crate::lake::{Table, keys, schema};
-use crate::sql::{plan_error, show_time};
+use crate::lake::maintain::policy;
+use crate::lake::{Table, TableName};
+use crate::sql::{plan_error, session, show_time};
 use crate::workspace::Workspace;
 
 /// Plans again after another run of the same pipeline was first: this often.
 const REPLANS: usize = 3;
-/// The summary key of a run's prediction time.
-const TIMESTAMP: &str = "insightera.prediction-timestamp";
 
 /// What the caller wants.
 #[derive(Debug, Clone, Default)]
@@ -75,6 +72,16 @@ pub enum RunStatus {
     Committed,
     /// No row differed.
     Unchanged,
+}
+
+/// What a run did for its table besides.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Maintained {
+    /// Small files and old snapshots.
+    Done(policy::Report),
+    /// It failed, the run did not.
+    Failed(String),
 }
 
 /// What a run did.
@@ -123,6 +130,9 @@ pub struct RunReport {
     pub stages: BTreeMap<&'static str, f64>,
     /// Bytes written.
     pub bytes_written: u64,
+    /// Maintenance of the table, where it was due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Maintained>,
 }
 
 /// What evaluating a plan found.
@@ -339,8 +349,9 @@ pub async fn run(workspace: &Workspace, name: &str, options: &RunOptions, report
     let mut winner = 0;
     for _ in 0..=REPLANS {
         match attempt(workspace, name, options, reporter, start).await? {
-            Attempt::Done(report) => {
+            Attempt::Done(mut report) => {
                 metrics::append(workspace, &report)?;
+                report.maintenance = maintained(workspace, &report).await;
                 return Ok(*report);
             }
             Attempt::Stale(newest) => winner = newest,
@@ -351,6 +362,23 @@ pub async fn run(workspace: &Workspace, name: &str, options: &RunOptions, report
         REPLANS + 1
     ))
     .hint("one run at a time is enough: the others find nothing to do"))
+}
+
+/// Maintains the table that a run wrote, where the project wants that. A run
+/// is done when it has committed: what goes wrong here is told, no more.
+async fn maintained(workspace: &Workspace, report: &RunReport) -> Option<Maintained> {
+    let policy = &workspace.project().settings.maintenance;
+    if !policy.auto || report.snapshot_id.is_none() || report.as_of.is_some() {
+        return None;
+    }
+    let done = async {
+        let name = TableName::parse(&report.table)?;
+        policy::after_run(workspace.lake(), &session(workspace, "UTC")?, &name, policy).await
+    };
+    match done.await {
+        Ok(report) => report.map(Maintained::Done),
+        Err(error) => Some(Maintained::Failed(error.to_string())),
+    }
 }
 
 enum Attempt {
@@ -390,6 +418,7 @@ async fn attempt(
         seconds: 0.0,
         stages: BTreeMap::from([("plan", clock.monotonic_seconds() - start)]),
         bytes_written: 0,
+        maintenance: None,
     };
     let Some(work) = &draft.work else {
         report.skipped = report.entities;
@@ -462,121 +491,4 @@ async fn attempt(
     report.stages.insert("index", clock.monotonic_seconds() - index_start);
     report.seconds = clock.monotonic_seconds() - start;
     Ok(Attempt::Done(Box::new(report)))
-}
-
-/// The table, drafted or evolved for what the pipeline writes.
-fn ready_table(workspace: &Workspace, draft: &Draft, work: &Work) -> Result<(Table, Vec<String>)> {
-    let lake = workspace.lake();
-    let Some(_) = &draft.table else {
-        let mut new = work.prepared.output.new_table(&draft.definition.pipeline);
-        new.name = draft.definition.table();
-        return Ok((lake.draft_table(&new)?, Vec::new()));
-    };
-    let columns = work.prepared.output.table_columns();
-    let shape = work.prepared.output.shape.properties();
-    let name = draft.definition.table();
-    let table = commit::alter(lake, &name, |base| {
-        let evolution = schema::evolution(&name.to_string(), base.schema(), &columns)?;
-        let mut updates = Vec::new();
-        if !evolution.is_empty() {
-            let evolved = schema::evolve(base.schema(), base.metadata().last_column_id(), &evolution)?;
-            updates.push(TableUpdate::AddSchema { schema: evolved });
-            updates.push(TableUpdate::SetCurrentSchema { schema_id: -1 });
-        }
-        // A table made by someone else's DDL becomes a prediction table.
-        if super::TableShape::read(base.metadata().properties()).is_none() {
-            updates.push(TableUpdate::SetProperties { updates: shape.clone() });
-        }
-        Ok(updates)
-    })?;
-    Ok((table, work.prepared.evolution.added.iter().map(|c| c.name.clone()).collect()))
-}
-
-/// Now, but always after the table's newest run: a pipeline's prediction times
-/// never go backwards.
-fn prediction_time(workspace: &Workspace, table: &Table) -> i64 {
-    let newest = table
-        .ancestry()
-        .take(64)
-        .filter_map(|s| s.summary().additional_properties.get(TIMESTAMP)?.parse::<i64>().ok())
-        .max();
-    workspace.clock().now_micros().max(newest.map_or(i64::MIN, |t| t + 1))
-}
-
-fn removal_files(work: &Work, spec: &ScoreSpec, table: &Table, removed: &[usize]) -> Result<Vec<DataFile>> {
-    if removed.is_empty() {
-        return Ok(Vec::new());
-    }
-    let keys: Vec<&[u8]> = removed.iter().filter_map(|slot| work.index.key_of(*slot)).collect();
-    let output = &work.prepared.output;
-    let rows = removed_rows(spec, output, &output.row_schema(), &keys)?;
-    write_rows(table, vec![rows], &spec.key)
-}
-
-fn describe(
-    draft: &Draft,
-    work: &Work,
-    table: &Table,
-    spec: &ScoreSpec,
-    files: Vec<DataFile>,
-    entities: u64,
-) -> Result<Change> {
-    let mut newest = BTreeMap::new();
-    for (name, input) in draft.inputs.iter() {
-        if let (Input::Folder { root, .. }, Some(column)) = (input, work.prepared.time_sources.get(name)) {
-            let before = draft.progress.as_ref().and_then(|p| match p.inputs.get(name) {
-                Some(Consumed::Parquet { max_feature_time, fingerprint }) => Some((
-                    *max_feature_time,
-                    matches!(input, Input::Folder { fingerprint: now, .. } if now == fingerprint),
-                )),
-                _ => None,
-            });
-            let time = match before {
-                Some((Some(time), true)) => Some(time),
-                _ => timestamps::newest(name, root, column)?,
-            };
-            if let Some(time) = time {
-                newest.insert(name.clone(), time);
-            }
-        }
-    }
-    let inputs = serde_json::to_string(&draft.inputs.consumed(&newest))
-        .map_err(|e| Error::internal(format!("inputs have no JSON form: {e}")))?;
-    let previous = draft.progress.as_ref().map(|p| p.snapshot_id);
-    let mut summary = BTreeMap::from([
-        (keys::RUN_ID.to_owned(), spec.run_id.clone()),
-        (keys::INPUTS.to_owned(), inputs),
-        (keys::MODEL_VERSION.to_owned(), spec.model_version.clone()),
-        (keys::DEFINITION_HASH.to_owned(), format!("{:016x}", spec.definition_hash)),
-    ]);
-    // Another time is no progress: neither its pipeline nor its time is looked for.
-    let of_now = [
-        (keys::PIPELINE, spec.pipeline.clone()),
-        (keys::ENTITIES, entities.to_string()),
-        (TIMESTAMP, spec.timestamp.to_string()),
-    ];
-    let of_then = [(keys::AS_OF_PIPELINE, spec.pipeline.clone()), (keys::AS_OF, spec.timestamp.to_string())];
-    let facts = if spec.as_of { &of_then[..] } else { &of_now[..] };
-    summary.extend(facts.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
-    let optional = [
-        (keys::PREVIOUS, previous.map(|p| p.to_string())),
-        (keys::MODEL, spec.model_name.clone()),
-        (keys::MODEL_SHA256, spec.model_sha256.clone()),
-    ];
-    summary.extend(optional.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?))));
-    let fence = (!spec.as_of).then(|| Fence { pipeline: spec.pipeline.clone(), previous });
-    Ok(Change { fence, summary, ..Change::append(table, files) })
-}
-
-/// Brings the cache up to the commit. Whatever goes wrong, the next run reads
-/// the table instead.
-fn save_index(workspace: &Workspace, name: &str, draft: Draft, table: &Table, snapshot_id: i64, entries: Collected) {
-    let folder = state::folder(workspace, name);
-    let anchor = state::anchor(table, name, snapshot_id);
-    let Some(index) = draft.work.map(|w| w.index) else { return };
-    let Ok(index) = Arc::try_unwrap(index) else { return };
-    if index.advance(&folder, anchor, entries, workspace.threads()).is_err() {
-        // Without a newer segment the old ones are stale and are not used.
-        let _ = std::fs::remove_dir_all(&folder);
-    }
 }

@@ -114,6 +114,11 @@ fn apply(project: &TestProject, mutation: &Mutation) {
 
 /// Takes students out of `gold.grades` by position deletes alone.
 pub fn delete(project: &TestProject, students: &[usize]) {
+    try_delete(project, students).unwrap();
+}
+
+/// As [`delete`], where something may go wrong.
+pub fn try_delete(project: &TestProject, students: &[usize]) -> insightera_engine::Result<()> {
     let table = project.table("gold.grades");
     let wanted: Vec<String> = students.iter().map(|s| crate::project::nim(*s)).collect();
     let mut hits = BTreeMap::new();
@@ -136,9 +141,10 @@ pub fn delete(project: &TestProject, students: &[usize]) {
     if !hits.is_empty() {
         let mut change = Change::append(&table, Vec::new());
         change.operation = Operation::Delete;
-        change.deletes.push(upsert::position_delete_file(&table, &hits).unwrap());
-        commit::commit(project.workspace.lake(), &change).unwrap();
+        change.deletes.push(upsert::position_delete_file(&table, &hits)?);
+        commit::commit(project.workspace.lake(), &change)?;
     }
+    Ok(())
 }
 
 fn current(project: &TestProject) -> BTreeMap<String, ()> {

@@ -7,4 +7,6 @@ mod faults;
 mod point_in_time;
 mod project;
 mod runs;
+#[cfg(feature = "faults")]
+mod sequences;
 mod shards;

@@ -1,7 +1,7 @@
 //! `run`: score what changed, commit once.
 
 use insightera_engine::Workspace;
-use insightera_engine::score::{self, RunOptions, RunReport, RunStatus};
+use insightera_engine::score::{self, Maintained, RunOptions, RunReport, RunStatus};
 
 use super::Answer;
 use super::plan::{entities, model, reasons, strategy};
@@ -111,6 +111,17 @@ fn block(report: &RunReport, printer: &Printer) -> String {
     if !report.added_columns.is_empty() {
         add("added", format!("the columns {}", report.added_columns.join(", ")));
     }
+    match &report.maintenance {
+        Some(Maintained::Done(done)) => add(
+            "maintained",
+            format!(
+                "{} files became {}, {} snapshots expired",
+                done.rewritten_files, done.added_files, done.expired_snapshots
+            ),
+        ),
+        Some(Maintained::Failed(why)) => add("maintained", format!("no: {why}")),
+        None => {}
+    }
     let rate = rate(report).map(|rate| format!(", {} rows/s", text::count(rate))).unwrap_or_default();
     add("time", format!("{}{rate}", text::seconds(report.seconds)));
     add("run id", report.run_id.clone());
@@ -145,6 +156,7 @@ mod tests {
             seconds: 2.0,
             stages: BTreeMap::new(),
             bytes_written: 12_345,
+            maintenance: None,
         }
     }
 

@@ -27,11 +27,20 @@ pub struct Policy {
     pub quarantine_days: u32,
     /// So many small files of one partition are worth a rewrite.
     pub min_input_files: u32,
+    /// Whether runs maintain the table that they wrote, once something is due.
+    pub auto: bool,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { expire_after_days: 30, keep_snapshots: 10, orphan_days: 3, quarantine_days: 7, min_input_files: 5 }
+        Self {
+            expire_after_days: 30,
+            keep_snapshots: 10,
+            orphan_days: 3,
+            quarantine_days: 7,
+            min_input_files: 5,
+            auto: false,
+        }
     }
 }
 
@@ -152,6 +161,36 @@ pub async fn maintain(lake: &Lake, context: &SessionContext, name: &TableName, p
         orphan_bytes: orphans.bytes,
         orphans_left: orphans.beyond_cap,
     })
+}
+
+/// What a run does for its table: small files and old snapshots, and only what
+/// is due. Orphans are left to `maintain`, which lists the whole folder.
+/// Answers nothing where nothing was due.
+pub async fn after_run(
+    lake: &Lake,
+    context: &SessionContext,
+    name: &TableName,
+    policy: &Policy,
+) -> Result<Option<Report>> {
+    let now = lake.clock().now_millis();
+    let table = lake.table(name)?;
+    let live = files::live_files(&table, table.current_snapshot_id())?;
+    let groups = rewrite::plan(&table, &live, &policy.options(), &vec![true; live.data.len()])?;
+    let old = expire::plan(&table, &policy.rules(now), now)?;
+    let mut report = Report { table: name.to_string(), ..Report::default() };
+    if groups.is_empty() && old.snapshots.is_empty() {
+        return Ok(None);
+    }
+    if !groups.is_empty() {
+        let files = rewrite::rewrite(lake, context, name, &policy.options(), None).await?;
+        (report.rewritten_files, report.added_files) = (files.rewritten_files, files.added_files);
+        report.failed_files = files.failed_files;
+    }
+    if !old.snapshots.is_empty() {
+        let (expired, removed) = expire::expire(lake, name, &policy.rules(now))?;
+        (report.expired_snapshots, report.removed) = (expired.snapshots.len(), removed);
+    }
+    Ok(Some(report))
 }
 
 /// Deletes what has been in the quarantine for longer than the policy says.

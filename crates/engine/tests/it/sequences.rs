@@ -1,0 +1,455 @@
+//! Random sequences of everything that can happen to a table, with crashes and
+//! power loss at any durable operation: after every step each reachable file
+//! is there and every row is right.
+//!
+//! `INSIGHTERA_SEQUENCES` is how many (60), `INSIGHTERA_SEQUENCE_SEED` the
+//! first seed; a failure names its own, which alone gives the same trace.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use insightera_core::Clock;
+use insightera_engine::lake::faults;
+use insightera_engine::sql::Shell;
+use insightera_engine::{Error, Workspace};
+
+use crate::changed::try_delete;
+use crate::project::{PIPELINE, TestProject, block_on, grades_rows, nim};
+
+const STEPS: usize = 24;
+const TABLE: &str = "gold.grades";
+
+/// Rows by student: the number of times that a student stands in the table.
+type Rows = BTreeMap<String, usize>;
+
+/// One thing that happens.
+#[derive(Debug, Clone)]
+enum Step {
+    Append(usize, usize),
+    Delete(usize),
+    PositionDelete(Vec<usize>),
+    Evolve,
+    Compact,
+    Manifests,
+    Expire(usize),
+    Orphans,
+    Rollback(usize),
+    Tag,
+    DropTag,
+    DropAndCreate,
+    TwoWriters(usize, usize),
+}
+
+/// Numbers from a seed: splitmix64.
+struct Seeded(u64);
+
+impl Seeded {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n.max(1) as u64) as usize
+    }
+}
+
+/// What must be in the table, kept outside of it.
+#[derive(Debug, Clone, Default)]
+struct Ledger {
+    rows: Rows,
+    /// What each snapshot of this table held.
+    snapshots: BTreeMap<i64, Rows>,
+    tags: BTreeMap<String, i64>,
+    /// Students that were ever appended: each number is used once.
+    used: usize,
+    columns: usize,
+}
+
+struct Sequence {
+    project: TestProject,
+    ledger: Ledger,
+    random: Seeded,
+    trace: Vec<String>,
+}
+
+fn add(rows: &mut Rows, from: usize, count: usize) {
+    for student in from..from + count {
+        *rows.entry(nim(student)).or_default() += 1;
+    }
+}
+
+impl Sequence {
+    fn new(folder: &Path, seed: u64) -> Self {
+        let project = TestProject::at(folder, PIPELINE);
+        let sequence = Self { project, ledger: Ledger::default(), random: Seeded(seed), trace: Vec::new() };
+        sequence.create().unwrap();
+        sequence
+    }
+
+    fn sql(&self, statement: &str) -> Result<(), Error> {
+        block_on(Shell::new(&self.project.workspace).run(statement)).map(drop)
+    }
+
+    fn create(&self) -> Result<(), Error> {
+        self.sql(&format!(
+            "CREATE TABLE IF NOT EXISTS {TABLE} (nim STRING NOT NULL, gpa DOUBLE, feature_timestamp TIMESTAMP) \
+             USING iceberg TBLPROPERTIES ('write.metadata.previous-versions-max' = '3', \
+             'write.metadata.delete-after-commit.enabled' = 'true')"
+        ))
+    }
+
+    fn choose(&mut self) -> Step {
+        let used = self.ledger.used;
+        match self.random.below(20) {
+            0..=4 => Step::Append(used, 1 + self.random.below(6)),
+            5 => Step::Delete(self.random.below(3)),
+            6 | 7 => Step::PositionDelete((0..3).map(|_| self.random.below(used.max(1))).collect()),
+            8 => Step::Evolve,
+            9 | 10 => Step::Compact,
+            11 => Step::Manifests,
+            12 | 13 => Step::Expire(1 + self.random.below(3)),
+            14 => Step::Orphans,
+            15 => Step::Rollback(self.random.below(8)),
+            16 => Step::Tag,
+            17 => Step::DropTag,
+            18 => if self.random.below(3) == 0 { Step::DropAndCreate } else { Step::Compact },
+            _ => Step::TwoWriters(used, 1 + self.random.below(3)),
+        }
+    }
+
+    /// Does a step; answers the ledgers that may hold afterwards, the last of
+    /// them if nothing went wrong.
+    fn act(&mut self, step: &Step) -> (Vec<Ledger>, Result<(), Error>) {
+        let before = self.ledger.clone();
+        let mut after = before.clone();
+        let lake = self.project.workspace.lake();
+        let result = match step {
+            Step::Append(from, count) => {
+                add(&mut after.rows, *from, *count);
+                after.used = from + count;
+                append(&self.project.workspace, *from, *count)
+            }
+            Step::Delete(rest) => {
+                after.rows.retain(|student, _| last_digit(student) % 3 != *rest);
+                self.sql(&format!(
+                    "DELETE FROM {TABLE} WHERE CAST(substr(nim, 8, 1) AS INT) % 3 = {rest}"
+                ))
+            }
+            Step::PositionDelete(students) => {
+                for student in students {
+                    after.rows.remove(&nim(*student));
+                }
+                try_delete(&self.project, students)
+            }
+            Step::Evolve => {
+                after.columns += 1;
+                self.sql(&format!("ALTER TABLE {TABLE} ADD COLUMN c{} INT", before.columns))
+            }
+            Step::Compact => self.sql(&format!(
+                "CALL system.rewrite_data_files(table => '{TABLE}', options => map('rewrite-all', 'true'))"
+            )),
+            Step::Manifests => self.sql(&format!("CALL system.rewrite_manifests('{TABLE}')")),
+            Step::Expire(keep) => {
+                let now = chrono::DateTime::from_timestamp_micros(self.project.clock.now_micros()).unwrap();
+                self.sql(&format!(
+                    "CALL system.expire_snapshots(table => '{TABLE}', older_than => TIMESTAMP '{}', retain_last => {keep})",
+                    now.format("%Y-%m-%d %H:%M:%S%.3fZ")
+                ))
+            }
+            Step::Orphans => {
+                age(&self.project.folder.join("warehouse"));
+                self.sql(&format!("CALL system.remove_orphan_files(table => '{TABLE}', dry_run => false)"))
+            }
+            Step::Rollback(back) => {
+                let table = lake.table(&TestProject::name(TABLE)).unwrap();
+                let line: Vec<i64> = table.ancestry().map(|s| s.snapshot_id()).collect();
+                let to = line.get(*back).copied();
+                match to {
+                    None => Ok(()),
+                    Some(to) => {
+                        after.rows = before.snapshots.get(&to).cloned().unwrap_or_default();
+                        self.sql(&format!("CALL system.rollback_to_snapshot('{TABLE}', {to})"))
+                    }
+                }
+            }
+            Step::Tag => {
+                let table = lake.table(&TestProject::name(TABLE)).unwrap();
+                match table.current_snapshot_id() {
+                    None => Ok(()),
+                    Some(id) => {
+                        let name = format!("t{}", self.random.below(4));
+                        after.tags.insert(name.clone(), id);
+                        self.sql(&format!("ALTER TABLE {TABLE} CREATE OR REPLACE TAG {name}"))
+                    }
+                }
+            }
+            Step::DropTag => match before.tags.keys().next() {
+                None => Ok(()),
+                Some(name) => {
+                    after.tags.remove(name);
+                    self.sql(&format!("ALTER TABLE {TABLE} DROP TAG {name}"))
+                }
+            },
+            Step::DropAndCreate => {
+                after = Ledger { used: before.used, ..Ledger::default() };
+                // Between the two there is no table: made again before the look.
+                self.sql(&format!("DROP TABLE {TABLE}")).and_then(|()| self.create())
+            }
+            Step::TwoWriters(from, count) => {
+                let (one, two) = (*from, from + count);
+                let results: Vec<Result<(), Error>> = std::thread::scope(|scope| {
+                    let tasks = [one, two].map(|at| {
+                        let workspace = self.project.workspace.clone();
+                        scope.spawn(move || append(&workspace, at, *count))
+                    });
+                    tasks.into_iter().map(|task| task.join().unwrap()).collect()
+                });
+                let mut only = [before.clone(), before.clone()];
+                for (ledger, at) in only.iter_mut().zip([one, two]) {
+                    add(&mut ledger.rows, at, *count);
+                    ledger.used = two + count;
+                }
+                add(&mut after.rows, one, 2 * count);
+                after.used = two + count;
+                let [first, second] = only;
+                let result = results.into_iter().collect();
+                return (vec![before, first, second, after], result);
+            }
+        };
+        (vec![before, after], result)
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        self.project.clock.advance(60_000_000);
+        let step = self.choose();
+        let accident = (self.random.below(3) == 0).then(|| {
+            let n = 1 + self.random.below(25) as u64;
+            (n, self.random.below(2) == 0, self.random.below(2) == 0)
+        });
+        self.trace.push(format!("{step:?} {accident:?}"));
+        let folder = self.project.folder.clone();
+        if let Some((n, after, power)) = accident {
+            faults::plan_accident(&folder, n, after, power);
+        }
+        let (ledgers, result) = self.act(&step);
+        let happened = accident.is_some() && faults::recover(&folder);
+        if happened {
+            self.project.reopen();
+            // A crash between dropping and making again leaves no table.
+            self.create().map_err(|e| format!("no table after the crash: {e}"))?;
+        } else if let Err(error) = &result {
+            // Two incarnations in one folder: orphans cannot be told apart, and that is said.
+            let told = matches!(step, Step::Orphans) && error.to_string().contains("belongs to a table with the uuid");
+            if !told {
+                return Err(format!("failed without a crash: {error}"));
+            }
+        }
+        let rows = self.rows("")?;
+        let fits = |ledger: &&Ledger| ledger.rows == rows;
+        let found = match happened {
+            // A table that was dropped and not yet made again is empty.
+            true => ledgers.iter().rev().find(fits).cloned(),
+            false => ledgers.last().filter(fits).cloned(),
+        };
+        let Some(mut ledger) = found else {
+            return Err(format!("the rows are {rows:?}, not one of {:?}", ledgers.iter().map(|l| &l.rows).collect::<Vec<_>>()));
+        };
+        let dropped = matches!(step, Step::DropAndCreate) && self.is_new(&ledger);
+        if dropped {
+            ledger = Ledger { used: ledger.used, ..Ledger::default() };
+        }
+        ledger.used = ledgers.iter().map(|l| l.used).max().unwrap_or_default();
+        ledger.columns = ledgers.iter().map(|l| l.columns).max().unwrap_or_default();
+        self.ledger = ledger;
+        self.look(&rows, happened)
+    }
+
+    /// Whether the table is not the one of the ledger any more.
+    fn is_new(&self, ledger: &Ledger) -> bool {
+        let table = self.project.table(TABLE);
+        !ledger.snapshots.is_empty() && !table.metadata().snapshots().any(|s| ledger.snapshots.contains_key(&s.snapshot_id()))
+    }
+
+    fn rows(&self, version: &str) -> Result<Rows, String> {
+        let sql = format!("SELECT nim, count(*) AS n FROM {TABLE} {version} GROUP BY nim");
+        let result = block_on(insightera_engine::sql::query(&self.project.workspace, &sql));
+        let batches = result.map_err(|e| format!("{sql}: {e}"))?.batches;
+        let mut rows = Rows::new();
+        for batch in batches {
+            use arrow::array::AsArray;
+            let names = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Utf8).unwrap();
+            let counts = batch.column(1).as_primitive::<arrow::datatypes::Int64Type>().clone();
+            for row in 0..batch.num_rows() {
+                rows.insert(names.as_string::<i32>().value(row).to_owned(), counts.value(row) as usize);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// What must hold after every step.
+    fn look(&mut self, rows: &Rows, happened: bool) -> Result<(), String> {
+        walk(&self.project.folder)?;
+        let table = self.project.table(TABLE);
+        let there: BTreeSet<i64> = table.metadata().snapshots().map(|s| s.snapshot_id()).collect();
+        if let Some(current) = table.current_snapshot_id() {
+            self.ledger.snapshots.entry(current).or_insert_with(|| rows.clone());
+        }
+        self.ledger.snapshots.retain(|id, _| there.contains(id));
+        let refs = table.refs().map_err(|e| e.to_string())?;
+        if happened {
+            // A tag that was being made or dropped may be there or not.
+            self.ledger.tags.retain(|name, id| refs.get(name).is_some_and(|r| r.snapshot_id == *id));
+            for (name, reference) in &refs {
+                if name != "main" && self.ledger.snapshots.contains_key(&reference.snapshot_id) {
+                    self.ledger.tags.insert(name.clone(), reference.snapshot_id);
+                }
+            }
+        }
+        for (name, id) in &self.ledger.tags {
+            if refs.get(name).is_none_or(|r| r.snapshot_id != *id) {
+                return Err(format!("the tag {name} of snapshot {id} is lost"));
+            }
+        }
+        let remembered: Vec<(i64, Rows)> = self.ledger.snapshots.iter().map(|(id, rows)| (*id, rows.clone())).collect();
+        if !remembered.is_empty() {
+            let (id, wanted) = &remembered[self.random.below(remembered.len())];
+            let found = self.rows(&format!("VERSION AS OF {id}"))?;
+            if found != *wanted {
+                return Err(format!("snapshot {id} holds {found:?}, not {wanted:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn last_digit(student: &str) -> usize {
+    student.bytes().last().map_or(0, |b| usize::from(b - b'0'))
+}
+
+fn append(workspace: &Workspace, from: usize, count: usize) -> Result<(), Error> {
+    let lake = workspace.lake();
+    let table = lake.table(&TestProject::name(TABLE))?;
+    insightera_engine::lake::upsert::append(lake, &table, &[grades_rows(from..from + count, 0.0)], &["nim".into()])
+        .map(drop)
+}
+
+/// Lets every file grow old by the storage's clock.
+fn age(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            age(&path);
+        } else if let Ok(file) = std::fs::File::open(&path) {
+            let _ = file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+        }
+    }
+}
+
+/// Walks from the catalog to every file that some snapshot of the table needs,
+/// with the parsers of SQLite and the Iceberg crate and nothing of ours.
+fn walk(folder: &Path) -> Result<(), String> {
+    let catalog = rusqlite::Connection::open(folder.join("warehouse/catalog.db")).map_err(|e| e.to_string())?;
+    let mut query = catalog.prepare("SELECT metadata_location FROM iceberg_tables").map_err(|e| e.to_string())?;
+    let pointers = query.query_map([], |row| row.get::<_, String>(0)).map_err(|e| e.to_string())?;
+    for pointer in pointers {
+        walk_table(&path_of(&pointer.map_err(|e| e.to_string())?))?;
+    }
+    Ok(())
+}
+
+fn path_of(location: &str) -> PathBuf {
+    PathBuf::from(location.trim_start_matches("file://"))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|e| format!("a reachable file is lost: {}: {e}", path.display()))
+}
+
+fn walk_table(pointer: &Path) -> Result<(), String> {
+    let wrong = |e: &dyn std::fmt::Display| format!("{}: {e}", pointer.display());
+    let metadata: serde_json::Value = serde_json::from_slice(&read(pointer)?).map_err(|e| wrong(&e))?;
+    for logged in metadata["metadata-log"].as_array().into_iter().flatten() {
+        read(&path_of(logged["metadata-file"].as_str().unwrap_or_default()))?;
+    }
+    for snapshot in metadata["snapshots"].as_array().into_iter().flatten() {
+        let list = read(&path_of(snapshot["manifest-list"].as_str().unwrap_or_default()))?;
+        let list = iceberg::spec::ManifestList::parse_with_version(&list, iceberg::spec::FormatVersion::V2)
+            .map_err(|e| wrong(&e))?;
+        let mut rows = 0;
+        for manifest in list.entries() {
+            let bytes = read(&path_of(&manifest.manifest_path))?;
+            if bytes.len() as i64 != manifest.manifest_length {
+                return Err(format!("{} is torn", manifest.manifest_path));
+            }
+            let (entries, _) = iceberg::spec::Manifest::parse_avro(&bytes).map_err(|e| wrong(&e))?.into_parts();
+            for entry in entries.iter().filter(|entry| entry.status() != iceberg::spec::ManifestStatus::Deleted) {
+                let file = entry.data_file();
+                if read(&path_of(file.file_path()))?.len() as u64 != file.file_size_in_bytes() {
+                    return Err(format!("{} is torn", file.file_path()));
+                }
+                if file.content_type() == iceberg::spec::DataContentType::Data {
+                    rows += file.record_count();
+                }
+            }
+        }
+        let told = snapshot["summary"]["total-records"].as_str().and_then(|n| n.parse::<u64>().ok());
+        if told.is_some_and(|told| told != rows) {
+            return Err(format!("snapshot {} has {rows} rows, its summary says {told:?}", snapshot["snapshot-id"]));
+        }
+    }
+    Ok(())
+}
+
+fn run(folder: &Path, seed: u64) -> Result<(), String> {
+    let mut sequence = Sequence::new(folder, seed);
+    for number in 0..STEPS {
+        sequence.step().map_err(|problem| {
+            format!("seed {seed}, step {number}: {problem}\n  {}", sequence.trace.join("\n  "))
+        })?;
+    }
+    Ok(())
+}
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+#[test]
+fn whatever_happens_to_a_table_no_reachable_file_is_lost_and_every_row_is_right() {
+    let (count, first) = (number("INSIGHTERA_SEQUENCES", 60), number("INSIGHTERA_SEQUENCE_SEED", 1));
+    // Memory is a folder that no disk slows down; what a power loss takes is modelled.
+    let memory = Path::new("/dev/shm");
+    let temp = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+    let next = Arc::new(AtomicU64::new(first));
+    let failures: Vec<String> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..2)
+            .map(|_| {
+                let (next, temp) = (next.clone(), temp.path());
+                scope.spawn(move || {
+                    let mut failures = Vec::new();
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::SeqCst);
+                        if seed >= first + count || !failures.is_empty() {
+                            return failures;
+                        }
+                        let folder = temp.join(seed.to_string());
+                        std::fs::create_dir(&folder).unwrap();
+                        let folder = folder.canonicalize().unwrap();
+                        failures.extend(run(&folder, seed).err());
+                        std::fs::remove_dir_all(&folder).unwrap();
+                    }
+                })
+            })
+            .collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    println!("seeds {first} to {}: {STEPS} steps each", first + count - 1);
+}
