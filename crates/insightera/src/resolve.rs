@@ -223,7 +223,8 @@ pub fn resolve(arguments: Arguments, terminal: bool) -> Result<Invocation> {
         cli::Command::Plan { which, format } => Command::Plan { selection: selection(which), format },
         cli::Command::Run { which, full, as_of, into, format } => {
             let into = into.map(|table| TableName::parse(&table)).transpose()?;
-            let as_of = as_of.map(|time| Ok::<_, Error>(AsOf { micros: parse_time("--as-of", &time)?, into })).transpose()?;
+            let as_of =
+                as_of.map(|time| Ok::<_, Error>(AsOf { micros: parse_time("--as-of", &time)?, into })).transpose()?;
             Command::Run { selection: selection(which), options: RunOptions { full, as_of }, format }
         }
         cli::Command::Verify { which, format } => Command::Verify { selection: selection(which), format },
@@ -293,9 +294,12 @@ fn model_command(command: cli::ModelCommand) -> Result<Command> {
             ModelCommand::Promote { name, version, alias, format }
         }
         cli::ModelCommand::Rollback { name, alias, format } => ModelCommand::Rollback { name, alias, format },
-        cli::ModelCommand::History { name, alias, at, format } => {
-            ModelCommand::History { name, alias, at: at.as_deref().map(|at| parse_time("--at", at)).transpose()?, format }
-        }
+        cli::ModelCommand::History { name, alias, at, format } => ModelCommand::History {
+            name,
+            alias,
+            at: at.as_deref().map(|at| parse_time("--at", at)).transpose()?,
+            format,
+        },
     }))
 }
 

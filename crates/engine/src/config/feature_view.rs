@@ -66,7 +66,9 @@ impl FeatureView {
         let table = top.required_text("table")?;
         split_table(table.value).map_err(|message| top.error(&table.span, message))?;
         let Some(key) = top.text_list("key")?.filter(|key| !key.is_empty()) else {
-            return Err(top.missing("key").hint("`key = [\"nim\"]` names the columns that say whose features a row has"));
+            return Err(top
+                .missing("key")
+                .hint("`key = [\"nim\"]` names the columns that say whose features a row has"));
         };
         let feature_time = top.required_text("feature_time")?;
         let known_time = match top.text("known_time")? {

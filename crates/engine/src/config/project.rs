@@ -123,7 +123,9 @@ impl Project {
             let error = Error::not_found(format!("there is no feature view `{}`", name.escape_debug()));
             return Err(match closest(name, self.feature_view_names()) {
                 Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error.hint(format!("a feature view is a file `{}`", shown(&self.shown, "feature_views/NAME.toml"))),
+                None => {
+                    error.hint(format!("a feature view is a file `{}`", shown(&self.shown, "feature_views/NAME.toml")))
+                }
             });
         };
         validate_name("feature view", name).map_err(|error| {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::csv;
 use parquet::arrow::ArrowWriter;
@@ -69,8 +69,7 @@ pub struct ViewReport {
 /// name, or the file cannot be written. Leaks are in the report.
 pub async fn export(workspace: &Workspace, wanted: &Export) -> Result<ExportReport> {
     let format = Format::of(&wanted.output)?;
-    let views =
-        wanted.views.iter().map(|name| workspace.project().feature_view(name)).collect::<Result<Vec<_>>>()?;
+    let views = wanted.views.iter().map(|name| workspace.project().feature_view(name)).collect::<Result<Vec<_>>>()?;
     if views.is_empty() {
         return Err(Error::invalid("a training set needs at least one feature view").hint("name them in --views"));
     }
@@ -124,7 +123,8 @@ async fn label_columns(workspace: &Workspace, wanted: &Export, views: &[FeatureV
     let sql = format!("SELECT * FROM {} LIMIT 0", relation(&wanted.labels));
     let schema = sql::query(workspace, &sql).await?.schema;
     let names: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
-    let keys = views.iter().flat_map(|view| view.key.iter().map(|key| (key, format!("the key of the view `{}`", view.name))));
+    let keys =
+        views.iter().flat_map(|view| view.key.iter().map(|key| (key, format!("the key of the view `{}`", view.name))));
     let others = [(&wanted.time, "--time".to_owned())];
     let label = wanted.label.as_ref().map(|label| (label, "--label".to_owned()));
     for (column, role) in keys.chain(others).chain(label) {
@@ -207,8 +207,7 @@ impl Part {
         if self.compared {
             let then = quote(&self.helper("then"));
             let differs = self.features.iter().map(|f| format!("{alias}.{0} IS DISTINCT FROM {then}.{0}", quote(f)));
-            let differs: Vec<String> =
-                std::iter::once(format!("{then}.{STATUS} <> 'fresh'")).chain(differs).collect();
+            let differs: Vec<String> = std::iter::once(format!("{then}.{STATUS} <> 'fresh'")).chain(differs).collect();
             out.push(format!(
                 "{alias}.{STATUS} = 'fresh' AND {then}.{STATUS} <> 'unavailable' AND ({}) AS {}",
                 differs.join(" OR "),
@@ -291,8 +290,7 @@ fn encode(rows: &RecordBatch, path: &Path, format: Format) -> Result<()> {
     let file = match format {
         Format::Parquet => {
             let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-            let mut writer =
-                ArrowWriter::try_new(file, rows.schema(), Some(properties)).map_err(|e| failed(&e))?;
+            let mut writer = ArrowWriter::try_new(file, rows.schema(), Some(properties)).map_err(|e| failed(&e))?;
             writer.write(rows).map_err(|e| failed(&e))?;
             writer.into_inner().map_err(|e| failed(&e))?
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type, Int64Type, TimeUnit};
+use arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -84,7 +84,9 @@ pub(super) fn times(rows: &RecordBatch, columns: &Columns<'_>) -> Result<Vec<Lea
     let after = |a: Option<i64>, b: Option<i64>| matches!((a, b), (Some(a), Some(b)) if a > b);
     let known = |row: usize| known.as_ref().and_then(|known| known[row]);
     let checks: [(LeakKind, &dyn Fn(usize) -> bool); 4] = [
-        (LeakKind::TrueLater, &|row| truths[row].is_some() && (moments[row].is_none() || after(truths[row], moments[row]))),
+        (LeakKind::TrueLater, &|row| {
+            truths[row].is_some() && (moments[row].is_none() || after(truths[row], moments[row]))
+        }),
         (LeakKind::KnownLater, &|row| after(known(row), moments[row])),
         (LeakKind::KnownBeforeTrue, &|row| after(truths[row], known(row))),
         (LeakKind::CommittedLater, &|row| late.as_ref().is_some_and(|late| late.is_valid(row) && late.value(row))),
@@ -92,13 +94,7 @@ pub(super) fn times(rows: &RecordBatch, columns: &Columns<'_>) -> Result<Vec<Lea
     Ok(checks.into_iter().filter_map(|(kind, is)| leak(rows.num_rows(), columns.view, None, kind, is)).collect())
 }
 
-fn leak(
-    rows: usize,
-    view: &str,
-    feature: Option<&str>,
-    kind: LeakKind,
-    is: impl Fn(usize) -> bool,
-) -> Option<Leak> {
+fn leak(rows: usize, view: &str, feature: Option<&str>, kind: LeakKind, is: impl Fn(usize) -> bool) -> Option<Leak> {
     let mut found = (0..rows).filter(|row| is(*row));
     let first = found.next()?;
     Some(Leak {

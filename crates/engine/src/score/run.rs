@@ -14,10 +14,10 @@ use iceberg::spec::DataFile;
 use insightera_core::ErrorKind;
 use serde::Serialize;
 
+use super::definition::AsOf;
 use super::entries::{Collected, Entries, State};
 use super::exec::{Counters, Reason, Resources, ScoreExec, ScoreSpec};
 use super::features::{self, FeatureQuery};
-use super::definition::AsOf;
 use super::plan::{self, Draft, ModelName, Reasons, Work};
 use super::target::{describe, prediction_time, ready_table, removal_files, save_index};
 use super::write::WriteExec;
@@ -204,7 +204,9 @@ pub async fn evaluate(
     let sharded = match &work.prepared.locality {
         Ok(keys) => {
             let count = work.count_dropped && table.is_some();
-            shards::sharded(workspace, (pipeline, &draft.inputs), &query, keys, candidates, count).await.map_err(&damaged)?
+            shards::sharded(workspace, (pipeline, &draft.inputs), &query, keys, candidates, count)
+                .await
+                .map_err(&damaged)?
         }
         Err(_) => None,
     };
@@ -464,8 +466,8 @@ async fn attempt(
     report.bytes_written = files.iter().map(DataFile::file_size_in_bytes).sum();
     report.status = if files.is_empty() { RunStatus::Unchanged } else { RunStatus::Committed };
 
-    let nothing_new =
-        options.as_of.is_some() || draft.progress.as_ref().is_some_and(|p| plan::settled(p, &draft.definition, &draft.inputs));
+    let nothing_new = options.as_of.is_some()
+        || draft.progress.as_ref().is_some_and(|p| plan::settled(p, &draft.definition, &draft.inputs));
     if files.is_empty() && nothing_new {
         report.seconds = clock.monotonic_seconds() - start;
         return Ok(Attempt::Done(Box::new(report)));

@@ -1,6 +1,7 @@
 //! The table that a run writes: made or evolved before, committed to after.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use iceberg::TableUpdate;
 use iceberg::spec::DataFile;
@@ -128,7 +129,14 @@ pub(super) fn describe(
 
 /// Brings the cache up to the commit. Whatever goes wrong, the next run reads
 /// the table instead.
-pub(super) fn save_index(workspace: &Workspace, name: &str, draft: Draft, table: &Table, snapshot_id: i64, entries: Collected) {
+pub(super) fn save_index(
+    workspace: &Workspace,
+    name: &str,
+    draft: Draft,
+    table: &Table,
+    snapshot_id: i64,
+    entries: Collected,
+) {
     let folder = state::folder(workspace, name);
     let anchor = state::anchor(table, name, snapshot_id);
     let Some(index) = draft.work.map(|w| w.index) else { return };

@@ -86,12 +86,7 @@ impl FeatureViewTable {
     /// # Errors
     /// When the view names a column that is not there, or needs the commit
     /// times of something that has none.
-    pub async fn new(
-        context: &SessionContext,
-        view: FeatureView,
-        past: Past,
-        at: i64,
-    ) -> Result<Self> {
+    pub async fn new(context: &SessionContext, view: FeatureView, past: Past, at: i64) -> Result<Self> {
         let base = TableName::parse(&view.table)?;
         let what = format!("{FEATURE_VIEWS}/{}.toml", view.name);
         let failed = |e| plan_error(&what, "", e);
@@ -110,8 +105,7 @@ impl FeatureViewTable {
             KnownTime::Column(column) => known.push(column.clone()),
             KnownTime::Commit | KnownTime::FeatureTime => {}
         }
-        let all: Vec<String> =
-            [&view.key[..], &features, std::slice::from_ref(&view.feature_time), &known].concat();
+        let all: Vec<String> = [&view.key[..], &features, std::slice::from_ref(&view.feature_time), &known].concat();
         let select = |names: &[String]| names.iter().map(ident).collect::<Vec<_>>();
         let scan = LogicalPlanBuilder::scan(reference, provider_as_source(provider), None)
             .and_then(|plan| plan.project(select(&all)))

@@ -158,7 +158,8 @@ async fn register_all(workspace: &Workspace, context: &SessionContext) -> Result
 
 /// Registers a table, a Parquet folder, or a `<table>_current` view.
 async fn register(workspace: &Workspace, context: &SessionContext, name: &TableName) -> Result<()> {
-    if name.namespace == FEATURE_VIEWS {
+    // A table that has such a name already keeps it.
+    if name.namespace == FEATURE_VIEWS && workspace.lake().find(name)?.is_none() {
         let view = feature_view(workspace, &name.name, workspace.clock().now_micros()).await?;
         return put(context, name, Arc::new(view));
     }
@@ -190,6 +191,14 @@ async fn register(workspace: &Workspace, context: &SessionContext, name: &TableN
 pub(crate) fn show_time(micros: i64) -> String {
     chrono::DateTime::from_timestamp_micros(micros)
         .map_or_else(|| micros.to_string(), |time| time.format("%Y-%m-%d %H:%M:%S%.f UTC").to_string())
+}
+
+/// Checks a feature view against the table that it is of.
+///
+/// # Errors
+/// When its file is wrong, or names a table or column that is not there.
+pub async fn check_feature_view(workspace: &Workspace, name: &str) -> Result<()> {
+    feature_view(workspace, name, workspace.clock().now_micros()).await.map(drop)
 }
 
 /// A feature view as of a time, in microseconds since the epoch.
@@ -250,26 +259,28 @@ async fn pin_table(workspace: &Workspace, context: &SessionContext, pin: &Pinned
         Some(Version::Snapshot(text)) => Some(travel::snapshot_of_version(&table, text)?),
         Some(Version::Time(text)) => Some(travel::snapshot_at(&table, evaluate_time(context, text).await?, text)?),
     };
-    let provider: Arc<dyn TableProvider> = match pin.metadata {
-        Some(metadata) if current.is_some() => {
-            return Err(Error::invalid(format!("`{name}` is a view and has no `{}`", metadata.name()))
-                .hint(format!("read `{}.{}`", table.name(), metadata.name())));
-        }
-        Some(metadata) if pin.version.is_some() && !metadata.of_a_snapshot() => {
-            return Err(Error::invalid(format!("sql: `{}.{}` has no versions", name, metadata.name()))
-                .hint("it tells of all snapshots; files, entries, manifests and partitions can be read AS OF one"));
-        }
-        Some(metadata) => {
-            let rows = metadata.read(&table, snapshot)?;
-            let provider = MemTable::try_new(rows.schema(), vec![vec![rows]]);
-            Arc::new(provider.map_err(|e| Error::internal(format!("table `{name}`: {e}")).cause(e))?)
-        }
-        None if current.is_some() => {
-            let scan = Scan::table(table.clone(), snapshot)?;
-            current_view(context, &table, scan, &pin.name).await?
-        }
-        None => Arc::new(Scan::table(table, snapshot)?),
-    };
+    let provider: Arc<dyn TableProvider> =
+        match pin.metadata {
+            Some(metadata) if current.is_some() => {
+                return Err(Error::invalid(format!("`{name}` is a view and has no `{}`", metadata.name()))
+                    .hint(format!("read `{}.{}`", table.name(), metadata.name())));
+            }
+            Some(metadata) if pin.version.is_some() && !metadata.of_a_snapshot() => {
+                return Err(Error::invalid(format!("sql: `{}.{}` has no versions", name, metadata.name())).hint(
+                    "it tells of all snapshots; files, entries, manifests and partitions can be read AS OF one",
+                ));
+            }
+            Some(metadata) => {
+                let rows = metadata.read(&table, snapshot)?;
+                let provider = MemTable::try_new(rows.schema(), vec![vec![rows]]);
+                Arc::new(provider.map_err(|e| Error::internal(format!("table `{name}`: {e}")).cause(e))?)
+            }
+            None if current.is_some() => {
+                let scan = Scan::table(table.clone(), snapshot)?;
+                current_view(context, &table, scan, &pin.name).await?
+            }
+            None => Arc::new(Scan::table(table, snapshot)?),
+        };
     context
         .register_table(pin.name.as_str(), provider)
         .map_err(|e| Error::internal(format!("table `{name}`: {e}")).cause(e))?;
@@ -335,6 +346,7 @@ async fn current_view(
         name = quote(&from.name),
     );
     put(context, &from, Arc::new(scan))?;
-    let frame = context.sql(&sql).await.map_err(|e| plan_error(&format!("view `{}_current`", table.name()), &sql, e))?;
+    let frame =
+        context.sql(&sql).await.map_err(|e| plan_error(&format!("view `{}_current`", table.name()), &sql, e))?;
     Ok(frame.into_view())
 }

@@ -140,7 +140,10 @@ fn without_a_known_time_a_feature_is_known_when_it_was_committed() {
     }
     oracle.sort();
     assert_eq!(joined, oracle);
-    assert!(joined.contains(&"3 a 1.0 fresh".to_owned()) && joined.contains(&"11 a 5.0 fresh".to_owned()), "{joined:?}");
+    assert!(
+        joined.contains(&"3 a 1.0 fresh".to_owned()) && joined.contains(&"11 a 5.0 fresh".to_owned()),
+        "{joined:?}"
+    );
     assert!(joined.contains(&"5 b 2.0 fresh".to_owned()) && joined.contains(&"7 b - missing".to_owned()), "{joined:?}");
 }
 

@@ -1,7 +1,6 @@
 //! `check`: are the pipelines right?
 
-use insightera_engine::Workspace;
-use insightera_engine::score;
+use insightera_engine::{Workspace, score, sql};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -27,7 +26,8 @@ struct Checked {
     warnings: Vec<String>,
 }
 
-/// Checks the named pipelines, or all; every failure is shown.
+/// Checks the named pipelines, or all with the feature views; every failure is
+/// shown.
 pub async fn check(
     workspace: &Workspace,
     pipelines: &[String],
@@ -35,7 +35,7 @@ pub async fn check(
     printer: &Printer,
 ) -> anyhow::Result<Answer> {
     let names = if pipelines.is_empty() { several::names(workspace, &Selection::All) } else { pipelines.to_vec() };
-    let outcomes = several::in_parallel(names, |name| {
+    let mut outcomes = several::in_parallel(names, |name| {
         let workspace = workspace.clone();
         async move {
             let report = score::check(&workspace, &name).await?;
@@ -53,6 +53,13 @@ pub async fn check(
         }
     })
     .await;
+    if pipelines.is_empty() {
+        for name in workspace.project().feature_view_names() {
+            if let Err(error) = sql::check_feature_view(workspace, name).await {
+                outcomes.push((format!("feature_views/{name}"), Err(error.into())));
+            }
+        }
+    }
     if outcomes.is_empty() {
         printer.warning("the project has no pipelines: a pipeline is a file `pipelines/NAME.toml`");
     }

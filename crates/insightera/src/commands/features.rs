@@ -38,11 +38,16 @@ fn list(workspace: &Workspace, format: Format) -> anyhow::Result<Answer> {
     let project = workspace.project();
     let views = project.feature_view_names().map(|name| project.feature_view(name)).collect::<Result<Vec<_>, _>>()?;
     if format == Format::Json {
-        let objects: Vec<_> = views.iter().map(|view| json!({
-            "view": view.name, "table": view.table, "key": view.key, "columns": view.columns,
-            "feature_time": view.feature_time, "known_time": known_time(view), "ttl_seconds": ttl_seconds(view),
-            "description": view.description,
-        })).collect();
+        let objects: Vec<_> = views
+            .iter()
+            .map(|view| {
+                json!({
+                    "view": view.name, "table": view.table, "key": view.key, "columns": view.columns,
+                    "feature_time": view.feature_time, "known_time": known_time(view), "ttl_seconds": ttl_seconds(view),
+                    "description": view.description,
+                })
+            })
+            .collect();
         return Answer::json(&objects);
     }
     let header = ["view", "table", "key", "feature_time", "known_time", "ttl_seconds"];
@@ -71,7 +76,9 @@ fn ttl_seconds(view: &FeatureView) -> Option<i64> {
 
 fn render(report: &ExportReport) -> String {
     let what = match &report.output {
-        Some(file) => format!("{} with {} rows of {} columns", file.display(), text::count(report.rows), report.columns.len()),
+        Some(file) => {
+            format!("{} with {} rows of {} columns", file.display(), text::count(report.rows), report.columns.len())
+        }
         None => format!("{} rows, not written", text::count(report.rows)),
     };
     let mut lines = vec![what];

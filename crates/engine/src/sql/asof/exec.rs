@@ -15,9 +15,7 @@ use datafusion::physical_expr::{Distribution, EquivalenceProperties, PhysicalExp
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
-};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties};
 use futures::{StreamExt, TryStreamExt};
 
 use super::index::{Moments, RightIndex, check_type, key_hashes};
@@ -69,7 +67,8 @@ impl AsOfJoinExec {
                 Ok(MatchOn { left: l, compare: c.compare, right: r })
             })
             .collect::<DfResult<Vec<_>>>()?;
-        let optional = right.schema().fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>();
+        let optional =
+            right.schema().fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>();
         let fields = left.schema().fields().iter().map(|f| f.as_ref().clone()).chain(optional).collect::<Vec<_>>();
         let schema = Arc::new(Schema::new(fields));
         let properties = Arc::new(PlanProperties::new(

@@ -99,12 +99,7 @@ pub(super) struct RightIndex {
 
 impl RightIndex {
     /// Indexes `payload`, whose columns break ties.
-    pub fn new(
-        payload: &RecordBatch,
-        keys: &[ArrayRef],
-        moments: &[Moments],
-        compare: Vec<Compare>,
-    ) -> DfResult<Self> {
+    pub fn new(payload: &RecordBatch, keys: &[ArrayRef], moments: &[Moments], compare: Vec<Compare>) -> DfResult<Self> {
         let count = payload.num_rows();
         if u32::try_from(count).is_err() {
             return Err(DataFusionError::ResourcesExhausted(format!(

@@ -137,6 +137,11 @@ impl AsOfJoin {
         None
     }
 
+    /// The same join of fewer rows.
+    pub fn over(&self, left: LogicalPlan, right: LogicalPlan) -> Self {
+        Self { left, right, ..self.clone() }
+    }
+
     /// Pairs of plain columns that are equal where a row has a match.
     pub fn column_pairs(&self) -> Vec<(Column, Column)> {
         let plain = |(l, r): &(Expr, Expr)| match (l, r) {
@@ -175,7 +180,8 @@ impl UserDefinedLogicalNodeCore for AsOfJoin {
 
     fn expressions(&self) -> Vec<Expr> {
         let on = self.on.iter().map(|(l, r)| binary_expr(l.clone(), Operator::Eq, r.clone()));
-        let conditions = self.conditions.iter().map(|c| binary_expr(c.left.clone(), c.compare.operator(), c.right.clone()));
+        let conditions =
+            self.conditions.iter().map(|c| binary_expr(c.left.clone(), c.compare.operator(), c.right.clone()));
         on.chain(conditions).collect()
     }
 

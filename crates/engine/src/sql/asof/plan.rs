@@ -107,7 +107,10 @@ fn of_view(
     let node = AsOfJoin::new(left, right, on, conditions)?;
     let compared: HashSet<&str> = node.on.iter().flat_map(|(_, r)| r.column_refs()).map(|c| c.name.as_str()).collect();
     if let Some(key) = view.view().key.iter().find(|key| !compared.contains(key.as_str())) {
-        return plan_err!("the ON of an ASOF JOIN with the feature view `{0}` must compare its key `{key}`", view.view().name);
+        return plan_err!(
+            "the ON of an ASOF JOIN with the feature view `{0}` must compare its key `{key}`",
+            view.view().name
+        );
     }
     let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
     let plan = view.outcome(plan, &rows, &moment, &name)?;
@@ -155,11 +158,7 @@ pub(in crate::sql) struct Plans;
 
 #[async_trait]
 impl QueryPlanner for Plans {
-    async fn create_physical_plan(
-        &self,
-        plan: &LogicalPlan,
-        state: &SessionState,
-    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+    async fn create_physical_plan(&self, plan: &LogicalPlan, state: &SessionState) -> DfResult<Arc<dyn ExecutionPlan>> {
         let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(Self)]);
         planner.create_physical_plan(plan, state).await
     }
@@ -183,15 +182,14 @@ impl ExtensionPlanner for Plans {
         let of = |e: &Expr, plan: &LogicalPlan| -> DfResult<Arc<dyn PhysicalExpr>> {
             create_physical_expr(e, plan.schema(), properties)
         };
-        let on = node
-            .on
-            .iter()
-            .map(|(l, r)| Ok((of(l, &node.left)?, of(r, &node.right)?)))
-            .collect::<DfResult<Vec<_>>>()?;
+        let on =
+            node.on.iter().map(|(l, r)| Ok((of(l, &node.left)?, of(r, &node.right)?))).collect::<DfResult<Vec<_>>>()?;
         let conditions = node
             .conditions
             .iter()
-            .map(|c| Ok(MatchOn { left: of(&c.left, &node.left)?, compare: c.compare, right: of(&c.right, &node.right)? }))
+            .map(|c| {
+                Ok(MatchOn { left: of(&c.left, &node.left)?, compare: c.compare, right: of(&c.right, &node.right)? })
+            })
             .collect::<DfResult<Vec<_>>>()?;
         Ok(Some(Arc::new(AsOfJoinExec::new(left.clone(), right.clone(), on, conditions)?)))
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, Result as DfResult};
+use datafusion::common::{Column, ExprSchema, Result as DfResult};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Expr, Extension, Filter, LogicalPlan};
 use datafusion::optimizer::optimizer::ApplyOrder;
@@ -61,11 +61,7 @@ impl OptimizerRule for PushDown {
             .map(|e| e.clone().transform(|e| replaced(e, &replace)))
             .map(|e| e.map(|e| e.data))
             .collect::<DfResult<_>>()?;
-        let node = AsOfJoin {
-            left: filtered(join.left.clone(), below)?,
-            right: filtered(join.right.clone(), right)?,
-            ..join.clone()
-        };
+        let node = join.over(filtered(join.left.clone(), below)?, filtered(join.right.clone(), right)?);
         let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
         Ok(Transformed::yes(filtered(plan, above)?))
     }

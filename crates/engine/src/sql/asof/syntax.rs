@@ -9,7 +9,7 @@ use datafusion::sql::sqlparser::ast::{
 /// Makes a nested table factor of every as-of join with all that stands before
 /// it, so that the last join of that factor is the as-of join.
 pub(in crate::sql) fn fold(statement: &mut impl VisitMut) {
-    let ControlFlow::Continue(()) = statement.visit(&mut Fold) else { return };
+    let ControlFlow::Continue(()) = statement.visit(&mut Fold);
 }
 
 struct Fold;

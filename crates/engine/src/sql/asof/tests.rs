@@ -56,7 +56,8 @@ fn run(context: &SessionContext, sql: &str) -> Result<Vec<Vec<Option<i64>>>> {
         let mut rows = Vec::new();
         for batch in batches {
             let columns: Vec<_> = batch.columns().iter().map(|c| cast(c, &DataType::Int64).unwrap()).collect();
-            let value = |c: &Arc<dyn Array>, row: usize| c.is_valid(row).then(|| c.as_primitive::<Int64Type>().value(row));
+            let value =
+                |c: &Arc<dyn Array>, row: usize| c.is_valid(row).then(|| c.as_primitive::<Int64Type>().value(row));
             rows.extend((0..batch.num_rows()).map(|row| columns.iter().map(|c| value(c, row)).collect::<Vec<_>>()));
         }
         rows.sort();
@@ -84,9 +85,10 @@ fn naive(left: &[Row], right: &[Row], keyed: bool, first: &str, second: Option<&
                 same && in_time && second.is_none_or(|s| matches!((l.1, r.2), (Some(a), Some(b)) if holds(a, s, b)))
             };
             let near = |time: Option<i64>, compare: &str| time.map(|t| if compare.starts_with('>') { t } else { -t });
-            let best = right.iter().filter(fits).max_by_key(|r| {
-                (near(r.1, first), second.map(|s| near(r.2, s)), r.0, r.1, r.2, r.3)
-            });
+            let best = right
+                .iter()
+                .filter(fits)
+                .max_by_key(|r| (near(r.1, first), second.map(|s| near(r.2, s)), r.0, r.1, r.2, r.3));
             let matched = best.map_or([None; 4], |r| [r.0, r.1, r.2, r.3]);
             [l.0, l.1, l.2, l.3].into_iter().chain(matched).collect()
         })
@@ -108,7 +110,7 @@ proptest! {
     fn an_as_of_join_answers_what_looking_at_every_pair_does(
         left in rows(24),
         right in rows(40),
-        keyed: bool,
+        keyed in any::<bool>(),
         first in 0usize..4,
         second in proptest::option::of(0usize..4),
         partitions in 1usize..4,
@@ -134,7 +136,8 @@ proptest! {
 
 fn small() -> SessionContext {
     let left = [(Some(1), Some(10), None, Some(100)), (Some(2), Some(10), None, Some(200))];
-    let right = [(Some(1), Some(5), Some(1), Some(1)), (Some(1), Some(9), Some(11), Some(2)), (Some(2), Some(11), None, None)];
+    let right =
+        [(Some(1), Some(5), Some(1), Some(1)), (Some(1), Some(9), Some(11), Some(2)), (Some(2), Some(11), None, None)];
     context(&left, &right, 2)
 }
 
@@ -168,7 +171,8 @@ fn as_of_joins_stand_among_other_joins_in_subqueries_and_in_common_tables() {
 
 #[test]
 fn a_literal_may_stand_for_the_left_time() {
-    let sql = "SELECT l.w, r.w FROM l ASOF JOIN r MATCH_CONDITION (TIMESTAMP '1970-01-01 00:00:00.000006Z' >= r.t) USING (k)";
+    let sql =
+        "SELECT l.w, r.w FROM l ASOF JOIN r MATCH_CONDITION (TIMESTAMP '1970-01-01 00:00:00.000006Z' >= r.t) USING (k)";
     assert_eq!(run(&small(), sql).unwrap(), [[Some(100), Some(1)], [Some(200), None]]);
 }
 

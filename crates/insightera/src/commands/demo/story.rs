@@ -73,7 +73,8 @@ fn build(workspace: &Workspace, university: &University, printer: &Printer, bars
 
 /// Scores everything; says the snapshot of the dropout predictions.
 async fn day_one(workspace: &Workspace, printer: &Printer, bars: &Bars) -> anyhow::Result<i64> {
-    let outcomes = run::outcomes(workspace, several::names(workspace, &Selection::All), &RunOptions::default(), bars).await;
+    let outcomes =
+        run::outcomes(workspace, several::names(workspace, &Selection::All), &RunOptions::default(), bars).await;
     printer.data(&format!("\n{}\n{}", printer.heading("Day one: insightera run --all"), run::summary(&outcomes)))?;
     stop_on_failure(&outcomes, printer)?;
     let ours = outcomes.iter().filter(|(name, _)| name == PIPELINE).find_map(|(_, o)| o.as_ref().ok()?.snapshot_id);
@@ -101,7 +102,8 @@ async fn next_day(
     );
     printer.data(&format!("\n{}\n{}", printer.heading(&heading), plan::block(&plan, printer)))?;
 
-    let outcomes = run::outcomes(workspace, several::names(workspace, &Selection::All), &RunOptions::default(), bars).await;
+    let outcomes =
+        run::outcomes(workspace, several::names(workspace, &Selection::All), &RunOptions::default(), bars).await;
     stop_on_failure(&outcomes, printer)?;
     let (ours, others): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(|(name, _)| name == PIPELINE);
     let unchanged = others.iter().filter(|(_, o)| o.as_ref().is_ok_and(|r| r.status == RunStatus::Unchanged)).count();
