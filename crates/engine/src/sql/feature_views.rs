@@ -56,6 +56,8 @@ pub(crate) struct FeatureViewTable {
     past: Past,
     /// Whether the commit says it besides the known time.
     committed: bool,
+    /// Whether the statement names a time for all rows.
+    pinned: bool,
 }
 
 /// What a view is over.
@@ -113,13 +115,27 @@ impl FeatureViewTable {
             .map_err(failed)?;
         let current = newest(&view, &features, scan.clone(), at).map_err(failed)?;
         let current = Arc::new(ViewTable::new(current, None));
-        Ok(Self { view: Arc::new(view), features, current, scan: Arc::new(scan), past, committed: false })
+        Ok(Self {
+            view: Arc::new(view),
+            features,
+            current,
+            scan: Arc::new(scan),
+            past,
+            committed: false,
+            pinned: false,
+        })
     }
 
     /// The same view, with only those rows that the table had.
     #[must_use]
     pub fn committed(self) -> Self {
         Self { committed: true, ..self }
+    }
+
+    /// The same view, at a time that the statement names.
+    #[must_use]
+    pub fn pinned(self) -> Self {
+        Self { pinned: true, ..self }
     }
 
     fn by_commits(&self) -> bool {
@@ -138,6 +154,12 @@ impl FeatureViewTable {
     /// When a manifest cannot be read, or a pipeline would need the history of
     /// a table that it has pinned.
     pub fn rows(&self, name: TableReference) -> DfResult<Rows> {
+        if self.pinned {
+            return plan_err!(
+                "an ASOF JOIN reads the feature view `{0}` at the time of each left row: take AS OF behind `{0}` out",
+                self.view.name
+            );
+        }
         let mut since = None;
         let plan = match (self.by_commits(), &self.past) {
             (true, Past::Table(table)) => {

@@ -237,7 +237,7 @@ async fn pin_table(workspace: &Workspace, context: &SessionContext, pin: &Pinned
                 .hint(format!("write `{name} TIMESTAMP AS OF '2026-01-31 10:00:00'`")));
         };
         let at = evaluate_time(context, text).await?.saturating_mul(1000);
-        let view = feature_view(workspace, &name.name, at).await?;
+        let view = feature_view(workspace, &name.name, at).await?.pinned();
         context
             .register_table(pin.name.as_str(), Arc::new(view))
             .map_err(|e| Error::internal(format!("table `{name}`: {e}")).cause(e))?;

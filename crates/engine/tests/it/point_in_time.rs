@@ -176,6 +176,12 @@ fn what_a_feature_view_cannot_answer_is_refused_with_the_reason() {
     for (sql, part) in [
         (format!("{join} (l.seen >= f.known_at) ON l.nim = f.nim"), "`time >= f.true_at`"),
         (format!("{join} (l.seen <= f.true_at) ON l.nim = f.nim"), "`time >= f.true_at`"),
+        (
+            "SELECT * FROM gold.labels l ASOF JOIN feature_views.grades TIMESTAMP AS OF '2026-01-01' f \
+             MATCH_CONDITION (l.seen >= f.true_at) USING (nim)"
+                .to_owned(),
+            "take AS OF behind `grades` out",
+        ),
         (format!("{join} (l.seen >= f.true_at)"), "must compare its key `nim`"),
         ("SELECT * FROM feature_views.wrong".to_owned(), "has no column `loaded_at`"),
         ("SELECT * FROM feature_views.grade".to_owned(), "did you mean `grades`?"),

@@ -1,6 +1,6 @@
 //! What a run promises.
 
-use insightera_engine::score::{RunOptions, RunStatus};
+use insightera_engine::score::{Maintained, RunOptions, RunStatus};
 
 use crate::project::{PIPELINE, TestProject, attendance_columns, attendance_rows, grades_columns, grades_rows, nim};
 
@@ -237,4 +237,30 @@ fn an_empty_input_is_no_error() {
     project.append("gold.attendance", attendance_rows(0..3));
     assert_eq!(project.run().scored, 3);
     project.assert_verified();
+}
+
+#[test]
+fn a_run_maintains_its_table_where_the_project_wants_it() {
+    let mut project = TestProject::new(PIPELINE);
+    let settings = project.folder.join("insightera.toml");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    let maintenance = "[maintenance]\nauto = true\nmin_input_files = 3\nkeep_snapshots = 2\nexpire_after_days = 0\n";
+    std::fs::write(&settings, format!("{text}{maintenance}")).unwrap();
+    project.reopen();
+    project.seed(40);
+    let mut rewritten = 0;
+    for shift in 1..8 {
+        project.upsert("gold.grades", grades_rows(0..20, f64::from(shift) / 10.0));
+        match project.run().maintenance {
+            Some(Maintained::Done(report)) => rewritten += report.rewritten_files,
+            Some(Maintained::Failed(why)) => panic!("{why}"),
+            None => {}
+        }
+        project.assert_verified();
+    }
+    assert!(rewritten >= 6, "{rewritten}");
+    let table = project.table("ml.risk");
+    assert!(table.metadata().snapshots().count() <= 4, "{}", table.metadata().snapshots().count());
+    assert_eq!(project.run().status, RunStatus::Unchanged);
+    assert_eq!(project.count("SELECT count(*) FROM ml.risk"), 40 + 6 * 18);
 }
