@@ -51,7 +51,7 @@ fn list(workspace: &Workspace, format: Format) -> anyhow::Result<Answer> {
         return Answer::json(&objects);
     }
     let header = ["view", "table", "key", "feature_time", "known_time", "ttl_seconds"];
-    let rows = views
+    let rows: Vec<Vec<Option<String>>> = views
         .iter()
         .map(|view| {
             let (name, table, time) = (view.name.clone(), view.table.clone(), view.feature_time.clone());
