@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::document::Document;
 use super::section::Section;
 use super::settings::split_table;
-use crate::error::Result;
+use crate::Result;
 
 /// Features of an entity as they were at any time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

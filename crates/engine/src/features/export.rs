@@ -14,10 +14,10 @@ use serde::Serialize;
 
 use super::leaks::{self, Columns, Leak};
 use crate::config::{FEATURE_VIEWS, FeatureView, KnownTime};
-use crate::error::{Error, Result};
 use crate::lake::durable::io_error;
 use crate::sql::{self, COMMITTED, STATUS};
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// What to export.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// Fewer rows of a label than this say nothing about a feature.
 const FEWEST: usize = 20;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::files::{self, LiveFile, LiveFiles};
 use super::table::Table;
-use crate::error::Result;
+use crate::Result;
 
 /// Rows that could be read from one time on until another.
 #[derive(Debug, Clone)]

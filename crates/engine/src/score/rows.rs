@@ -14,7 +14,7 @@ use insightera_infer::{Model, Predictions};
 use super::exec::{Reason, Resources, ScoreSpec};
 use super::output::OutputPlan;
 use crate::config::Explain;
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// The model's columns beside the features, then every output expression.
 pub fn output_batch(

@@ -12,23 +12,23 @@ use datafusion::logical_expr::ident;
 use datafusion::physical_plan::ExecutionPlan;
 use iceberg::spec::DataFile;
 use insightera_core::ErrorKind;
+use insightera_entities::entries::{Collected, Entries, State};
 use serde::Serialize;
 
 use super::definition::AsOf;
-use super::entries::{Collected, Entries, State};
 use super::exec::{Counters, Reason, Resources, ScoreExec, ScoreSpec};
 use super::features::{self, FeatureQuery};
 use super::plan::{self, Draft, ModelName, Reasons, Work};
 use super::target::{describe, prediction_time, ready_table, removal_files, save_index};
 use super::write::WriteExec;
 use super::{locality, metrics, shards, state};
-use crate::error::{Error, Result};
 use crate::lake::commit::{self, Outcome};
 use crate::lake::faults::{self, Bug};
 use crate::lake::maintain::policy;
 use crate::lake::{Table, TableName};
 use crate::sql::{plan_error, session, show_time};
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// Plans again after another run of the same pipeline was first: this often.
 const REPLANS: usize = 3;

@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use iceberg::TableUpdate;
 use iceberg::spec::DataFile;
+use insightera_entities::entries::Collected;
 
-use super::entries::Collected;
 use super::exec::ScoreSpec;
 use super::inputs::{Consumed, Input};
 use super::plan::{Draft, Work};
 use super::rows::removed_rows;
 use super::write::write_rows;
 use super::{state, timestamps};
-use crate::error::{Error, Result};
 use crate::lake::commit::{self, Change, Fence};
 use crate::lake::{Table, keys, schema};
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// The summary key of a run's prediction time.
 const TIMESTAMP: &str = "insightera.prediction-timestamp";
@@ -141,7 +141,7 @@ pub(super) fn save_index(
     let anchor = state::anchor(table, name, snapshot_id);
     let Some(index) = draft.work.map(|w| w.index) else { return };
     let Ok(index) = Arc::try_unwrap(index) else { return };
-    if index.advance(&folder, anchor, entries, workspace.threads()).is_err() {
+    if index.advance(&folder, anchor, entries, workspace.threads(), &state::replace).is_err() {
         // Without a newer segment the old ones are stale and are not used.
         let _ = std::fs::remove_dir_all(&folder);
     }

@@ -28,9 +28,9 @@ use datafusion::prelude::SessionContext;
 
 use super::plan_error;
 use crate::config::{FEATURE_VIEWS, FeatureView, KnownTime};
-use crate::error::{Error, Result};
 use crate::lake::scan::Scan;
 use crate::lake::{Table, TableName, history};
+use crate::{Error, Result};
 
 /// The column that says whether the features are to be used.
 pub(crate) const STATUS: &str = "feature_status";

@@ -15,11 +15,11 @@ use super::statement::Statement;
 use super::travel::{self, Pinned, Version};
 use super::{COMMITTED, FeatureViewTable, Past, plan_error, session};
 use crate::config::{FEATURE_VIEWS, KnownTime};
-use crate::error::{Error, Result};
 use crate::lake::folder::Folder;
 use crate::lake::scan::{Scan, ScanNote, ScanNotes};
 use crate::lake::{Table, TableName};
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// The rows of a statement.
 #[derive(Debug)]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::{concat_batches, take};
-use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::{DataFusionError, Result as DfResult};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::common::{DataFusionError, Result as DfResult, plan_err};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::CastExpr;
@@ -17,9 +17,7 @@ use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSe
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties};
 use futures::{StreamExt, TryStreamExt};
-
-use super::index::{Moments, RightIndex, check_type, key_hashes};
-use super::node::Compare;
+use insightera_entities::as_of::{Compare, Moments, RightIndex, key_hashes};
 
 type Column = Arc<dyn PhysicalExpr>;
 
@@ -148,6 +146,27 @@ impl ExecutionPlan for AsOfJoinExec {
     }
 }
 
+/// Types that have an order as numbers without loss.
+fn check_type(data_type: &DataType) -> DfResult<()> {
+    match data_type {
+        DataType::Timestamp(..)
+        | DataType::Date32
+        | DataType::Date64
+        | DataType::Time32(_)
+        | DataType::Time64(_)
+        | DataType::Int8
+        | DataType::Int16
+        | DataType::Int32
+        | DataType::Int64
+        | DataType::UInt8
+        | DataType::UInt16
+        | DataType::UInt32
+        | DataType::Float32
+        | DataType::Float64 => Ok(()),
+        other => plan_err!("a MATCH_CONDITION compares dates, times or numbers, not {other}: cast both sides"),
+    }
+}
+
 /// The right side of one partition.
 #[derive(Debug)]
 struct Side {
@@ -173,6 +192,12 @@ impl Side {
         }
         let rows = concat_batches(&schema, &batches)?;
         drop(batches);
+        if u32::try_from(rows.num_rows()).is_err() {
+            return Err(DataFusionError::ResourcesExhausted(format!(
+                "one partition of the right side of an ASOF JOIN has {} rows, more than 4 billion",
+                rows.num_rows()
+            )));
+        }
         let keys = on.iter().map(|(_, r)| evaluate(r, &rows)).collect::<DfResult<Vec<_>>>()?;
         let moments = conditions
             .iter()

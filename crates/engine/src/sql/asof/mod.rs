@@ -17,10 +17,9 @@
 //! Flow: [`fold`] makes each such join a table factor of its own, which the
 //! query engine hands to `plan`; that makes the `node`, and from the node
 //! makes the operator of `exec`, which keeps the right side of each partition
-//! in memory, sorted by time within each key (`index`).
+//! in memory, sorted by time within each key (`insightera_entities::as_of`).
 
 mod exec;
-mod index;
 mod node;
 mod plan;
 mod pushdown;

@@ -10,58 +10,24 @@ use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{
     BinaryExpr, Expr, LogicalPlan, Operator, UserDefinedLogicalNodeCore, binary_expr, build_join_schema,
 };
+use insightera_entities::as_of::Compare;
 
-/// How a value of the left row compares with one of the right row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Compare {
-    /// `>`
-    After,
-    /// `>=`
-    NotBefore,
-    /// `<`
-    Before,
-    /// `<=`
-    NotAfter,
+fn compare_of(operator: Operator) -> Option<Compare> {
+    match operator {
+        Operator::Gt => Some(Compare::After),
+        Operator::GtEq => Some(Compare::NotBefore),
+        Operator::Lt => Some(Compare::Before),
+        Operator::LtEq => Some(Compare::NotAfter),
+        _ => None,
+    }
 }
 
-impl Compare {
-    fn of(operator: Operator) -> Option<Self> {
-        match operator {
-            Operator::Gt => Some(Self::After),
-            Operator::GtEq => Some(Self::NotBefore),
-            Operator::Lt => Some(Self::Before),
-            Operator::LtEq => Some(Self::NotAfter),
-            _ => None,
-        }
-    }
-
-    fn operator(self) -> Operator {
-        match self {
-            Self::After => Operator::Gt,
-            Self::NotBefore => Operator::GtEq,
-            Self::Before => Operator::Lt,
-            Self::NotAfter => Operator::LtEq,
-        }
-    }
-
-    /// Whether right values above the left one are wanted.
-    pub fn is_forward(self) -> bool {
-        matches!(self, Self::Before | Self::NotAfter)
-    }
-
-    /// Whether equal values do not match.
-    pub fn is_strict(self) -> bool {
-        matches!(self, Self::After | Self::Before)
-    }
-
-    /// `>=`, …
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::After => ">",
-            Self::NotBefore => ">=",
-            Self::Before => "<",
-            Self::NotAfter => "<=",
-        }
+fn operator_of(compare: Compare) -> Operator {
+    match compare {
+        Compare::After => Operator::Gt,
+        Compare::NotBefore => Operator::GtEq,
+        Compare::Before => Operator::Lt,
+        Compare::NotAfter => Operator::LtEq,
     }
 }
 
@@ -108,7 +74,7 @@ impl AsOfJoin {
         }
         for part in matched.into_iter().flat_map(split_conjunction_owned) {
             let shown = part.human_display().to_string();
-            let found = node.sides(part).and_then(|(l, operator, r)| Some((l, Compare::of(operator)?, r)));
+            let found = node.sides(part).and_then(|(l, operator, r)| Some((l, compare_of(operator)?, r)));
             let Some((left, compare, right)) = found else {
                 return plan_err!(
                     "a MATCH_CONDITION compares a value of the left side with one of the right side by >=, >, <= or <; \
@@ -181,7 +147,7 @@ impl UserDefinedLogicalNodeCore for AsOfJoin {
     fn expressions(&self) -> Vec<Expr> {
         let on = self.on.iter().map(|(l, r)| binary_expr(l.clone(), Operator::Eq, r.clone()));
         let conditions =
-            self.conditions.iter().map(|c| binary_expr(c.left.clone(), c.compare.operator(), c.right.clone()));
+            self.conditions.iter().map(|c| binary_expr(c.left.clone(), operator_of(c.compare), c.right.clone()));
         on.chain(conditions).collect()
     }
 

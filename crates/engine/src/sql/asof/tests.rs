@@ -9,7 +9,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use proptest::prelude::*;
 
 use super::build;
-use crate::error::Result;
+use crate::Result;
 use crate::sql::{parse, plan_error};
 
 /// Key, time, a second time, and what else is in a row.

@@ -1,4 +1,9 @@
-//! The rows of one side by key, in the order of time: pure.
+//! Rows by key in the order of time: what was the newest at a moment.
+//!
+//! A *moment* is a value that two rows are compared by, as a number.
+//! [`RightIndex`] sorts the rows of one side within each key and answers for
+//! every row of the other side which of them matches. Null keys and null
+//! moments match nothing.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -8,15 +13,52 @@ use arrow::array::{Array, ArrayRef, AsArray, DynComparator, RecordBatch, UInt32A
 use arrow::buffer::NullBuffer;
 use arrow::compute::{SortOptions, cast};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
+use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
-use datafusion::common::{DataFusionError, Result as DfResult, plan_err};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::node::Compare;
 use crate::key::{HashOfHash, KeyHash};
 
+/// How a value of the left row compares with one of the right row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Compare {
+    /// `>`
+    After,
+    /// `>=`
+    NotBefore,
+    /// `<`
+    Before,
+    /// `<=`
+    NotAfter,
+}
+
+impl Compare {
+    /// Whether right values above the left one are wanted.
+    pub fn is_forward(self) -> bool {
+        matches!(self, Self::Before | Self::NotAfter)
+    }
+
+    /// Whether equal values do not match.
+    pub fn is_strict(self) -> bool {
+        matches!(self, Self::After | Self::Before)
+    }
+
+    /// `>=`, …
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::After => ">",
+            Self::NotBefore => ">=",
+            Self::Before => "<",
+            Self::NotAfter => "<=",
+        }
+    }
+}
+
 /// Keys of rows as hashes of 128 bit; none where a part of the key is null.
-pub(super) fn key_hashes(keys: &[ArrayRef], rows: usize) -> DfResult<Vec<Option<KeyHash>>> {
+///
+/// # Errors
+/// When a column is of a type without an order.
+pub fn key_hashes(keys: &[ArrayRef], rows: usize) -> Result<Vec<Option<KeyHash>>, ArrowError> {
     if keys.is_empty() {
         return Ok(vec![Some(0); rows]);
     }
@@ -31,13 +73,17 @@ pub(super) fn key_hashes(keys: &[ArrayRef], rows: usize) -> DfResult<Vec<Option<
 /// forward turned round, so that the largest that is not above is wanted
 /// always.
 #[derive(Debug)]
-pub(super) struct Moments {
+pub struct Moments {
     values: Vec<i64>,
     nulls: Option<NullBuffer>,
 }
 
 impl Moments {
-    pub fn new(column: &ArrayRef, compare: Compare) -> DfResult<Self> {
+    /// The values of a column of times, dates or numbers.
+    ///
+    /// # Errors
+    /// When the column is of another type.
+    pub fn new(column: &ArrayRef, compare: Compare) -> Result<Self, ArrowError> {
         let nulls = column.logical_nulls();
         let mut values: Vec<i64> = match column.data_type() {
             DataType::Float32 | DataType::Float64 => {
@@ -57,27 +103,6 @@ impl Moments {
     }
 }
 
-/// Types that have an order as numbers without loss.
-pub(super) fn check_type(data_type: &DataType) -> DfResult<()> {
-    match data_type {
-        DataType::Timestamp(..)
-        | DataType::Date32
-        | DataType::Date64
-        | DataType::Time32(_)
-        | DataType::Time64(_)
-        | DataType::Int8
-        | DataType::Int16
-        | DataType::Int32
-        | DataType::Int64
-        | DataType::UInt8
-        | DataType::UInt16
-        | DataType::UInt32
-        | DataType::Float32
-        | DataType::Float64 => Ok(()),
-        other => plan_err!("a MATCH_CONDITION compares dates, times or numbers, not {other}: cast both sides"),
-    }
-}
-
 /// The total order of floats: -0 is 0, NaN is largest.
 fn ordered(value: f64) -> i64 {
     let value = if value.is_nan() { f64::NAN.abs() } else { value + 0.0 };
@@ -87,7 +112,7 @@ fn ordered(value: f64) -> i64 {
 
 /// Rows of one side, sorted within each key.
 #[derive(Debug)]
-pub(super) struct RightIndex {
+pub struct RightIndex {
     /// Where the rows of a key are in `rows`.
     keys: HashMap<KeyHash, (u32, u32), BuildHasherDefault<HashOfHash>>,
     /// Row numbers.
@@ -98,14 +123,17 @@ pub(super) struct RightIndex {
 }
 
 impl RightIndex {
-    /// Indexes `payload`, whose columns break ties.
-    pub fn new(payload: &RecordBatch, keys: &[ArrayRef], moments: &[Moments], compare: Vec<Compare>) -> DfResult<Self> {
+    /// Indexes `payload`, at most 2^32 rows, whose columns break ties.
+    ///
+    /// # Errors
+    /// When a column is of a type without an order.
+    pub fn new(
+        payload: &RecordBatch,
+        keys: &[ArrayRef],
+        moments: &[Moments],
+        compare: Vec<Compare>,
+    ) -> Result<Self, ArrowError> {
         let count = payload.num_rows();
-        if u32::try_from(count).is_err() {
-            return Err(DataFusionError::ResourcesExhausted(format!(
-                "one partition of the right side of an ASOF JOIN has {count} rows, more than 4 billion"
-            )));
-        }
         let hashes = key_hashes(keys, count)?;
         let mut groups: HashMap<KeyHash, u32, BuildHasherDefault<HashOfHash>> = HashMap::default();
         let (mut group_of, mut sizes) = (vec![u32::MAX; count], Vec::<u32>::new());
@@ -139,7 +167,7 @@ impl RightIndex {
             rows[*start as usize..(*start + *size) as usize].sort_unstable_by(|a, b| ties.order(moments, *a, *b));
         }
         if let Some(Err(problem)) = ties.comparators {
-            return Err(problem.into());
+            return Err(problem);
         }
         let moments = moments.iter().map(|m| rows.iter().map(|row| m.values[*row as usize]).collect()).collect();
         let keys = groups.into_iter().map(|(hash, g)| (hash, (starts[g as usize], sizes[g as usize]))).collect();
@@ -174,7 +202,7 @@ fn fits(right: i64, left: i64, compare: Compare) -> bool {
     if compare.is_strict() { right < left } else { right <= left }
 }
 
-type Comparators = Result<Vec<DynComparator>, arrow::error::ArrowError>;
+type Comparators = Result<Vec<DynComparator>, ArrowError>;
 
 /// Orders rows of one key; the payload is looked at only where all moments are
 /// equal.
