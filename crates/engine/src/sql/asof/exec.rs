@@ -201,7 +201,7 @@ impl Side {
         let keys = on.iter().map(|(_, r)| evaluate(r, &rows)).collect::<DfResult<Vec<_>>>()?;
         let moments = conditions
             .iter()
-            .map(|c| Moments::new(&evaluate(&c.right, &rows)?, c.compare))
+            .map(|c| Ok(Moments::new(&evaluate(&c.right, &rows)?, c.compare)?))
             .collect::<DfResult<Vec<_>>>()?;
         let compare = conditions.iter().map(|c| c.compare).collect();
         let index = RightIndex::new(&rows, &keys, &moments, compare)?;
@@ -219,7 +219,7 @@ impl Side {
         let keys = on.iter().map(|(l, _)| evaluate(l, batch)).collect::<DfResult<Vec<_>>>()?;
         let moments = conditions
             .iter()
-            .map(|c| Moments::new(&evaluate(&c.left, batch)?, c.compare))
+            .map(|c| Ok(Moments::new(&evaluate(&c.left, batch)?, c.compare)?))
             .collect::<DfResult<Vec<_>>>()?;
         let matches = self.index.matches(&key_hashes(&keys, batch.num_rows())?, &moments);
         let mut columns = batch.columns().to_vec();
