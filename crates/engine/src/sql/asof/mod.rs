@@ -31,6 +31,7 @@ use std::sync::Arc;
 
 use datafusion::common::Result as DfResult;
 use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::optimizer::Optimizer;
 
 pub(crate) use node::AsOfJoin;
 use plan::{Plans, Relations};
@@ -39,8 +40,12 @@ pub(super) use syntax::fold;
 
 /// A session that can plan and run as-of joins.
 pub(super) fn build(builder: SessionStateBuilder) -> DfResult<SessionState> {
-    let builder = builder.with_query_planner(Arc::new(Plans)).with_optimizer_rule(Arc::new(PushDown));
-    let mut state = builder.build();
+    // Right behind the rule that brings filters down to the join: later ones
+    // put projections between.
+    let mut rules = Optimizer::default().rules;
+    let behind = rules.iter().position(|rule| rule.name() == "push_down_filter").map_or(rules.len(), |at| at + 1);
+    rules.insert(behind, Arc::new(PushDown));
+    let mut state = builder.with_query_planner(Arc::new(Plans)).with_optimizer_rules(rules).build();
     state.register_relation_planner(Arc::new(Relations))?;
     Ok(state)
 }
