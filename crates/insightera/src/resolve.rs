@@ -84,6 +84,8 @@ pub struct Score {
     pub input: PathBuf,
     /// Where they go; else to standard output.
     pub output: Option<PathBuf>,
+    /// How many reasons each row gets.
+    pub explain: Option<usize>,
 }
 
 /// A model against golden rows.
@@ -228,7 +230,9 @@ pub fn resolve(arguments: Arguments, terminal: bool) -> Result<Invocation> {
             Command::Run { selection: selection(which), options: RunOptions { full, as_of }, format }
         }
         cli::Command::Verify { which, format } => Command::Verify { selection: selection(which), format },
-        cli::Command::Score { model, input, output } => Command::Score(Score { model, input, output }),
+        cli::Command::Score { model, input, output, explain } => {
+            Command::Score(Score { model, input, output, explain: explain.map(usize::from) })
+        }
         cli::Command::Features(features) => Command::Features(features_command(features)),
         cli::Command::Model(model) => model_command(model)?,
         cli::Command::Table(table) => Command::Table(table_command(table)?),

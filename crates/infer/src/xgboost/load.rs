@@ -54,13 +54,13 @@ fn build(document: &Document) -> Result<XgboostModel> {
     }
     let names = feature_names(learner, features)?;
     let source = learner.field("gradient_booster")?;
-    let (booster, explainer, columns) = if source.field("name")?.text() == Some("gblinear") {
+    let (booster, columns) = if source.field("name")?.text() == Some("gblinear") {
         let linear = Linear::new(source.field("model")?, features, outputs)?;
-        (Booster::Linear(linear), None, (0..features).map(|_| Column::Numbers).collect())
+        (Booster::Linear(linear), (0..features).map(|_| Column::Numbers).collect())
     } else {
         let (model, weights) = tree_model(source)?;
         let (forest, explainer) = forest(learner, model, weights.as_deref(), features, outputs)?;
-        (Booster::Trees(forest), Some(explainer), columns(model, features)?)
+        (Booster::Trees { forest, explainer }, columns(model, features)?)
     };
     let base = base_margin(parameters, outputs, link)?;
     let classifier = matches!(transform, Transform::Softmax | Transform::Hinge) || objective.starts_with("binary:");
@@ -71,7 +71,7 @@ fn build(document: &Document) -> Result<XgboostModel> {
         objective,
         labels: labels.clone(),
         ..match &booster {
-            Booster::Trees(forest) => Description {
+            Booster::Trees { forest, .. } => Description {
                 trees: forest.trees(),
                 nodes: forest.node_count(),
                 max_depth: forest.max_depth(),
@@ -87,7 +87,7 @@ fn build(document: &Document) -> Result<XgboostModel> {
     let inputs = names.into_iter().zip(&columns).map(|(name, column)| Input { name, kind: kind(column) }).collect();
     let signature = Signature { inputs };
     let labels = labels.into();
-    Ok(XgboostModel { booster, explainer, columns, base, transform, classifier, labels, description, signature })
+    Ok(XgboostModel { booster, columns, base, transform, classifier, labels, description, signature })
 }
 
 /// The trees that score, as many as `used_trees` says.
