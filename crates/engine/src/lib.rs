@@ -8,6 +8,7 @@ pub mod lake;
 pub mod registry;
 pub mod score;
 pub mod sql;
+pub mod stream;
 mod workspace;
 
 pub use error::{Error, Result};
