@@ -175,7 +175,7 @@ def test_check_knows_streams_and_a_run_refuses_them(live):
     for old, new, says in [
         ('seen = "count(*)"', 'seen = "count(DISTINCT nim)"', "approx_distinct"),
         ('value = { type = "double"', 'value = { type = "float"', "the types are"),
-        ('tiles = 7', 'tile = 7', "did you mean"),
+        ('tiles = 7', 'tils = 7', "did you mean"),
         ('time = "at"', 'time = "kind"', "is no timestamp"),
         ('sql = "SELECT nim, y', 'sql = "SELECT y', "add `nim` to the SELECT list"),
         ('x = "avg(value)"', 'z = "avg(value)"', "`x`"),

@@ -384,7 +384,7 @@ fn read_events(section: &Section<'_>) -> Result<EventSettings> {
 }
 
 /// `name = "type"`, or `name = { type = "…", path = "a.b", format = "…" }`.
-fn read_field(listed: &Section<'_>, entry: &Entry<'_>) -> Result<FieldSettings> {
+fn read_field<'d>(listed: &Section<'d>, entry: &Entry<'d>) -> Result<FieldSettings> {
     let (word, path, format) = if entry.value.is_table() {
         let field = listed.subsection(entry)?;
         field.allow(FIELD, &[])?;

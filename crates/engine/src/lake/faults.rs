@@ -75,8 +75,8 @@ pub enum Bug {
     SharedProgress,
     /// Position deletes of an input are not seen as changes.
     IgnoreDeletes,
-    /// A stream's commit is not compared with the table's position.
-    PositionNotCompared,
+    /// A stream's commit is not compared with what the table says.
+    StreamBaseIgnored,
     /// A stream's prediction table is committed before its side tables.
     PredictionsFirst,
     /// A restored stream starts without the state of its windows.

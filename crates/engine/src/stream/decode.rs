@@ -176,7 +176,7 @@ impl Decoder {
         event.text.clear();
         event.problem = None;
         let mut json = serde_json::Deserializer::from_slice(payload);
-        let walked = Walk { decoder: self, at: 0, event }.deserialize(&mut json).and_then(|()| json.end());
+        let walked = Walk { decoder: self, at: 0, event: &mut *event }.deserialize(&mut json).and_then(|()| json.end());
         if let Some(problem) = event.problem.take() {
             return Err(problem);
         }
@@ -272,7 +272,7 @@ impl Walk<'_> {
             // JSON in a string.
             let mut inner = serde_json::Deserializer::from_str(value);
             let decoder = self.decoder;
-            Inner { decoder, at: self.at, event: self.event }.deserialize(&mut inner)?;
+            Inner { decoder, at: self.at, event: &mut *self.event }.deserialize(&mut inner)?;
             inner.end()?;
         }
         Ok(())
@@ -314,7 +314,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         Ok(())
     }
 
-    fn visit_u64<E>(mut self, value: u64) -> Result<(), E> {
+    fn visit_u64<E: serde::de::Error>(mut self, value: u64) -> Result<(), E> {
         if let Ok(value) = i64::try_from(value) {
             return self.visit_i64(value);
         }

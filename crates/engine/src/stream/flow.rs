@@ -9,7 +9,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
     TimestampMicrosecondArray, UInt32Array,
 };
-use arrow::compute::{and, filter, filter_record_batch};
+use arrow::compute::{filter, filter_record_batch};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType, UInt32Type};
 use insightera_core::Clock;
 use insightera_core::stream::{Disposition, EventOutput, Partitions, QuantileSketch};
@@ -276,7 +276,7 @@ impl Flow {
                 None => {
                     let future = program.pipeline.events.max_future;
                     let (times, arrivals) = (micros(batch, "event_timestamp"), micros(batch, "arrival_timestamp"));
-                    let judged = times.values().iter().zip(arrivals.values()).map(|(time, arrival)| {
+                    let judged = times.values().iter().zip(arrivals.values().iter()).map(|(time, arrival)| {
                         if *time > arrival.saturating_add(future) { Disposition::Future } else { Disposition::OnTime }
                     });
                     (Vec::new(), BooleanArray::from(vec![true; batch.num_rows()]), judged.collect())
@@ -363,7 +363,7 @@ impl Flow {
             text(Some("event"), features.num_rows()),
             hashes.into_iter().map(|hash| hash as i64).collect(),
         )?;
-        for arrival in micros(events, "arrival_timestamp").values() {
+        for arrival in micros(events, "arrival_timestamp").values().iter() {
             self.latency.insert((self.timestamp - arrival).max(0) as f64 / 1000.0);
         }
         output.counts.rows = rows.num_rows() as u64;
@@ -390,7 +390,7 @@ impl Flow {
         let places = filter_record_batch(events, &when).map_err(misfit)?;
         let (partitions, offsets) = (batch_partitions(&places), batch_offsets(&places));
         let places: Vec<(u32, i64)> =
-            partitions.values().iter().zip(offsets.values()).map(|(p, o)| (*p as u32, *o)).collect();
+            partitions.values().iter().zip(offsets.values().iter()).map(|(p, o)| (*p as u32, *o)).collect();
         let mut fields: Vec<_> = chosen.schema().fields().iter().cloned().collect();
         fields.push(Arc::new(arrow::datatypes::Field::new("alert", arrow::datatypes::DataType::Utf8, false)));
         let mut columns = chosen.columns().to_vec();
@@ -411,9 +411,8 @@ impl Decoded {
         if wanted.true_count() == wanted.len() {
             return Ok(self);
         }
-        let wanted = if wanted.null_count() > 0 { and(wanted, wanted).map_err(misfit)? } else { wanted.clone() };
-        let batch = filter_record_batch(&self.batch, &wanted).map_err(misfit)?;
-        let raw = filter(&self.raw, &wanted).map_err(misfit)?;
+        let batch = filter_record_batch(&self.batch, wanted).map_err(misfit)?;
+        let raw = filter(&self.raw, wanted).map_err(misfit)?;
         let mut start = 0;
         let ranges = self.ranges.iter().map(|(partition, rows)| {
             let count = wanted.slice(rows.start, rows.len()).true_count();

@@ -26,8 +26,9 @@ use crate::lake::commit::StreamState;
 use crate::lake::faults::{self, Bug};
 use crate::workspace::Workspace;
 
-/// Bytes of a poll, about.
+/// Bytes of a poll, about: at most, and for each row that a commit may have.
 const POLL_BYTES: usize = 4 << 20;
+const POLL_BYTES_OF_A_ROW: usize = 64;
 /// How long a poll waits for events.
 const POLL_WAIT: Duration = Duration::from_millis(20);
 /// Seconds between two statuses.
@@ -194,7 +195,7 @@ struct Stream {
     known: BTreeMap<u32, Value>,
     /// How far each partition was read.
     positions: BTreeMap<u32, i64>,
-    work: Worker,
+    worker: Worker,
     interval: Interval,
     /// When its first event came, monotonic seconds.
     opened: Option<f64>,
@@ -289,7 +290,7 @@ impl Stream {
             flow,
             source,
             checkpoints,
-            work: Worker::new(committer, options.stop.clone()),
+            worker: Worker::new(committer, options.stop.clone()),
             known: state.partitions,
             positions: BTreeMap::new(),
             run_id,
@@ -328,7 +329,7 @@ impl Stream {
         let starts = new.iter().map(|(partition, found)| (*partition, found.start)).collect();
         let described = new.iter().filter(|(_, found)| !found.description.is_null());
         let described: BTreeMap<u32, Value> = described.map(|(p, found)| (*p, found.description.clone())).collect();
-        let mut committer = self.work.committer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut committer = self.worker.committer.lock().unwrap_or_else(PoisonError::into_inner);
         let state = committer.acquire(&starts, &described)?;
         drop(committer);
         for (partition, found) in &new {
@@ -377,11 +378,12 @@ impl Stream {
             Ok(end)
         });
         if end.is_err() {
-            // A commit that runs is let through, whatever comes of it.
-            let _ = self.work.result(true);
+            // A commit that runs is let through, but not tried for ever.
+            self.options.stop.store(true, Ordering::SeqCst);
+            let _ = self.worker.result(true);
         }
         self.tell(true);
-        self.work.intervals = None;
+        self.worker.intervals = None;
         let end = end?;
         Ok(StreamSummary {
             pipeline: self.program.pipeline.name.clone(),
@@ -402,6 +404,7 @@ impl Stream {
 
     fn work(&mut self, fresh: &Fresh) -> Result<StreamEnd> {
         let (mut looked, mut looks) = (self.now(), 0u64);
+        let bytes = POLL_BYTES.min(self.program.pipeline.stream.max_rows.saturating_mul(POLL_BYTES_OF_A_ROW));
         loop {
             if self.options.stop.load(Ordering::SeqCst) {
                 return Ok(StreamEnd::Stopped);
@@ -415,7 +418,7 @@ impl Stream {
                 self.flow.scorer = scorer.clone();
                 self.interval.scorer = scorer;
             }
-            let parts = match self.source.poll(POLL_BYTES, POLL_WAIT) {
+            let parts = match self.source.poll(bytes, POLL_WAIT) {
                 Err(error) if error.retryable() => {
                     std::thread::sleep(POLL_WAIT);
                     Vec::new()
@@ -483,7 +486,7 @@ impl Stream {
         let old = self.now() - opened >= freshness - lead;
         let full = self.interval_rows >= settings.max_rows || self.interval_bytes >= WAITING_BYTES;
         // While a commit runs the next interval waits, until it is full.
-        if self.work.busy { full } else { old || full }
+        if self.worker.busy { full } else { old || full }
     }
 
     /// Ends the interval and sends it off. Partitions that are still building
@@ -508,11 +511,11 @@ impl Stream {
         }
         let interval = std::mem::replace(&mut self.interval, empty(&self.flow));
         (self.interval_rows, self.interval_bytes) = (0, 0);
-        self.work.send(interval)
+        self.worker.send(interval)
     }
 
     fn finish_commit(&mut self, wait: bool) -> Result<()> {
-        if let Some(committed) = self.work.result(wait)? {
+        if let Some(committed) = self.worker.result(wait)? {
             self.source.committed(&committed.positions);
             self.commits += 1;
             self.last = Some(committed);

@@ -285,7 +285,7 @@ fn parse(sql: &str) -> Result<Parsed, String> {
     }
     let name = function.name.to_string().to_ascii_lowercase();
     let arguments = arguments(&function)?;
-    let ignore_nulls = match function.null_treatment {
+    let ignore_nulls = match &function.null_treatment {
         None | Some(NullTreatment::RespectNulls) => false,
         Some(NullTreatment::IgnoreNulls) => true,
     };

@@ -176,11 +176,10 @@ fn every_known_bug_of_streams_that_is_put_back_is_found() {
         (1..=operations.len()).filter(|index| operations[index - 1].split('\t').nth(1) == Some("Swap")).collect();
     // Between the tables of one interval.
     let any_kill = |bug: &str| swaps.iter().skip(4).find_map(|swap| template.find(&format!("kill:after:{swap}"), bug));
-    let mut found: Vec<(&str, Option<String>)> = vec![
-        ("PositionNotCompared", (5..=8).find_map(|swap| template.race(swap, "PositionNotCompared"))),
-        ("PredictionsFirst", any_kill("PredictionsFirst")),
-        ("UnknownIsFailure", template.find("lose-reply", "UnknownIsFailure")),
-    ];
+    let mut found: Vec<(&str, Option<String>)> = vec![("PredictionsFirst", any_kill("PredictionsFirst"))];
+    for bug in ["StreamBaseIgnored", "FenceOnOldBase", "BlindSwap"] {
+        found.push((bug, (5..=8).find_map(|swap| template.race(swap, bug))));
+    }
     template.reset();
     do_it(&template.folder, "", "ForgetWindows");
     found.push(("ForgetWindows", template.wrong()));

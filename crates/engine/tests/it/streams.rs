@@ -8,6 +8,7 @@ use arrow::array::{Array, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use insightera_engine::lake::commit::StreamState;
+use insightera_engine::lake::maintain::expire::{Rules, expire};
 use insightera_engine::stream::{self, StreamOptions, StreamSummary};
 use insightera_engine::{Result, Workspace, sql};
 
@@ -91,7 +92,7 @@ pub fn lines(file: usize, from: usize, count: usize) -> Vec<String> {
         let line = match dice {
             1 => "{\"nim\": \"broken".to_owned(),
             2 => format!("{{\"nim\":null,\"kind\":\"attendance\",\"at\":{at}}}"),
-            3 => format!("{{\"nim\":\"{student}\",\"kind\":\"attendance\",\"at\":{}}}", START + 30 * DAY),
+            3 => format!("{{\"nim\":\"{student}\",\"kind\":\"attendance\",\"at\":{}}}", START + 30_000 * DAY),
             4..=6 => format!("{{\"nim\":\"{student}\",\"kind\":\"noise\",\"at\":{at}}}"),
             7..=12 => format!("{{\"nim\":\"{student}\",\"kind\":\"grade\",\"at\":{at},\"data\":null}}"),
             13..=20 => {
@@ -158,7 +159,7 @@ pub fn oracle(folder: &Path) -> Ledger {
             if event["kind"] == "noise" {
                 continue;
             }
-            if at > START + 20 * DAY {
+            if at > START + 20_000 * DAY {
                 ledger.dead.insert(place);
                 continue;
             }
@@ -243,12 +244,12 @@ pub fn ledger(workspace: &Workspace) -> Ledger {
 }
 
 pub fn prepare(folder: &Path) -> TestProject {
-    let project = TestProject::at(folder, PIPELINE);
+    let mut project = TestProject::at(folder, PIPELINE);
     std::fs::write(folder.join("pipelines/live.toml"), LIVE).unwrap();
     std::fs::create_dir_all(folder.join("events")).unwrap();
     project.seed(20);
-    let workspace = Workspace::open(folder, Default::default(), project.clock.clone()).unwrap();
-    TestProject { workspace, ..project }
+    project.reopen();
+    project
 }
 
 pub fn try_stream(workspace: &Workspace) -> Result<StreamSummary> {
@@ -402,11 +403,10 @@ fn the_position_outlives_the_expiry_of_its_snapshot() {
         )
         .unwrap();
     }
-    block_on(sql::query(
-        &project.workspace,
-        "CALL system.expire_snapshots(table => 'ml.live', older_than => TIMESTAMP '2026-04-20 00:00:00', retain_last => 1)",
-    ))
-    .ok();
+    let rules = Rules { older_than_ms: Some(i64::MAX), retain_last: Some(1), ..Rules::default() };
+    expire(project.workspace.lake(), &TestProject::name("ml.live"), &rules).unwrap();
+    let table = project.table("ml.live");
+    assert!(table.metadata().snapshots().all(|s| Some(s.snapshot_id()) != before.snapshot_id), "it is gone");
     let after = StreamState::read(&project.table("ml.live"), "live").unwrap();
     assert_eq!(after.committed.positions, before.committed.positions);
     assert_eq!(after.checkpoints, before.checkpoints);

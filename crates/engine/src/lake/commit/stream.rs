@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use insightera_core::stream::position::{self, Committed, Decision, Intent, Owner};
+use insightera_core::stream::position::{self, Act, Committed, Decision, Intent, Owner};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -70,9 +70,11 @@ pub fn commit_stream(lake: &Lake, change: &Change, moved: &StreamMove) -> Result
     let outcome = commit_if(lake, &change, &mut |base| {
         let state = StreamState::read(base, &moved.pipeline)?;
         let mut intent = moved.intent.clone();
-        if faults::bug(Bug::PositionNotCompared) {
+        if faults::bug(Bug::StreamBaseIgnored) && intent.act == Act::Append {
             for (partition, claim) in &mut intent.claims {
-                claim.lo = state.committed.positions.get(partition).copied().unwrap_or(claim.lo).min(claim.hi);
+                claim.lo = state.committed.positions.get(partition).copied().unwrap_or(claim.lo);
+                claim.hi = claim.hi.max(claim.lo);
+                claim.epoch = state.committed.owners.get(partition).map_or(claim.epoch, |owner| owner.epoch);
             }
         }
         match position::decide(&state.committed, &intent) {

@@ -185,7 +185,7 @@ impl Source for Files {
     }
 
     fn poll(&mut self, max_bytes: usize, wait: Duration) -> Result<Vec<RawPart>> {
-        let share = (max_bytes / self.open.len().max(1)).max(64 << 10);
+        let share = (max_bytes / self.open.len().max(1)).max(1 << 10);
         let mut waited = Duration::ZERO;
         loop {
             let mut parts = Vec::new();
