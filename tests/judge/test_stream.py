@@ -64,12 +64,12 @@ def write_pipeline(project, source):
 
 
 def events(seed, count, students=40, start=0):
-    """Lines with the events they hold; a few are noise, late or broken."""
+    """Lines of one file or partition, which has students of its own; a few are noise, late or broken."""
     numbers = random.Random(seed)
     made = []
     for index in range(start + count):
         dice = numbers.random()
-        student = f"{numbers.randrange(students):06d}"
+        student = f"{seed * students + numbers.randrange(students):06d}"
         at = NOW - 20 * DAY + index * DAY // 60 - numbers.randrange(DAY // 4) - (4 * DAY if dice < 0.02 else 0)
         kind = "noise" if 0.02 <= dice < 0.1 else "attendance"
         value = None if 0.1 <= dice < 0.2 else round(numbers.uniform(-3, 3), 3)
@@ -178,7 +178,7 @@ def test_check_knows_streams_and_a_run_refuses_them(live):
         ('tiles = 7', 'tils = 7', "did you mean"),
         ('time = "at"', 'time = "kind"', "is no timestamp"),
         ('sql = "SELECT nim, y', 'sql = "SELECT y', "add `nim` to the SELECT list"),
-        ('x = "avg(value)"', 'z = "avg(value)"', "`x`"),
+        ('x = "avg(value)"', 'z = "avg(value)"', "[output.columns] x"),
         ('freshness = "200 ms"', 'freshness = "soon"', "a number and a unit"),
         ("kind <> 'noise'", "kinds <> 'noise'", "kinds"),
     ]:

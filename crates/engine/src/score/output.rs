@@ -17,7 +17,7 @@ use crate::config::{Explain, Output, PartitionTransform, Pipeline};
 use crate::error::{Error, Result};
 use crate::lake::schema::{self, Column, Evolution, timestamptz};
 use crate::lake::{Lake, NewTable, Table, TableName, commit};
-use crate::sql::plan_error;
+use crate::sql::{physical_expression, plan_error};
 
 /// Columns that an output expression can use besides the features.
 const TIMESTAMP: &str = "prediction_timestamp";
@@ -199,7 +199,7 @@ impl OutputPlan {
                 refuse_clocks(&what, &logical)?;
                 uses_probabilities |= logical.column_refs().iter().any(|c| c.name == "probabilities");
                 let physical =
-                    context.state().create_physical_expr(logical, &df_schema).map_err(|e| plan_error(&what, sql, e))?;
+                    physical_expression(context, logical, &df_schema).map_err(|e| plan_error(&what, sql, e))?;
                 let data_type = physical.data_type(&input_schema).map_err(|e| plan_error(&what, sql, e))?;
                 let required = shape.key.contains(name) || *name == shape.timestamp;
                 let column =

@@ -1,15 +1,14 @@
 //! Payloads to columns: JSON is walked once, and only the declared fields are
 //! kept. An event is taken whole or set aside whole.
 
-use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
 };
 use arrow::datatypes::{DataType, Field};
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::json::{self, Next, Reader, Scalar};
 use super::time::TimeReader;
 use crate::config::{EventSettings, FieldKind};
 use crate::lake::schema::timestamptz;
@@ -175,12 +174,14 @@ impl Decoder {
         event.cells.resize(self.wanted.len(), Cell::Null);
         event.text.clear();
         event.problem = None;
-        let mut json = serde_json::Deserializer::from_slice(payload);
-        let walked = Walk { decoder: self, at: 0, event: &mut *event }.deserialize(&mut json).and_then(|()| json.end());
+        let text = std::str::from_utf8(payload).map_err(|error| (Problem::Json, error.to_string()))?;
+        let mut json = Reader::new(text);
+        let mut walk = Walk { decoder: self, event: &mut *event };
+        let walked = walk.value(0, &mut json).and_then(|()| json.end());
         if let Some(problem) = event.problem.take() {
             return Err(problem);
         }
-        walked.map_err(|error| (Problem::Json, error.to_string()))?;
+        walked.map_err(|error| (Problem::Json, error))?;
         let Cell::Long(time) = event.cells[self.time] else {
             return Err((Problem::Time, format!("the event has no `{}`", self.wanted[self.time].name)));
         };
@@ -227,18 +228,14 @@ impl Columns {
 /// Walks one value of the payload.
 struct Walk<'a> {
     decoder: &'a Decoder,
-    at: usize,
     event: &'a mut Event,
 }
 
 impl Walk<'_> {
-    fn node(&self) -> &Node {
-        &self.decoder.nodes[self.at]
-    }
-
-    fn set(&mut self, found: impl Fn(&Wanted, &mut String) -> Option<Cell>, what: &str) {
+    /// The fields of a node take the value that was found, or it is a problem.
+    fn set(&mut self, at: usize, found: impl Fn(&Wanted, &mut String) -> Option<Cell>, what: &str) {
         let decoder = self.decoder;
-        for index in &decoder.nodes[self.at].fields {
+        for index in &decoder.nodes[at].fields {
             let wanted = &decoder.wanted[*index];
             match found(wanted, &mut self.event.text) {
                 Some(cell) => self.event.cells[*index] = cell,
@@ -257,7 +254,59 @@ impl Walk<'_> {
         }
     }
 
-    fn text(&mut self, value: &str) -> Result<(), serde_json::Error> {
+    fn value(&mut self, at: usize, json: &mut Reader<'_>) -> json::Result<()> {
+        match json.peek()? {
+            Next::String => {
+                let text = json.string()?;
+                self.string(at, &text)
+            }
+            Next::Array => {
+                self.set(at, |_, _| None, "an array");
+                json.skip()
+            }
+            Next::Object => {
+                self.set(at, |_, _| None, "an object");
+                self.object(at, json)
+            }
+            Next::Scalar => {
+                let scalar = json.scalar()?;
+                self.scalar(at, scalar);
+                Ok(())
+            }
+        }
+    }
+
+    fn scalar(&mut self, at: usize, scalar: Scalar) {
+        match scalar {
+            Scalar::Null => {}
+            Scalar::Boolean(value) => {
+                let read = |wanted: &Wanted, _: &mut String| match wanted.kind {
+                    FieldKind::Boolean => Some(Cell::Boolean(value)),
+                    _ => None,
+                };
+                self.set(at, read, "true or false");
+            }
+            Scalar::Whole(value) => {
+                let read = |wanted: &Wanted, _: &mut String| match (&wanted.kind, &wanted.time) {
+                    (FieldKind::Long, _) => Some(Cell::Long(value)),
+                    (FieldKind::Double, _) => Some(Cell::Double(value as f64)),
+                    (_, Some(time)) => time.whole(value).map(Cell::Long),
+                    _ => None,
+                };
+                self.set(at, read, "a number");
+            }
+            Scalar::Number(value) => {
+                let read = |wanted: &Wanted, _: &mut String| match (&wanted.kind, &wanted.time) {
+                    (FieldKind::Double, _) => Some(Cell::Double(value)),
+                    (_, Some(time)) => time.fraction(value).map(Cell::Long),
+                    _ => None,
+                };
+                self.set(at, read, "a number");
+            }
+        }
+    }
+
+    fn string(&mut self, at: usize, value: &str) -> json::Result<()> {
         let read = |wanted: &Wanted, text: &mut String| match (&wanted.kind, &wanted.time) {
             (FieldKind::String, _) => {
                 let from = text.len();
@@ -267,166 +316,41 @@ impl Walk<'_> {
             (_, Some(time)) => time.text(value).map(Cell::Long),
             _ => None,
         };
-        self.set(read, "a string");
-        if !self.node().children.is_empty() {
-            // JSON in a string.
-            let mut inner = serde_json::Deserializer::from_str(value);
-            let decoder = self.decoder;
-            Inner { decoder, at: self.at, event: &mut *self.event }.deserialize(&mut inner)?;
-            inner.end()?;
+        self.set(at, read, "a string");
+        if self.decoder.nodes[at].children.is_empty() {
+            return Ok(());
+        }
+        let mut inner = Reader::new(value);
+        let read = match inner.peek() {
+            Ok(Next::Object) => self.object(at, &mut inner).and_then(|()| inner.end()),
+            Ok(_) => Err("it is no object".to_owned()),
+            Err(error) => Err(error),
+        };
+        read.map_err(|error| format!("in a string that holds JSON: {error}"))
+    }
+
+    fn object(&mut self, at: usize, json: &mut Reader<'_>) -> json::Result<()> {
+        let decoder = self.decoder;
+        let children = &decoder.nodes[at].children;
+        let mut seen = 0u64;
+        let mut more = json.enter()?;
+        while more {
+            let name = json.name()?;
+            match children.iter().position(|(wanted, _)| *wanted == name) {
+                None => json.skip()?,
+                Some(index) => {
+                    // What a name means that stands twice nobody knows.
+                    let bit = 1u64 << (index % 64);
+                    if seen & bit != 0 && index < 64 {
+                        return Err(format!("`{name}` stands twice"));
+                    }
+                    seen |= bit;
+                    self.value(children[index].1, json)?;
+                }
+            }
+            more = json.more(b'}')?;
         }
         Ok(())
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Walk<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Walk<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an event")
-    }
-
-    fn visit_bool<E>(mut self, value: bool) -> Result<(), E> {
-        let read = |wanted: &Wanted, _: &mut String| match wanted.kind {
-            FieldKind::Boolean => Some(Cell::Boolean(value)),
-            _ => None,
-        };
-        self.set(read, "true or false");
-        Ok(())
-    }
-
-    fn visit_i64<E>(mut self, value: i64) -> Result<(), E> {
-        let read = |wanted: &Wanted, _: &mut String| match (&wanted.kind, &wanted.time) {
-            (FieldKind::Long, _) => Some(Cell::Long(value)),
-            (FieldKind::Double, _) => Some(Cell::Double(value as f64)),
-            (_, Some(time)) => time.whole(value).map(Cell::Long),
-            _ => None,
-        };
-        self.set(read, "a number");
-        Ok(())
-    }
-
-    fn visit_u64<E: serde::de::Error>(mut self, value: u64) -> Result<(), E> {
-        if let Ok(value) = i64::try_from(value) {
-            return self.visit_i64(value);
-        }
-        let read = |wanted: &Wanted, _: &mut String| match wanted.kind {
-            FieldKind::Double => Some(Cell::Double(value as f64)),
-            _ => None,
-        };
-        self.set(read, "a number");
-        Ok(())
-    }
-
-    fn visit_f64<E>(mut self, value: f64) -> Result<(), E> {
-        let read = |wanted: &Wanted, _: &mut String| match (&wanted.kind, &wanted.time) {
-            (FieldKind::Double, _) => Some(Cell::Double(value)),
-            (_, Some(time)) => time.fraction(value).map(Cell::Long),
-            _ => None,
-        };
-        self.set(read, "a number");
-        Ok(())
-    }
-
-    fn visit_str<E: serde::de::Error>(mut self, value: &str) -> Result<(), E> {
-        self.text(value).map_err(|error| E::custom(format_args!("in a string that holds JSON: {error}")))
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
-        self.set(|_, _| None, "an array");
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, entries: A) -> Result<(), A::Error> {
-        self.set(|_, _| None, "an object");
-        walk_object(self.decoder, self.at, self.event, entries)
-    }
-}
-
-/// Walks an object below a node whose own fields are set already.
-struct Inner<'a> {
-    decoder: &'a Decoder,
-    at: usize,
-    event: &'a mut Event,
-}
-
-impl<'de> DeserializeSeed<'de> for Inner<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Inner<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<(), A::Error> {
-        walk_object(self.decoder, self.at, self.event, entries)
-    }
-}
-
-fn walk_object<'de, A: MapAccess<'de>>(
-    decoder: &Decoder,
-    at: usize,
-    event: &mut Event,
-    mut entries: A,
-) -> Result<(), A::Error> {
-    let children = &decoder.nodes[at].children;
-    let mut seen = 0u64;
-    while let Some(found) = entries.next_key_seed(Name(children))? {
-        let Some(index) = found else {
-            entries.next_value::<IgnoredAny>()?;
-            continue;
-        };
-        // What a name means that stands twice nobody knows.
-        let bit = 1u64 << (index % 64);
-        if seen & bit != 0 && index < 64 {
-            return Err(A::Error::custom(format_args!("`{}` stands twice", children[index].0)));
-        }
-        seen |= bit;
-        entries.next_value_seed(Walk { decoder, at: children[index].1, event: &mut *event })?;
-    }
-    Ok(())
-}
-
-/// Looks a name up without keeping it.
-struct Name<'a>(&'a [(String, usize)]);
-
-impl<'de> DeserializeSeed<'de> for Name<'_> {
-    type Value = Option<usize>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Name<'_> {
-    type Value = Option<usize>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a name")
-    }
-
-    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
-        Ok(self.0.iter().position(|(wanted, _)| wanted == name))
     }
 }
 
@@ -488,10 +412,10 @@ mod tests {
         let mut columns = decoder.columns(3);
         let time = r#""timestamp":"1970-01-01T00:00:01Z""#;
         for (payload, problem, words) in [
-            ("".to_owned(), Problem::Json, "EOF"),
+            ("".to_owned(), Problem::Json, "ends early"),
             ("[]".to_owned(), Problem::Time, "has no `timestamp`"),
-            (format!(r#"{{"nim":"1",{time}"#), Problem::Json, "EOF"),
-            (format!(r#"{{"nim":"1",{time}}} x"#), Problem::Json, "trailing"),
+            (format!(r#"{{"nim":"1",{time}"#), Problem::Json, "ends early"),
+            (format!(r#"{{"nim":"1",{time}}} x"#), Problem::Json, "something follows"),
             (format!(r#"{{"nim":7,{time}}}"#), Problem::Type, "`nim` is a number, not a string"),
             (format!(r#"{{"nim":null,{time}}}"#), Problem::Key, "has no `nim`"),
             (format!(r#"{{"nim":"1","nim":"2",{time}}}"#), Problem::Json, "stands twice"),

@@ -11,7 +11,7 @@ use datafusion::prelude::SessionContext;
 
 use crate::error::{Error, Result};
 use crate::score::refuse_clocks;
-use crate::sql::plan_error;
+use crate::sql::{physical_expression, plan_error};
 
 /// A planned expression.
 #[derive(Debug, Clone)]
@@ -29,10 +29,9 @@ impl Expression {
     /// every time.
     pub fn new(context: &SessionContext, what: String, sql: &str, schema: &Schema) -> Result<Self> {
         let df_schema = DFSchema::try_from(schema.clone()).map_err(|e| plan_error(&what, sql, e))?;
-        let state = context.state();
-        let logical = state.create_logical_expr(sql, &df_schema).map_err(|e| plan_error(&what, sql, e))?;
+        let logical = context.state().create_logical_expr(sql, &df_schema).map_err(|e| plan_error(&what, sql, e))?;
         refuse_clocks(&what, &logical)?;
-        let physical = state.create_physical_expr(logical, &df_schema).map_err(|e| plan_error(&what, sql, e))?;
+        let physical = physical_expression(context, logical, &df_schema).map_err(|e| plan_error(&what, sql, e))?;
         let data_type = physical.data_type(schema).map_err(|e| plan_error(&what, sql, e))?;
         Ok(Self { what, physical, data_type })
     }

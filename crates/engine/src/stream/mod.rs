@@ -34,6 +34,7 @@ mod decode;
 mod expression;
 mod flow;
 mod join;
+mod json;
 mod program;
 mod run;
 mod set_aside;

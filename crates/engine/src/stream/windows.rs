@@ -16,7 +16,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use insightera_core::stream::{
-    Aggregate, Batch, Bits, Column, ColumnType, EventOutput, Function, KeyType, Keys as CoreKeys, LatePolicy,
+    Aggregate, Batch, Bits, Column, ColumnType, EventOutput, Function, Key, KeyType, Keys as CoreKeys, LatePolicy,
     OutColumn, OutValues, Partitions, Plan, Settings, StreamError, Strings, Values, WindowSet,
 };
 
@@ -155,9 +155,24 @@ impl Windows {
                 keys: &keys,
                 columns: &columns,
             };
-            states.process(&events, 0, &mut |_| Ok(Vec::new()), out).map_err(|e| refused(e, "windows"))?;
+            states.process(&events, 0, &mut |_| Ok(Vec::new()), out).map_err(|e| self.refused(e, batch, &encoded))?;
         }
         Ok(())
+    }
+
+    /// What the windows refused, with keys as a person reads them.
+    fn refused(&self, error: StreamError, batch: &RecordBatch, encoded: &[(Vec<i32>, Vec<u8>)]) -> Error {
+        let StreamError::KeyInTwoPartitions { key, first, second } = &error else { return refused(error, "windows") };
+        let mut shown = key.clone();
+        for (columns, (ends, bytes)) in self.keys.iter().zip(encoded) {
+            let strings = Strings::new(ends, bytes);
+            let row = (0..batch.num_rows()).find(|row| Key::Bytes(strings.get(*row)).to_string() == *key);
+            if let (Some(row), Ok(keys)) = (row, Keys::new(batch, columns)) {
+                shown = keys.display(row);
+            }
+        }
+        Error::new(error.kind(), format!("windows: key `{shown}` came from partitions {first} and {second}"))
+            .hint("an entity's events must come in one partition: let the producer choose it by the key of the windows")
     }
 
     /// The windows' columns, and whether all windows of a row are complete.
@@ -175,7 +190,7 @@ pub fn refused(error: StreamError, what: &str) -> Error {
         Some((message, hint)) => (message.to_owned(), Some(hint.to_owned())),
         None => (text.clone(), None),
     };
-    let new = Error::new(error.kind(), format!("{what}: {message}")).cause(error);
+    let new = Error::new(error.kind(), format!("{what}: {message}"));
     match hint {
         Some(hint) => new.hint(hint),
         None => new,
