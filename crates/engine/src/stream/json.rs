@@ -88,9 +88,10 @@ impl<'a> Reader<'a> {
         if self.depth > DEPTH {
             return self.wrong("arrays and objects are too deep in each other");
         }
+        let end = if self.byte() == Some(b'[') { b']' } else { b'}' };
         self.at += 1;
         self.skip_blanks();
-        if let Some(b']' | b'}') = self.byte() {
+        if self.byte() == Some(end) {
             return self.leave().map(|()| false);
         }
         Ok(true)
