@@ -2,8 +2,6 @@
 //! score features into prediction tables.
 
 pub mod config;
-mod error;
-pub mod key;
 pub mod lake;
 pub mod registry;
 pub mod score;
@@ -11,5 +9,6 @@ pub mod sql;
 pub mod stream;
 mod workspace;
 
-pub use error::{Error, Result};
+pub use insightera_core::{Error, Result};
+pub use insightera_entities::key;
 pub use workspace::{BUSY_TIMEOUT, Workspace};

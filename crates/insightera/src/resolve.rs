@@ -88,6 +88,8 @@ pub struct Score {
     pub input: PathBuf,
     /// Where they go; else to standard output.
     pub output: Option<PathBuf>,
+    /// How many reasons each row gets.
+    pub explain: Option<usize>,
 }
 
 /// A model against golden rows.
@@ -235,7 +237,9 @@ pub fn resolve(arguments: Arguments, terminal: bool) -> Result<Invocation> {
                 Command::Stream(StreamRun { pipelines, until_end, partitions, format })
             }
         },
-        cli::Command::Score { model, input, output } => Command::Score(Score { model, input, output }),
+        cli::Command::Score { model, input, output, explain } => {
+            Command::Score(Score { model, input, output, explain: explain.map(usize::from) })
+        }
         cli::Command::Model(model) => model_command(model)?,
         cli::Command::Table(table) => Command::Table(table_command(table)?),
         cli::Command::Sql { statement, file, format } => {

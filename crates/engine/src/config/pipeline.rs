@@ -12,7 +12,7 @@ use super::partition::PartitionTransform;
 use super::section::{Located, Section};
 use super::settings::{split_table, time_zone};
 use super::stream::StreamPipeline;
-use crate::error::Result;
+use crate::Result;
 
 /// A configured flow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -392,7 +392,7 @@ pub(super) fn read_sql(section: &Section<'_>, file: &Path, document: &Document) 
         let hint = error.get_hint().map(str::to_owned);
         let kind = error.kind();
         let located = section.error(&named.span, error.to_string());
-        let mut located = crate::error::Error::new(kind, located.to_string()).cause(error);
+        let mut located = crate::Error::new(kind, located.to_string()).cause(error);
         if let Some(hint) = hint {
             located = located.hint(hint);
         }

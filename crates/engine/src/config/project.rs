@@ -11,7 +11,7 @@ use super::document::Document;
 use super::pipeline::{Pipeline, PipelineKind};
 use super::settings::{FileSettings, Overrides, Settings, check_flags, read_environment};
 use super::stream::StreamPipeline;
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// The name of the project file.
 const PROJECT_FILE: &str = "insightera.toml";

@@ -10,7 +10,7 @@ use super::document::Document;
 use super::pipeline::{ModelRef, Output, check_column, keys_in, read_entity, read_model, read_output, read_sql};
 use super::section::{Entry, Located, Section, quoted};
 use super::settings::{parse_bytes, split_table, time_zone};
-use crate::error::Result;
+use crate::Result;
 
 /// A configured stream: events in, a prediction for each of them out.
 #[derive(Debug, Clone, PartialEq, Serialize)]

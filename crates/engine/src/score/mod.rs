@@ -15,11 +15,8 @@
 //! comparison of all hashes would, or it declines.
 
 mod definition;
-mod entries;
 mod exec;
 mod features;
-mod hash;
-mod index;
 mod inputs;
 mod locality;
 pub mod metrics;
@@ -37,7 +34,6 @@ mod write;
 pub use definition::{CheckReport, check};
 pub(crate) use definition::{check_signature, load_model};
 pub(crate) use features::table_names;
-pub(crate) use hash::FeatureHasher;
 pub use inputs::{Consumed, Inputs};
 pub(crate) use locality::clock_functions;
 pub use output::TableShape;

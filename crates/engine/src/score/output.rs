@@ -14,10 +14,10 @@ use iceberg::TableUpdate;
 use iceberg::spec::Transform;
 
 use crate::config::{Explain, Output, PartitionTransform, Pipeline};
-use crate::error::{Error, Result};
 use crate::lake::schema::{self, Column, Evolution, timestamptz};
 use crate::lake::{Lake, NewTable, Table, TableName, commit};
 use crate::sql::{physical_expression, plan_error};
+use crate::{Error, Result};
 
 /// Columns that an output expression can use besides the features.
 const TIMESTAMP: &str = "prediction_timestamp";

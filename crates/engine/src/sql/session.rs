@@ -11,9 +11,9 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
-use crate::error::{Error, Result};
 use crate::lake::scan::ScanNotes;
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// The catalog name inside SQL.
 pub const CATALOG: &str = "insightera";

@@ -15,9 +15,9 @@ use insightera_core::stream::{EachEvent, Plan};
 use uuid::Uuid;
 
 use super::windows::refused;
-use crate::error::{Error, Result};
 use crate::lake::durable;
 use crate::lake::{Table, keys};
+use crate::{Error, Result};
 
 /// Increments after which a new base is written.
 const INCREMENTS: usize = 20;

@@ -15,12 +15,12 @@ use uuid::Uuid;
 use super::checkpoints::{self, Pending};
 use super::flow::SideRows;
 use super::program::{Program, Scorer};
-use crate::error::{Error, Result};
 use crate::lake::commit::{Change, StreamMove, StreamOutcome, StreamState, commit_stream};
 use crate::lake::faults::{self, Bug};
 use crate::lake::writer::{TableWriter, WriteOptions};
 use crate::lake::{Lake, Table, TableName, keys};
 use crate::score::{Consumed, write_rows};
+use crate::{Error, Result};
 
 /// Tries to take partitions over against others that take them as well.
 const TAKEOVERS: usize = 10;

@@ -9,9 +9,9 @@ use datafusion::common::DFSchema;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::SessionContext;
 
-use crate::error::{Error, Result};
 use crate::score::refuse_clocks;
 use crate::sql::{physical_expression, plan_error};
+use crate::{Error, Result};
 
 /// A planned expression.
 #[derive(Debug, Clone)]

@@ -13,14 +13,15 @@ use arrow::compute::{filter, filter_record_batch};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType, UInt32Type};
 use insightera_core::Clock;
 use insightera_core::stream::{Disposition, EventOutput, Partitions, QuantileSketch};
+use insightera_entities::hash::FeatureHasher;
 
 use super::decode::Problem;
 use super::join::JoinTable;
 use super::program::{Program, Scorer};
 use super::set_aside::{self, SetAside};
 use super::source::RawPart;
-use crate::error::{Error, Result};
-use crate::score::{FeatureHasher, RowFacts, output_batch, text};
+use crate::score::{RowFacts, output_batch, text};
+use crate::{Error, Result};
 
 /// Polls to rows.
 pub struct Flow {

@@ -13,12 +13,12 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 
 use crate::config::{JoinSettings, StreamPipeline};
-use crate::error::{Error, Result};
 use crate::key::{HashOfHash, KeyHash, Keys, check_key_type};
 use crate::lake::TableName;
 use crate::score::{Consumed, Inputs, clock_functions, table_names};
 use crate::sql::{plan_error, session};
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// A checked query.
 #[derive(Debug, Clone)]

@@ -13,7 +13,6 @@ use super::join::Join;
 use super::windows::Windows;
 use super::{set_aside, source, table_properties};
 use crate::config::{SourceSettings, StreamPipeline};
-use crate::error::{Error, Result};
 use crate::key;
 use crate::lake::schema::{Column, timestamptz};
 use crate::lake::{NewTable, TableName};
@@ -21,6 +20,7 @@ use crate::registry::ResolvedModel;
 use crate::score::{CheckReport, OutputPlan, OutputSource, check_signature, load_model};
 use crate::sql::session;
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// Everything of a stream that does not change while it runs.
 #[derive(Debug)]

@@ -21,10 +21,10 @@ use super::source::{self, RawPart, Source};
 use super::status::{self, LiveStatus};
 use super::windows::refused;
 use crate::config::SourceSettings;
-use crate::error::{Error, Result};
 use crate::lake::commit::StreamState;
 use crate::lake::faults::{self, Bug};
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// Bytes of a poll, about: at most, and for each row that a commit may have.
 const POLL_BYTES: usize = 4 << 20;

@@ -10,9 +10,9 @@ use arrow::datatypes::DataType;
 use iceberg::spec::Transform;
 
 use super::decode::Problem;
-use crate::error::{Error, Result};
 use crate::lake::schema::{Column, timestamptz};
 use crate::lake::{NewTable, TableName};
+use crate::{Error, Result};
 
 /// One event.
 #[derive(Debug, Clone, PartialEq)]

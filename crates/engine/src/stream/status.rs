@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::source;
 use crate::config::SourceSettings;
-use crate::error::{Error, Result};
 use crate::lake::TableName;
 use crate::lake::commit::StreamState;
 use crate::lake::durable;
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// What a running stream says of itself, about once a second.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -22,8 +22,8 @@ use insightera_core::stream::{
 
 use super::expression::Expression;
 use crate::config::StreamPipeline;
-use crate::error::{Error, Result};
 use crate::key::Keys;
+use crate::{Error, Result};
 
 /// The windows of a pipeline.
 #[derive(Debug)]

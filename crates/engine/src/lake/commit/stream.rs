@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Change, Outcome, commit_if};
-use crate::error::{Error, Result};
 use crate::lake::faults::{self, Bug};
 use crate::lake::{Lake, Table, keys};
+use crate::{Error, Result};
 
 /// What a table says of a stream.
 #[derive(Debug, Clone, Default)]

@@ -18,7 +18,7 @@ use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Partition, RawPart, Source};
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// A line longer than this is no event.
 const LINE_LIMIT: usize = 16 << 20;

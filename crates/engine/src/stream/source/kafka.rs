@@ -16,7 +16,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::Value;
 
 use super::{Partition, RawPart, Source};
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// How long the broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::Result;
 use crate::config::SourceSettings;
-use crate::error::Result;
 
 /// Events of a topic or of a folder of files.
 pub trait Source: Send {
@@ -127,7 +127,7 @@ pub fn open(
         #[cfg(feature = "kafka")]
         SourceSettings::Kafka { topic, options } => Ok(Box::new(kafka::Kafka::new(topic, options, clock.clone())?)),
         #[cfg(not(feature = "kafka"))]
-        SourceSettings::Kafka { topic, .. } => Err(crate::error::Error::invalid(format!(
+        SourceSettings::Kafka { topic, .. } => Err(crate::Error::invalid(format!(
             "the topic `{topic}` cannot be read: this insightera was built without Kafka"
         ))
         .hint("build it with the feature `kafka`, or read `files`")),
