@@ -15,6 +15,7 @@ use insightera_core::stream::{EachEvent, Plan};
 use uuid::Uuid;
 
 use super::windows::refused;
+use crate::lake::commit::StreamState;
 use crate::lake::durable;
 use crate::lake::{Table, keys};
 use crate::{Error, Result};
@@ -92,15 +93,15 @@ impl Checkpoints {
         Ok(state)
     }
 
-    /// Removes old files that no snapshot names.
+    /// Removes old files that neither the stream's state nor a snapshot names.
     ///
     /// # Errors
     /// When the folder cannot be read.
-    pub fn sweep(&self, table: &Table, pipeline: &str) -> Result<()> {
+    pub fn sweep(&self, table: &Table, pipeline: &str, state: &StreamState) -> Result<()> {
         if !self.folder.is_dir() {
             return Ok(());
         }
-        let mut named: HashSet<String> = HashSet::new();
+        let mut named: HashSet<String> = state.checkpoints.values().flatten().cloned().collect();
         for snapshot in table.metadata().snapshots() {
             let summary = &snapshot.summary().additional_properties;
             if summary.get(keys::PIPELINE).is_some_and(|name| name == pipeline)

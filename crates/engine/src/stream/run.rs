@@ -282,7 +282,7 @@ impl Stream {
         let committer = Committer::new(workspace.lake(), program.clone(), run_id.clone(), identity.clone());
         let (table, state) = committer.prepare()?;
         let checkpoints = Checkpoints::new(workspace.lake().warehouse(), &program.pipeline.name);
-        checkpoints.sweep(&table, &program.pipeline.name)?;
+        checkpoints.sweep(&table, &program.pipeline.name, &state)?;
         let mut flow = Flow::new(program.clone(), clock.clone(), run_id.clone(), identity, scorer.clone(), join);
         flow.timestamp = state.timestamp.unwrap_or(i64::MIN);
         let mut stream = Self {
