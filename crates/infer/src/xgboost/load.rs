@@ -52,7 +52,6 @@ fn build(document: &Document) -> Result<XgboostModel> {
     if outputs > 1 << 20 {
         return Err(Error::data(format!("it has {outputs} outputs")));
     }
-    let names = feature_names(learner, features)?;
     let source = learner.field("gradient_booster")?;
     let (booster, columns) = if source.field("name")?.text() == Some("gblinear") {
         let linear = Linear::new(source.field("model")?, features, outputs)?;
@@ -62,6 +61,7 @@ fn build(document: &Document) -> Result<XgboostModel> {
         let (forest, explainer) = forest(learner, model, weights.as_deref(), features, outputs)?;
         (Booster::Trees { forest, explainer }, columns(model, features)?)
     };
+    let names = feature_names(learner, features)?;
     let base = base_margin(parameters, outputs, link)?;
     let classifier = matches!(transform, Transform::Softmax | Transform::Hinge) || objective.starts_with("binary:");
     let labels: Vec<String> =
