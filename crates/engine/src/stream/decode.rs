@@ -83,6 +83,8 @@ enum Cell {
 #[derive(Debug, Default)]
 struct Event {
     cells: Vec<Cell>,
+    /// The nodes that have been there.
+    seen: Vec<bool>,
     text: String,
     problem: Option<(Problem, String)>,
 }
@@ -172,6 +174,8 @@ impl Decoder {
         let event = &mut columns.event;
         event.cells.clear();
         event.cells.resize(self.wanted.len(), Cell::Null);
+        event.seen.clear();
+        event.seen.resize(self.nodes.len(), false);
         event.text.clear();
         event.problem = None;
         let text = std::str::from_utf8(payload).map_err(|error| (Problem::Json, error.to_string()))?;
@@ -332,7 +336,6 @@ impl Walk<'_> {
     fn object(&mut self, at: usize, json: &mut Reader<'_>) -> json::Result<()> {
         let decoder = self.decoder;
         let children = &decoder.nodes[at].children;
-        let mut seen = 0u64;
         let mut more = json.enter()?;
         while more {
             let name = json.name()?;
@@ -340,12 +343,11 @@ impl Walk<'_> {
                 None => json.skip()?,
                 Some(index) => {
                     // What a name means that stands twice nobody knows.
-                    let bit = 1u64 << (index % 64);
-                    if seen & bit != 0 && index < 64 {
+                    let child = children[index].1;
+                    if std::mem::replace(&mut self.event.seen[child], true) {
                         return Err(format!("`{name}` stands twice"));
                     }
-                    seen |= bit;
-                    self.value(children[index].1, json)?;
+                    self.value(child, json)?;
                 }
             }
             more = json.more(b'}')?;
@@ -359,7 +361,7 @@ mod tests {
     use super::*;
     use crate::config::{FieldSettings, TimeFormat};
     use arrow::array::AsArray;
-    use arrow::datatypes::{Float64Type, TimestampMicrosecondType};
+    use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
 
     fn decoder() -> Decoder {
         let field = |name: &str, kind, path: &str| FieldSettings {
@@ -404,6 +406,34 @@ mod tests {
         assert_eq!(arrays[2].as_string::<i32>().value(0), r#"{"attendance_flag":1,"z":{}}"#);
         assert_eq!(arrays[3].as_boolean().iter().collect::<Vec<_>>(), [None, Some(true)]);
         assert_eq!(arrays[4].as_primitive::<TimestampMicrosecondType>().value(0), 1_000_000);
+    }
+
+    #[test]
+    fn names_of_many_fields_are_told_apart() {
+        let names: Vec<String> = (0..130).map(|n| format!("f{n}")).collect();
+        let field = |name: &String| FieldSettings {
+            name: name.clone(),
+            kind: if name == "f0" { FieldKind::Timestamp(TimeFormat::Seconds) } else { FieldKind::Long },
+            path: vec![name.clone()],
+        };
+        let events = EventSettings {
+            fields: names.iter().map(field).collect(),
+            columns: Vec::new(),
+            time: "f0".into(),
+            time_zone: "UTC".into(),
+            filter: None,
+            allowed_lateness: 0,
+            max_future: 0,
+            late_grace: None,
+        };
+        let decoder = Decoder::new(&events, &["f1".into()]);
+        let mut columns = decoder.columns(2);
+        let entries: Vec<String> = (0..130).rev().map(|n| format!(r#""f{n}":{n}"#)).collect();
+        decoder.read(format!("{{{}}}", entries.join(",")).as_bytes(), &mut columns).unwrap();
+        let twice = format!(r#"{{{},"f129":0}}"#, entries.join(","));
+        let (problem, message) = decoder.read(twice.as_bytes(), &mut columns).unwrap_err();
+        assert_eq!((problem, message.contains("`f129` stands twice")), (Problem::Json, true), "{message}");
+        assert_eq!(columns.finish()[129].as_primitive::<Int64Type>().values().as_ref(), [129]);
     }
 
     #[test]
