@@ -26,6 +26,7 @@ mod pipeline;
 mod project;
 mod section;
 mod settings;
+mod stream;
 mod templates;
 mod time_zone;
 
@@ -39,6 +40,10 @@ pub use project::{FEATURE_VIEWS, Project};
 pub use settings::{
     CatalogKind, CatalogSettings, InputSettings, Overrides, RegistrySettings, RunSettings, Settings, SqlSettings,
     StorageSettings, parse_bytes,
+};
+pub use stream::{
+    AlertSettings, EVENT_COLUMNS, Emit, EventSettings, FieldKind, FieldSettings, JoinSettings, SourceSettings,
+    StreamPipeline, StreamSettings, TimeFormat, WindowSettings,
 };
 pub use templates::{render_default_project, render_example_pipeline};
 

@@ -27,17 +27,20 @@ pub fn source(pipeline: &Pipeline) -> String {
 
 /// The tables and feature views that a pipeline's SQL names.
 pub fn reads(workspace: &Workspace, pipeline: &Pipeline) -> Result<Reads> {
-    let what = source(pipeline);
-    let sql = &pipeline.features.sql;
-    let context = session(workspace, &pipeline.features.time_zone)?;
-    let (statement, pinned) = crate::sql::parse(&what, sql)?;
+    reads_of(workspace, &source(pipeline), &pipeline.features.sql, &pipeline.features.time_zone)
+}
+
+/// The tables and feature views that a query names; `what` says where it stands.
+pub fn reads_of(workspace: &Workspace, what: &str, sql: &str, time_zone: &str) -> Result<Reads> {
+    let context = session(workspace, time_zone)?;
+    let (statement, pinned) = crate::sql::parse(what, sql)?;
     if !pinned.is_empty() {
         return Err(Error::invalid(format!(
             "{what}: a feature query reads its inputs as they are, not AS OF a version"
         ))
         .hint("take the clause out; a run pins the snapshot of every input by itself"));
     }
-    let references = context.state().resolve_table_references(&statement).map_err(|e| plan_error(&what, sql, e))?;
+    let references = context.state().resolve_table_references(&statement).map_err(|e| plan_error(what, sql, e))?;
     let mut reads = Reads::default();
     for reference in references {
         let Some(namespace) = reference.schema() else {

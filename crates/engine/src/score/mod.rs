@@ -33,12 +33,18 @@ mod verify;
 mod write;
 
 pub use definition::{AsOf, CheckReport, check};
-pub use inputs::{Consumed, Inputs};
+pub(crate) use definition::{check_signature, load_model};
+pub(crate) use features::reads_of;
+pub use inputs::{Consumed, Inputs, Reads};
+pub(crate) use locality::clock_functions;
 pub use output::TableShape;
+pub(crate) use output::{OutputPlan, OutputSource, refuse_clocks};
 pub use plan::{Plan, Reasons, plan};
 pub use progress::{Progress, progress};
+pub(crate) use rows::{RowFacts, output_batch, text};
 pub use run::{Maintained, Reporter, RunOptions, RunReport, RunStatus, run};
 pub use verify::{VerifyReport, verify};
+pub(crate) use write::write_rows;
 
 /// The `inference_type` of rows that were scored as if it were another time.
 pub const AS_OF: &str = "as_of";

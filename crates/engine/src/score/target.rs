@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use iceberg::TableUpdate;
 use iceberg::spec::DataFile;
 use insightera_entities::entries::Collected;
 
@@ -14,38 +13,19 @@ use super::rows::removed_rows;
 use super::write::write_rows;
 use super::{state, timestamps};
 use crate::lake::commit::{self, Change, Fence};
-use crate::lake::{Table, keys, schema};
+use crate::lake::{Table, keys};
 use crate::workspace::Workspace;
 use crate::{Error, Result};
-
-/// The summary key of a run's prediction time.
-const TIMESTAMP: &str = "insightera.prediction-timestamp";
 
 /// The table, drafted or evolved for what the pipeline writes.
 pub(super) fn ready_table(workspace: &Workspace, draft: &Draft, work: &Work) -> Result<(Table, Vec<String>)> {
     let lake = workspace.lake();
     let Some(_) = &draft.table else {
-        let mut new = work.prepared.output.new_table(&draft.definition.pipeline);
+        let mut new = work.prepared.output.new_table(&draft.definition.pipeline.output);
         new.name = draft.definition.table();
         return Ok((lake.draft_table(&new)?, Vec::new()));
     };
-    let columns = work.prepared.output.table_columns();
-    let shape = work.prepared.output.shape.properties();
-    let name = draft.definition.table();
-    let table = commit::alter(lake, &name, |base| {
-        let evolution = schema::evolution(&name.to_string(), base.schema(), &columns)?;
-        let mut updates = Vec::new();
-        if !evolution.is_empty() {
-            let evolved = schema::evolve(base.schema(), base.metadata().last_column_id(), &evolution)?;
-            updates.push(TableUpdate::AddSchema { schema: evolved });
-            updates.push(TableUpdate::SetCurrentSchema { schema_id: -1 });
-        }
-        // A table made by someone else's DDL becomes a prediction table.
-        if super::TableShape::read(base.metadata().properties()).is_none() {
-            updates.push(TableUpdate::SetProperties { updates: shape.clone() });
-        }
-        Ok(updates)
-    })?;
+    let table = work.prepared.output.fit(lake, &draft.definition.table())?;
     Ok((table, work.prepared.evolution.added.iter().map(|c| c.name.clone()).collect()))
 }
 
@@ -55,7 +35,7 @@ pub(super) fn prediction_time(workspace: &Workspace, table: &Table) -> i64 {
     let newest = table
         .ancestry()
         .take(64)
-        .filter_map(|s| s.summary().additional_properties.get(TIMESTAMP)?.parse::<i64>().ok())
+        .filter_map(|s| s.summary().additional_properties.get(keys::TIMESTAMP)?.parse::<i64>().ok())
         .max();
     workspace.clock().now_micros().max(newest.map_or(i64::MIN, |t| t + 1))
 }
@@ -112,7 +92,7 @@ pub(super) fn describe(
     let of_now = [
         (keys::PIPELINE, spec.pipeline.clone()),
         (keys::ENTITIES, entities.to_string()),
-        (TIMESTAMP, spec.timestamp.to_string()),
+        (keys::TIMESTAMP, spec.timestamp.to_string()),
     ];
     let of_then = [(keys::AS_OF_PIPELINE, spec.pipeline.clone()), (keys::AS_OF, spec.timestamp.to_string())];
     let facts = if spec.as_of { &of_then[..] } else { &of_now[..] };

@@ -10,3 +10,6 @@ mod runs;
 #[cfg(feature = "faults")]
 mod sequences;
 mod shards;
+#[cfg(feature = "faults")]
+mod stream_faults;
+mod streams;
