@@ -53,7 +53,7 @@ fn judge(root: &Path) -> (usize, usize, Vec<String>) {
     for entry in std::fs::read_dir(root).unwrap().flatten() {
         let path = entry.path();
         let file = entry.file_name().into_string().unwrap();
-        if file.ends_with(".parquet") {
+        if file.ends_with(".parquet") || file.ends_with(".md") || file == "temporary" {
             continue;
         }
         let name = [".json", ".ubj", ".txt", ".onnx", ".cbm"]
