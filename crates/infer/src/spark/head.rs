@@ -411,10 +411,11 @@ fn shares(row: &[f64]) -> impl Iterator<Item = f64> {
     row.iter().map(move |share| share / total)
 }
 
-/// Infinity takes all, as in Spark.
+/// Infinity takes all; Spark multiplies the others by 0, which leaves NaN of
+/// what is not finite.
 fn softmax(row: &[f64]) -> Vec<f64> {
     if let Some(infinite) = row.iter().position(|m| *m == f64::INFINITY) {
-        return (0..row.len()).map(|place| f64::from(u8::from(place == infinite))).collect();
+        return row.iter().enumerate().map(|(place, m)| if place == infinite { 1.0 } else { m * 0.0 }).collect();
     }
     let most = row.iter().fold(f64::MIN, |most, m| if *m > most { *m } else { most });
     let exponentials: Vec<f64> = row.iter().map(|m| (m - most).exp()).collect();
