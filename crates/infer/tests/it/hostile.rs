@@ -73,6 +73,8 @@ fn what_fuzzing_has_found_is_refused_or_scored() {
         ("spark/large_sparse_vector", "the size of a vector is impossible"),
         // Time in the square of the file.
         ("spark/pointers_that_repeat", "do not ascend"),
+        // A panic of the Parquet reader.
+        ("spark/numbers_without_dictionary", "a dictionary that is not there"),
     ]);
     let mut said = 0;
     for (name, format, input) in inputs("findings") {
