@@ -8,6 +8,7 @@ for the raw scores; names begin with `stage_` and `head_`. ROWS rows are scored
 values. With names only those models are made.
 """
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -274,13 +275,14 @@ def feature_stages(writer):
     write("stage_binarizer", [
         Binarizer(threshold=2.5, inputCol="gpa", outputCol="b_gpa"),
         Binarizer(thresholds=[0.0, -1.0], inputCols=["w0", "z1"], outputCols=["b_w", "b_z"]),
-        assemble(["b_gpa", "b_w", "b_z"]), classes()])
+        assemble(["b_gpa", "b_w", "b_z"], keep="keep"), DecisionTreeClassifier(labelCol="several", maxDepth=4)],
+        train=full)
     indexed = StringIndexer(inputCols=["town", "kind"], outputCols=["t", "k"], handleInvalid="keep")
     hot = OneHotEncoder(inputCols=["t"], outputCols=["town_hot"])
     write("stage_interaction", [
         indexed, assemble(["w0", "z0", "k"], "v"), Interaction(inputCols=["t", "v", "z1"], outputCol="features"), classes()])
     write("stage_interaction_one_hot", [
-        indexed, hot, Interaction(inputCols=["town_hot", "grade", "active", "k"], outputCol="features"), classes()])
+        indexed, hot, Interaction(inputCols=["town_hot", "grade", "k"], outputCol="features"), classes()])
     write("stage_slicer_names", [
         indexed, hot, assemble(["town_hot", "k", "w0", "z0"], "x"),
         VectorSlicer(names=["town_hot_Batu", "k", "z0"], **through), classes()])
@@ -437,6 +439,8 @@ def vectors(writer):
 
 
 def main():
+    # Spark runs OneVsRest in Python processes of its own.
+    os.environ["PYSPARK_PYTHON"] = sys.executable
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 10_000
     spark = (SparkSession.builder.master("local[2]").appName("make_spark_stage_models")
              .config("spark.ui.enabled", "false").config("spark.sql.shuffle.partitions", "1")

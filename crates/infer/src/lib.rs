@@ -71,7 +71,7 @@ pub fn load_with(artifact: &Artifact, engine: &Arc<dyn SqlStage>) -> Result<Arc<
 fn load_any(artifact: &Artifact, engine: Option<&Arc<dyn SqlStage>>) -> Result<Arc<dyn Model>> {
     let files = artifact.files();
     if files.contains_key(mlflow::FILE) {
-        return mlflow::load(artifact);
+        return mlflow::load(artifact, engine);
     }
     if files.keys().any(|path| path.starts_with("metadata/part-")) {
         return spark::load(artifact, engine);

@@ -130,7 +130,7 @@ impl Prepared {
             None => None,
             Some(resolved) => {
                 let artifact = workspace.registry().load_artifact(resolved)?;
-                let model = insightera_infer::load(&artifact).map_err(|e| {
+                let model = crate::sql::load_model(&artifact).map_err(|e| {
                     Error::new(
                         e.kind(),
                         format!("model `{}` version {} cannot be loaded: {e}", resolved.name, resolved.version),

@@ -8,6 +8,7 @@ mod run;
 mod session;
 mod statement;
 mod tokens;
+mod transformer;
 mod travel;
 
 pub(crate) use error::plan_error;
@@ -16,5 +17,6 @@ pub use query::{QueryResult, query};
 pub use run::Shell;
 pub use session::session;
 pub(crate) use session::single_threaded_session;
+pub use transformer::load_model;
 pub(crate) use travel::parse;
 pub use travel::snapshot_of_version;

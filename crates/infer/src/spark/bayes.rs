@@ -94,7 +94,8 @@ pub fn load(source: &Source<'_>) -> Result<(Box<dyn Function>, Output)> {
         return Err(Error::data("NaiveBayesModel has conditionals that do not fit its classes"));
     }
     let classes = Classes::new(priors.len(), Link::Softmax, Decision::of(source.parameters)?);
-    let counts = |kind, matrix, start| Box::new(Counts { sums: Sums::product(matrix, start), kind });
+    let library = source.library();
+    let counts = |kind, matrix, start| Box::new(Counts { sums: Sums::product(library, matrix, start), kind });
     let function: Box<dyn Function> = match source.parameters.text("modelType").unwrap_or("multinomial") {
         "multinomial" => counts(Kind::Multinomial, theta, priors),
         "complement" => {
@@ -106,7 +107,7 @@ pub fn load(source: &Source<'_>) -> Result<(Box<dyn Function>, Output)> {
             let absent: Vec<f64> = theta.values.iter().map(|value| (-value.exp()).ln_1p()).collect();
             let values = theta.values.iter().zip(&absent).map(|(value, absent)| value - absent).collect();
             let ones = Vectors::dense(1, vec![vec![1.0]; theta.columns]);
-            let start = Sums::product(Matrix { values: absent, ..theta.clone() }, priors).of(&ones);
+            let start = Sums::product(library, Matrix { values: absent, ..theta.clone() }, priors).of(&ones);
             let start = start.into_iter().flatten().collect();
             counts(Kind::Bernoulli, Matrix { values, ..theta }, start)
         }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::head::{Function, Output};
 use super::stage::Source;
 use super::store::{self, Vector};
-use super::sums::{dot, norm, sparse_dot};
+use super::sums::{Library, norm, sparse_dot};
 use super::vectors::Vectors;
 use crate::error::{Error, Result};
 
@@ -35,6 +35,7 @@ struct Point<'a> {
     values: &'a [f64],
     sparse: bool,
     norm: f64,
+    library: Library,
 }
 
 impl Measure {
@@ -52,7 +53,7 @@ impl Measure {
             if centre.vector.sparse || point.sparse {
                 sparse_dot(&centre.vector.values, point.values)
             } else {
-                dot(&centre.vector.values, point.values)
+                point.library.dot(&centre.vector.values, point.values)
             }
         };
         match self {
@@ -83,12 +84,17 @@ impl Measure {
 }
 
 /// Each row of features with its norm; Spark refuses NaN, and zero for angles.
-fn each(features: &Vectors, measure: Measure, mut visit: impl FnMut(&Point<'_>) -> f64) -> Result<Vec<f64>> {
+fn each(
+    features: &Vectors,
+    measure: Measure,
+    library: Library,
+    mut visit: impl FnMut(&Point<'_>) -> f64,
+) -> Result<Vec<f64>> {
     let mut values = Vec::new();
     let mut out = Vec::with_capacity(features.rows);
     for row in 0..features.rows {
         features.row(row, &mut values);
-        let point = Point { values: &values, sparse: features.sparse.at(row), norm: norm(&values) };
+        let point = Point { values: &values, sparse: features.sparse.at(row), norm: norm(&values), library };
         if point.norm.is_nan() || (measure == Measure::Cosine && point.norm == 0.0) {
             return Err(Error::data("a row has features without a distance: NaN, or all 0 for cosine distances")
                 .with_hint("Spark refuses such rows too: filter or fill them in the feature SQL"));
@@ -103,6 +109,7 @@ fn each(features: &Vectors, measure: Measure, mut visit: impl FnMut(&Point<'_>) 
 struct Means {
     centres: Vec<Centre>,
     measure: Measure,
+    library: Library,
 }
 
 impl Function for Means {
@@ -125,7 +132,7 @@ impl Function for Means {
             }
             best as f64
         };
-        Ok(vec![each(features, self.measure, nearest)?])
+        Ok(vec![each(features, self.measure, self.library, nearest)?])
     }
 }
 
@@ -142,7 +149,7 @@ pub fn means(source: &Source<'_>) -> Result<Loaded> {
     };
     let centres = order.iter().map(centre).collect::<Result<Vec<Centre>>>()?;
     same_width(source.class, centres.iter())?;
-    Ok((Box::new(Means { centres, measure: Measure::of(source)? }), Output::Value))
+    Ok((Box::new(Means { centres, measure: Measure::of(source)?, library: source.library() }), Output::Value))
 }
 
 fn same_width<'a>(class: &str, mut centres: impl Iterator<Item = &'a Centre>) -> Result<()> {
@@ -158,6 +165,7 @@ fn same_width<'a>(class: &str, mut centres: impl Iterator<Item = &'a Centre>) ->
 struct Bisecting {
     nodes: Vec<Node>,
     measure: Measure,
+    library: Library,
     /// From Spark 4 on any distance is less than one that is NaN, which comes
     /// of infinite features.
     nan_last: bool,
@@ -192,7 +200,7 @@ impl Function for Bisecting {
             }
             node.index
         };
-        Ok(vec![each(features, self.measure, walk)?])
+        Ok(vec![each(features, self.measure, self.library, walk)?])
     }
 }
 
@@ -231,7 +239,6 @@ pub fn bisecting(source: &Source<'_>) -> Result<Loaded> {
         nodes.push(Node { index: number as f64, centre: Centre { vector, norm: norms[row] }, children: own });
     }
     same_width(class, nodes.iter().map(|node| &node.centre))?;
-    let version = source.metadata.get("sparkVersion").and_then(Value::as_str).unwrap_or_default();
-    let nan_last = !version.starts_with(['1', '2', '3']);
-    Ok((Box::new(Bisecting { nodes, measure: Measure::of(source)?, nan_last }), Output::Value))
+    let (measure, library) = (Measure::of(source)?, source.library());
+    Ok((Box::new(Bisecting { nodes, measure, library, nan_last: source.since_4() }), Output::Value))
 }

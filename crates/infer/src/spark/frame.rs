@@ -9,8 +9,8 @@ use std::rc::Rc;
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type, Int32Type};
-use arrow::record_batch::RecordBatch;
+use arrow::datatypes::{DataType, Field, Float64Type, Int32Type, Schema};
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use super::stage::{Invalid, MAX_WIDTH, Step};
 use super::vectors::{Numbers, Sparsity, Vectors};
@@ -126,7 +126,12 @@ impl<'a> Frame<'a> {
             };
             table.push((name.clone(), array));
         }
-        RecordBatch::try_from_iter(table).map_err(|e| Error::invalid(e.to_string()))
+        let fields: Vec<Field> = table.iter().map(|(name, a)| Field::new(name, a.data_type().clone(), true)).collect();
+        let arrays = table.into_iter().map(|(_, array)| array).collect();
+        // A statement of constants reads no column.
+        let options = RecordBatchOptions::new().with_row_count(Some(self.rows()));
+        RecordBatch::try_new_with_options(Schema::new(fields).into(), arrays, &options)
+            .map_err(|e| Error::invalid(e.to_string()))
     }
 }
 
@@ -134,7 +139,7 @@ impl<'a> Frame<'a> {
 fn read_vectors(array: &ArrayRef, name: &str) -> Result<Vectors> {
     let wrong = || columns::wrong(name, "vectors", array.data_type());
     let lists = |array: &ArrayRef, inner: DataType| -> Result<ArrayRef> {
-        let field = arrow::datatypes::Field::new("element", inner, true);
+        let field = Field::new("element", inner, true);
         cast(array, &DataType::List(field.into())).map_err(|_| wrong())
     };
     let rows = array.len();

@@ -132,7 +132,7 @@ impl Function for Linear {
 fn single(source: &Source<'_>, mean: Mean) -> Result<Box<dyn Function>> {
     let rows = source.folder.rows("data")?;
     let coefficients = store::stored_vector(store::column(&rows, "coefficients")?, 0)?;
-    Ok(Box::new(Linear { sums: Sums::dot(coefficients, first(&rows, "intercept")?), mean }))
+    Ok(Box::new(Linear { sums: Sums::dot(source.library(), coefficients, first(&rows, "intercept")?), mean }))
 }
 
 /// LinearRegression, of either loss.
@@ -208,7 +208,7 @@ pub fn logistic(source: &Source<'_>) -> Result<Loaded> {
     let count = classes as usize;
     if multinomial {
         let classes = Classes::new(count, Link::Softmax, Decision::of(parameters)?);
-        let sums = Sums::product(matrix, intercepts);
+        let sums = Sums::product(source.library(), matrix, intercepts);
         return Ok((Box::new(Linear { sums, mean: Mean::Identity }), Output::Classes(classes)));
     }
     // Two thresholds are one: the probability that class 1 must exceed.
@@ -227,7 +227,7 @@ pub fn logistic(source: &Source<'_>) -> Result<Loaded> {
         (threshold / (1.0 - threshold)).ln()
     };
     let vector = store::Vector { values: matrix.values, sparse: matrix.sparse };
-    let sums = Sums::dot(vector, intercepts[0]);
+    let sums = Sums::dot(source.library(), vector, intercepts[0]);
     let classes = Classes::new(2, Link::Logistic, Decision::Above(raw));
     Ok((Box::new(Linear { sums, mean: Mean::Identity }), Output::Classes(classes)))
 }
@@ -280,7 +280,8 @@ pub fn factorization(source: &Source<'_>) -> Result<Loaded> {
     if factors.rows != vector.values.len() {
         return Err(Error::data(format!("{} has factors that do not fit its coefficients", source.class)));
     }
-    let function = Box::new(Factorization { linear: Sums::dot(vector, first(&rows, "intercept")?), factors });
+    let linear = Sums::dot(source.library(), vector, first(&rows, "intercept")?);
+    let function = Box::new(Factorization { linear, factors });
     if source.class == "FMRegressionModel" {
         return Ok((function, Output::Value));
     }

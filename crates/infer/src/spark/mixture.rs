@@ -8,7 +8,7 @@ use arrow::array::AsArray;
 use super::head::{Function, Output, numbered};
 use super::stage::Source;
 use super::store::{self, Matrix};
-use super::sums::{Sums, dot};
+use super::sums::{Library, Sums};
 use super::vectors::Vectors;
 use crate::error::{Error, Result};
 
@@ -22,6 +22,7 @@ const EPSILON: f64 = f64::EPSILON;
 #[derive(Debug)]
 struct Mixture {
     width: usize,
+    library: Library,
     components: Vec<Component>,
 }
 
@@ -46,7 +47,7 @@ impl Function for Mixture {
             let coordinates = component.root.of(features);
             let mut at = |row: usize| {
                 point.iter_mut().zip(&coordinates).for_each(|(value, column)| *value = column[row]);
-                let density = (component.peak - 0.5 * dot(&point, &point)).exp();
+                let density = (component.peak - 0.5 * self.library.dot(&point, &point)).exp();
                 EPSILON + component.weight * density
             };
             (0..features.rows).map(&mut at).collect()
@@ -90,16 +91,16 @@ pub fn load(source: &Source<'_>) -> Result<(Box<dyn Function>, Output)> {
                 weights.len()
             )));
         }
-        components.push(component(*weight, &mean, covariance)?);
+        components.push(component(source.library(), *weight, &mean, covariance)?);
     }
     if components.is_empty() {
         return Err(Error::data("GaussianMixtureModel has no components"));
     }
     let labels = numbered(components.len());
-    Ok((Box::new(Mixture { width, components }), Output::Mixture(labels)))
+    Ok((Box::new(Mixture { width, library: source.library(), components }), Output::Mixture(labels)))
 }
 
-fn component(weight: f64, mean: &[f64], covariance: Matrix) -> Result<Component> {
+fn component(library: Library, weight: f64, mean: &[f64], covariance: Matrix) -> Result<Component> {
     let width = mean.len();
     let (values, vectors) = eigen(covariance.values, width);
     let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -117,11 +118,11 @@ fn component(weight: f64, mean: &[f64], covariance: Matrix) -> Result<Component>
     if !logarithm.is_finite() || values.iter().all(|value| *value <= tolerance) {
         return Err(Error::data("GaussianMixtureModel has a covariance that is no covariance"));
     }
-    let own = |place: usize| -dot(&root[place * width..(place + 1) * width], mean);
+    let own = |place: usize| -library.dot(&root[place * width..(place + 1) * width], mean);
     let start = (0..width).map(own).collect();
     let peak = -0.5 * (width as f64 * (2.0 * std::f64::consts::PI).ln() + logarithm);
     let matrix = Matrix { rows: width, columns: width, values: root, transposed: true, sparse: false };
-    Ok(Component { weight, root: Sums::product(matrix, start), peak })
+    Ok(Component { weight, root: Sums::product(library, matrix, start), peak })
 }
 
 /// Values and vectors, column by column, of a symmetric matrix: rotations of

@@ -138,7 +138,11 @@ pub fn bucketizer(source: &Source<'_>) -> Result<Vec<Step>> {
 
 /// 1 above a threshold, 0 elsewhere.
 #[derive(Debug)]
-struct Binarizer(f64);
+struct Binarizer {
+    threshold: f64,
+    /// Before Spark 4 a number that is null stays null.
+    keeps_null: bool,
+}
 
 impl Work for Binarizer {
     fn plan(&mut self, plan: &Plan<'_>) -> Result<Vec<Kind>> {
@@ -150,15 +154,16 @@ impl Work for Binarizer {
     }
 
     fn apply(&self, frame: &Frame<'_>, reads: &[String]) -> Result<Vec<Made>> {
-        let above = |value: f64| f64::from(u8::from(value > self.0));
+        let above = |value: f64| f64::from(u8::from(value > self.threshold));
         if let Made::Vectors(_) = frame.get(&reads[0])? {
             // In a vector only what is known to be at most the threshold is 0.
-            let kept = |value: f64| if self.0 < 0.0 && value.is_nan() { 1.0 } else { above(value) };
+            let kept = |value: f64| if self.threshold < 0.0 && value.is_nan() { 1.0 } else { above(value) };
             let vectors = frame.vectors(&reads[0], None)?.map(|_, value| kept(value));
             return Ok(vec![Made::Vectors(Vectors::compressed(vectors.rows, vectors.columns))]);
         }
-        let values = frame.numbers(&reads[0])?.values.iter().map(|v| above(*v)).collect();
-        Ok(vec![Made::Numbers(Numbers::new(values))])
+        let null = (!self.keeps_null).then_some(0.0);
+        let values = frame.numbers(&reads[0])?.iter().map(|value| value.map(above).or(null)).collect();
+        Ok(vec![Made::Numbers(values)])
     }
 
     fn slots(&self, reads: Vec<Vec<Slot>>) -> Option<Vec<Slot>> {
@@ -176,7 +181,8 @@ pub fn binarizer(source: &Source<'_>) -> Result<Vec<Step>> {
     if thresholds.len() != pairs.len() {
         return Err(Error::data("Binarizer has another number of thresholds than columns"));
     }
-    let step = |((read, make), threshold)| source.step(read, make, Binarizer(threshold));
+    let keeps_null = !source.since_4();
+    let step = |((read, make), threshold)| source.step(read, make, Binarizer { threshold, keeps_null });
     Ok(pairs.into_iter().zip(thresholds).map(step).collect())
 }
 

@@ -8,7 +8,7 @@ use super::frame::{Frame, Made, missing, unseen};
 use super::stage::{Attribute, Invalid, Kind, MAX_WIDTH, Plan, Source, Step, Work};
 use super::store::{self, Matrix};
 use super::sums::Sums;
-use super::vectors::{Column, Vectors};
+use super::vectors::{Column, Sparsity, Vectors};
 use crate::error::{Error, Result};
 use crate::model::InputKind;
 
@@ -192,14 +192,50 @@ pub fn pca(source: &Source<'_>) -> Result<Vec<Step>> {
         store::matrix(store::column(&rows, "pc")?, 0)?;
     let turned = (0..count).flat_map(|c| (0..width).map(move |r| r * count + c)).map(|at| values[at]).collect();
     let matrix = Matrix { rows: count, columns: width, values: turned, transposed: !transposed, sparse };
-    source.single(Projection(Sums::product(matrix, vec![0.0; count])))
+    source.single(Projection(Sums::product(source.library(), matrix, vec![0.0; count])))
 }
 
 /// Products of the places of several columns.
 #[derive(Debug)]
 struct Interaction {
-    /// Of each column, each place's categories; 0 for a number.
+    /// Of each column, each place's categories; 0 or 1 for a number.
     categories: Vec<Vec<usize>>,
+}
+
+/// A column of an Interaction, over a block.
+struct Factor<'a> {
+    name: &'a str,
+    columns: Vec<Column>,
+    sparse: Sparsity,
+    categories: &'a [usize],
+}
+
+impl Factor<'_> {
+    /// Places of its own.
+    fn width(&self) -> usize {
+        self.categories.iter().map(|n| (*n).max(1)).sum()
+    }
+
+    /// Its places in a row, with their values: a category that is not there is
+    /// no place, and neither is the 0 of a sparse vector, category 0 included.
+    fn places(&self, row: usize) -> Result<Vec<(usize, f64)>> {
+        let mut places = Vec::with_capacity(self.columns.len());
+        let mut first = 0;
+        for (column, count) in self.columns.iter().zip(self.categories) {
+            let value = column.at(row);
+            if value != 0.0 || !self.sparse.at(row) {
+                if *count <= 1 {
+                    places.push((first, value));
+                } else if value >= 0.0 && value < *count as f64 && value.fract() == 0.0 {
+                    places.push((first + value as usize, 1.0));
+                } else {
+                    return Err(unseen(self.name, Some(&value.to_string()), Invalid::Error));
+                }
+            }
+            first += (*count).max(1);
+        }
+        Ok(places)
+    }
 }
 
 impl Work for Interaction {
@@ -228,46 +264,40 @@ impl Work for Interaction {
 
     fn apply(&self, frame: &Frame<'_>, reads: &[String]) -> Result<Vec<Made>> {
         let rows = frame.rows();
-        let mut out: Vec<Vec<f64>> = vec![vec![1.0; rows]];
-        for (name, categories) in reads.iter().zip(&self.categories).rev() {
-            let columns = match frame.get(name)? {
-                Made::Vectors(_) => frame.vectors(name, Some(categories.len()))?.columns,
-                _ => {
-                    let numbers = frame.numbers(name)?;
-                    if let Some(row) = (0..rows).find(|row| numbers.get(*row).is_none()) {
-                        return Err(missing(name, row, Invalid::Error));
-                    }
-                    vec![Column::Values(numbers.values)]
-                }
-            };
-            let mut places: Vec<Vec<f64>> = Vec::new();
-            for (column, count) in columns.iter().zip(categories) {
-                if *count == 0 {
-                    places.push((0..rows).map(|row| column.at(row)).collect());
-                    continue;
-                }
-                let first = places.len();
-                places.resize(first + count, vec![0.0; rows]);
-                for row in 0..rows {
-                    let value = column.at(row);
-                    if !(value >= 0.0 && value < *count as f64 && value.fract() == 0.0) {
-                        return Err(unseen(name, Some(&value.to_string()), Invalid::Error));
-                    }
-                    places[first + value as usize][row] = 1.0;
-                }
+        let factor = |(name, categories): (&'_ String, &'_ Vec<usize>)| -> Result<(Vec<Column>, Sparsity)> {
+            if let Made::Vectors(_) = frame.get(name)? {
+                let vectors = frame.vectors(name, Some(categories.len()))?;
+                return Ok((vectors.columns, vectors.sparse));
             }
-            // A category that is not there is not multiplied, so infinity stays out.
-            let nominal = categories.iter().flat_map(|n| vec![*n > 0; (*n).max(1)]);
-            let mut next = Vec::with_capacity(places.len() * out.len());
-            for (place, nominal) in places.iter().zip(nominal) {
-                for before in &out {
-                    let product = |(a, b): (&f64, &f64)| if nominal && *b == 0.0 { 0.0 } else { a * b };
-                    next.push(before.iter().zip(place).map(product).collect());
-                }
+            let numbers = frame.numbers(name)?;
+            if let Some(row) = (0..rows).find(|row| numbers.get(*row).is_none()) {
+                return Err(missing(name, row, Invalid::Error));
             }
-            out = next;
+            Ok((vec![Column::Values(numbers.values)], Sparsity::All(false)))
+        };
+        let mut factors = Vec::with_capacity(reads.len());
+        for pair in reads.iter().zip(&self.categories) {
+            let (columns, sparse) = factor(pair)?;
+            factors.push(Factor { name: pair.0, columns, sparse, categories: pair.1 });
         }
-        Ok(vec![Made::Vectors(Vectors::compressed(rows, out.into_iter().map(Column::new).collect()))])
+        let mut out: Vec<Option<Vec<f64>>> = vec![None; factors.iter().map(Factor::width).product()];
+        for row in 0..rows {
+            let mut products = vec![(0, 1.0)];
+            let mut size = 1;
+            for factor in factors.iter().rev() {
+                let places = factor.places(row)?;
+                let before = std::mem::take(&mut products);
+                let by =
+                    |(place, value): (usize, f64)| before.iter().map(move |(at, v)| (at + place * size, v * value));
+                products = places.into_iter().flat_map(by).collect();
+                size *= factor.width();
+            }
+            for (place, value) in products {
+                out[place].get_or_insert_with(|| vec![0.0; rows])[row] = value;
+            }
+        }
+        let columns = out.into_iter().map(|values| values.map_or(Column::Zero, Column::new)).collect();
+        Ok(vec![Made::Vectors(Vectors::compressed(rows, columns))])
     }
 }
 
@@ -308,6 +338,8 @@ impl Work for Polynomial {
             let by = |row: usize| {
                 let value = column.at(row);
                 match before.map(|before| columns[before].at(row)) {
+                    // The zeros of sparse vectors are not multiplied, not even with infinity.
+                    _ if value == 0.0 && vectors.sparse.at(row) => 0.0,
                     // A product that is 0 ends the term.
                     Some(0.0) => 0.0,
                     Some(before) if before * value == 0.0 => 0.0,
@@ -316,7 +348,11 @@ impl Work for Polynomial {
                     None => value,
                 }
             };
-            let zero = column.values().is_none() || before.is_some_and(|b| columns[b].values().is_none());
+            let zero = match before.map(|before| columns[before].values()) {
+                Some(None) => true,
+                Some(Some(values)) => column.values().is_none() && values.iter().all(|value| value.is_finite()),
+                None => column.values().is_none(),
+            };
             columns.push(if zero { Column::Zero } else { Column::new((0..vectors.rows).map(by).collect()) });
         }
         Ok(vec![Made::Vectors(Vectors { columns, ..vectors })])

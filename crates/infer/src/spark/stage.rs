@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::explain::Slot;
 use super::frame::{Frame, Made};
 use super::store::{Folder, Parameters};
+use super::sums::Library;
 use super::{labels, scale, shape};
 use crate::error::{Error, Result};
 use crate::model::InputKind;
@@ -185,6 +186,17 @@ pub struct Source<'a> {
 }
 
 impl Source<'_> {
+    /// Whether Spark 4 or later wrote it.
+    pub fn since_4(&self) -> bool {
+        let version = self.metadata.get("sparkVersion").and_then(Value::as_str).unwrap_or_default();
+        !version.starts_with(['1', '2', '3'])
+    }
+
+    /// The library that adds up its sums.
+    pub fn library(&self) -> Library {
+        if self.since_4() { Library::Vector } else { Library::Plain }
+    }
+
     /// The columns it reads, each with the one it makes of it.
     pub fn pairs(&self) -> Result<Vec<(String, String)>> {
         let class = self.class;

@@ -59,7 +59,9 @@ fn a_row_by_itself_scores_as_in_a_batch_for_every_judged_model() {
             continue;
         }
         let rows = read_parquet(&root.join(format!("{name}.rows.parquet"))).slice(0, 500);
-        let doubles = model.signature().inputs.iter().map(|i| (&i.name, Arc::new(numbers(&rows, &i.name)) as _));
+        // A row by itself has one way to say that a value is missing.
+        let column = |name| numbers(&rows, name).iter().map(|v| v.filter(|v| !v.is_nan())).collect::<Float64Array>();
+        let doubles = model.signature().inputs.iter().map(|i| (&i.name, Arc::new(column(&i.name)) as _));
         let rows = RecordBatch::try_from_iter(doubles).unwrap();
         let Ok(batch) = model.score(&rows) else { continue };
         let (names, values) = scattered(model.as_ref(), &rows);
