@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-FIRST, STRANGE = 100, 20
+FIRST, STRANGE = 200, 40
 GENERATOR = Path(__file__).with_name("make_spark_stage_models.py")
 
 

@@ -20,7 +20,7 @@ from pyspark.sql import SparkSession
 ROWS = 10_000
 FIRST = """
 SELECT *,
-    coalesce(gpa, 2.5) * credits AS points,
+    coalesce(if(isnan(gpa), 1.5, gpa), 2.5) * credits AS points,
     coalesce(ln(amount), -3) AS logged,
     coalesce(credits / absent, 0) AS ratio,
     coalesce(credits % (grade - 3), 9) AS rest,

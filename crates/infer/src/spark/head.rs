@@ -121,6 +121,9 @@ pub enum Link {
 pub enum Decision {
     /// The first with the largest raw score.
     Largest,
+    /// The first with the largest raw score that is a number above negative
+    /// infinity, else -1.
+    LargestNumber,
     /// Class 1 when its raw score is above.
     Above(f64),
     /// The first with the largest probability by threshold.
@@ -337,7 +340,8 @@ fn one_against_rest(source: &Source<'_>) -> Result<(Box<dyn Function>, Output)> 
         }
         heads.push(head);
     }
-    let classes = Classes::new(heads.len(), Link::Scores, Decision::Largest);
+    let decision = if source.since_4() { Decision::LargestNumber } else { Decision::Largest };
+    let classes = Classes::new(heads.len(), Link::Scores, decision);
     Ok((Box::new(OneAgainstRest(heads)), Output::Classes(classes)))
 }
 
@@ -375,6 +379,7 @@ impl Classes {
             (Decision::Thresholds(thresholds), Some(probabilities)) => {
                 probabilities.chunks_exact(count).map(|row| largest(row, thresholds)).collect()
             }
+            (Decision::LargestNumber, _) => raw.chunks_exact(count).map(first_largest_number).collect(),
             _ => raw.chunks_exact(count).map(first_largest).collect(),
         };
         let one = matches!(self.link, Link::Logistic | Link::HalfLogOdds | Link::Sigmoid | Link::Margin);
@@ -434,6 +439,17 @@ fn first_largest(row: &[f64]) -> f64 {
     best as f64
 }
 
+/// The place of the first largest value above negative infinity, -1 without one.
+fn first_largest_number(row: &[f64]) -> f64 {
+    let (mut best, mut most) = (-1.0, f64::NEG_INFINITY);
+    for (place, value) in row.iter().enumerate() {
+        if *value > most {
+            (best, most) = (place as f64, *value);
+        }
+    }
+    best
+}
+
 /// The place of the first largest probability by threshold.
 fn largest(row: &[f64], thresholds: &[f64]) -> f64 {
     let (mut best, mut most) = (0, f64::NEG_INFINITY);
@@ -460,6 +476,8 @@ mod tests {
         assert_eq!(first_largest(&[0.5, 0.5]), 0.0);
         assert_eq!(first_largest(&[f64::NAN, 0.1]), 0.0);
         assert_eq!(largest(&[f64::NAN, 0.1], &[1.0, 1.0]), 1.0);
+        assert_eq!(first_largest_number(&[f64::NAN, 0.1]), 1.0);
+        assert_eq!(first_largest_number(&[f64::NAN, f64::NEG_INFINITY]), -1.0);
         let decide = |raw: [f64; 2]| {
             let classes = Classes::new(2, Link::Shares, Decision::Thresholds(vec![1.0, 0.0]));
             classes.decide(raw.to_vec()).prediction.value(0)

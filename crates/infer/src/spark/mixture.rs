@@ -143,19 +143,20 @@ fn eigen(mut matrix: Vec<f64>, width: usize) -> (Vec<f64>, Vec<f64>) {
                 let t = theta.signum() / (theta.abs() + (theta * theta + 1.0).sqrt());
                 let c = 1.0 / (t * t + 1.0).sqrt();
                 let s = t * c;
+                // Small changes to what was there, which rounds less than a sum of two products.
+                let tau = s / (1.0 + c);
+                let turn = |x: f64, y: f64| (x - s * (y + tau * x), y + s * (x - tau * y));
                 for k in 0..width {
-                    let (x, y) = (matrix[k * width + p], matrix[k * width + q]);
-                    matrix[k * width + p] = c * x - s * y;
-                    matrix[k * width + q] = s * x + c * y;
+                    if k != p && k != q {
+                        let (x, y) = turn(matrix[k * width + p], matrix[k * width + q]);
+                        (matrix[k * width + p], matrix[p * width + k]) = (x, x);
+                        (matrix[k * width + q], matrix[q * width + k]) = (y, y);
+                    }
+                    let (x, y) = turn(vectors[k * width + p], vectors[k * width + q]);
+                    (vectors[k * width + p], vectors[k * width + q]) = (x, y);
                 }
-                for k in 0..width {
-                    let (x, y) = (matrix[p * width + k], matrix[q * width + k]);
-                    matrix[p * width + k] = c * x - s * y;
-                    matrix[q * width + k] = s * x + c * y;
-                    let (x, y) = (vectors[k * width + p], vectors[k * width + q]);
-                    vectors[k * width + p] = c * x - s * y;
-                    vectors[k * width + q] = s * x + c * y;
-                }
+                matrix[p * width + p] = a - t * off;
+                matrix[q * width + q] = b + t * off;
                 matrix[p * width + q] = 0.0;
                 matrix[q * width + p] = 0.0;
             }

@@ -16,7 +16,13 @@
 //!   (`error`, `skip`) or passes NaN on (`keep`); trees send NaN to the right.
 //!   A StringIndexer treats null as a label it has not seen.
 //! - `margin` is the raw prediction of the positive class of two.
-//! - Sums are added in the order of Spark's own library on Java 11 or later.
+//! - Sums are added in the order of Spark's own library on Java 11 or later, by
+//!   the version that wrote the model: see [`sums`]. What Spark itself adds in
+//!   another order (a DCT, a decomposed covariance, Spark 4 on a processor of wider
+//!   vectors) is within 1e-12 of the sum of the terms' sizes, so that a score
+//!   near 0 may differ by more than 1e-12 of itself.
+//! - Zeros inside a sparse vector that the rows bring are zeros that are not
+//!   stored.
 
 mod bayes;
 mod clusters;

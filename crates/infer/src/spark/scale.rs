@@ -141,7 +141,7 @@ pub fn bucketizer(source: &Source<'_>) -> Result<Vec<Step>> {
 struct Binarizer {
     threshold: f64,
     /// Before Spark 4 a number that is null stays null.
-    keeps_null: bool,
+    since_4: bool,
 }
 
 impl Work for Binarizer {
@@ -159,9 +159,9 @@ impl Work for Binarizer {
             // In a vector only what is known to be at most the threshold is 0.
             let kept = |value: f64| if self.threshold < 0.0 && value.is_nan() { 1.0 } else { above(value) };
             let vectors = frame.vectors(&reads[0], None)?.map(|_, value| kept(value));
-            return Ok(vec![Made::Vectors(Vectors::compressed(vectors.rows, vectors.columns))]);
+            return Ok(vec![Made::Vectors(Vectors::compressed(vectors.rows, vectors.columns, self.since_4))]);
         }
-        let null = (!self.keeps_null).then_some(0.0);
+        let null = self.since_4.then_some(0.0);
         let values = frame.numbers(&reads[0])?.iter().map(|value| value.map(above).or(null)).collect();
         Ok(vec![Made::Numbers(values)])
     }
@@ -181,8 +181,8 @@ pub fn binarizer(source: &Source<'_>) -> Result<Vec<Step>> {
     if thresholds.len() != pairs.len() {
         return Err(Error::data("Binarizer has another number of thresholds than columns"));
     }
-    let keeps_null = !source.since_4();
-    let step = |((read, make), threshold)| source.step(read, make, Binarizer { threshold, keeps_null });
+    let since_4 = source.since_4();
+    let step = |((read, make), threshold)| source.step(read, make, Binarizer { threshold, since_4 });
     Ok(pairs.into_iter().zip(thresholds).map(step).collect())
 }
 
@@ -276,6 +276,7 @@ struct MinMax {
     scale: Vec<f64>,
     min: f64,
     constant: f64,
+    since_4: bool,
 }
 
 impl Work for MinMax {
@@ -298,7 +299,7 @@ impl Work for MinMax {
                 self.constant
             }
         });
-        Ok(vec![Made::Vectors(Vectors::compressed(vectors.rows, vectors.columns))])
+        Ok(vec![Made::Vectors(Vectors::compressed(vectors.rows, vectors.columns, self.since_4))])
     }
 
     fn slots(&self, reads: Vec<Vec<Slot>>) -> Option<Vec<Slot>> {
@@ -317,7 +318,7 @@ pub fn min_max(source: &Source<'_>) -> Result<Vec<Step>> {
     let (min, max) = (source.number("min")?, source.number("max")?);
     let part = |(low, high): (&f64, &f64)| if high - low != 0.0 { (max - min) / (high - low) } else { 0.0 };
     let scale = low.iter().zip(&high).map(part).collect();
-    source.single(MinMax { low, scale, min, constant: (min + max) / 2.0 })
+    source.single(MinMax { low, scale, min, constant: (min + max) / 2.0, since_4: source.since_4() })
 }
 
 /// Vectors divided by their norm.

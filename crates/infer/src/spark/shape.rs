@@ -22,6 +22,7 @@ const MAX_COSINE: usize = 2048;
 #[derive(Debug)]
 struct Assembler {
     invalid: Invalid,
+    since_4: bool,
 }
 
 impl Work for Assembler {
@@ -84,7 +85,7 @@ impl Work for Assembler {
                 }
             }
         }
-        Ok(vec![Made::Vectors(Vectors::compressed(frame.rows(), out))])
+        Ok(vec![Made::Vectors(Vectors::compressed(frame.rows(), out, self.since_4))])
     }
 
     fn slots(&self, reads: Vec<Vec<Slot>>) -> Option<Vec<Slot>> {
@@ -95,7 +96,7 @@ impl Work for Assembler {
 /// VectorAssembler.
 pub fn assembler(source: &Source<'_>) -> Result<Vec<Step>> {
     let reads = source.parameters.columns("inputCols", "inputCol")?;
-    let work = Assembler { invalid: source.invalid()? };
+    let work = Assembler { invalid: source.invalid()?, since_4: source.since_4() };
     Ok(vec![source.many(reads, InputKind::Numeric, source.text("outputCol")?, work)])
 }
 
@@ -200,6 +201,7 @@ pub fn pca(source: &Source<'_>) -> Result<Vec<Step>> {
 struct Interaction {
     /// Of each column, each place's categories; 0 or 1 for a number.
     categories: Vec<Vec<usize>>,
+    since_4: bool,
 }
 
 /// A column of an Interaction, over a block.
@@ -297,14 +299,14 @@ impl Work for Interaction {
             }
         }
         let columns = out.into_iter().map(|values| values.map_or(Column::Zero, Column::new)).collect();
-        Ok(vec![Made::Vectors(Vectors::compressed(rows, columns))])
+        Ok(vec![Made::Vectors(Vectors::compressed(rows, columns, self.since_4))])
     }
 }
 
 /// Interaction.
 pub fn interaction(source: &Source<'_>) -> Result<Vec<Step>> {
     let reads = source.parameters.columns("inputCols", "inputCol")?;
-    let work = Interaction { categories: Vec::new() };
+    let work = Interaction { categories: Vec::new(), since_4: source.since_4() };
     Ok(vec![source.many(reads, InputKind::Numeric, source.text("outputCol")?, work)])
 }
 
@@ -410,6 +412,10 @@ pub fn polynomial(source: &Source<'_>) -> Result<Vec<Step>> {
 }
 
 /// The discrete cosine transform, scaled to keep lengths.
+///
+/// Spark's library takes a fast algorithm, here are the sums of the definition:
+/// each value is within 1e-15 of the vector's length, not within 1e-12 of a value
+/// that is almost 0.
 #[derive(Debug)]
 struct Cosine {
     inverse: bool,
