@@ -63,6 +63,8 @@ def pack(folder, file):
 
 def check(folder, file):
     packed = pyarrow.parquet.read_table(file)
+    if packed.schema.metadata[b"sha256"].decode() != hashlib.sha256(GENERATOR.read_bytes()).hexdigest():
+        sys.exit(f"{GENERATOR.name} is not the one that made {file}: pack it again")
     compared, wrong = 0, []
     for name, path, content in zip(*(packed[c].to_pylist() for c in ("model", "path", "bytes"))):
         if path != "rows.parquet":

@@ -21,7 +21,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{ArrayRef, RecordBatch};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Fields, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::execution::context::ExecutionProps;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
@@ -49,7 +49,7 @@ type Compiled = Arc<Vec<(String, Arc<dyn PhysicalExpr>)>>;
 /// The engine, with what it has translated.
 #[derive(Debug, Default)]
 struct Statements {
-    compiled: Mutex<HashMap<(String, SchemaRef), Compiled>>,
+    compiled: Mutex<HashMap<(String, Fields), Compiled>>,
 }
 
 impl SqlStage for Statements {
@@ -80,7 +80,7 @@ impl SqlStage for Statements {
 
 impl Statements {
     fn compiled(&self, statement: &str, schema: &SchemaRef) -> Result<Compiled, String> {
-        let key = (statement.to_owned(), Arc::clone(schema));
+        let key = (statement.to_owned(), schema.fields().clone());
         if let Some(found) = self.compiled.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(Arc::clone(found));
         }
@@ -181,20 +181,18 @@ fn plain_select(query: Query) -> Result<Select, String> {
     if exclude.is_some() || into.is_some() || select.value_table_mode.is_some() || select.select_modifiers.is_some() {
         return refused("a modifier of SELECT");
     }
-    match from.as_slice() {
-        [only] if only.joins.is_empty() => match &only.relation {
-            TableFactor::Table {
-                name,
-                alias: None,
-                args: None,
-                version: None,
-                sample: None,
-                json_path: None,
-                with_ordinality: false,
-                ..
-            } if name.to_string() == TABLE => Ok(*select),
-            other => Err(format!("it reads `{other}`, and there is only `{TABLE}`")),
-        },
-        _ => refused("another number of tables than one"),
+    let [only] = from.as_slice() else { return refused("another number of tables than one") };
+    if !only.joins.is_empty() {
+        return refused("another number of tables than one");
     }
+    let this = matches!(
+        &only.relation,
+        TableFactor::Table {
+            name, alias: None, args: None, version: None, sample: None, json_path: None, with_ordinality: false, ..
+        } if name.to_string() == TABLE
+    );
+    if !this {
+        return Err(format!("it reads `{}`, and there is only `{TABLE}`", only.relation));
+    }
+    Ok(*select)
 }

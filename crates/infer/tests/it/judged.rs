@@ -69,7 +69,7 @@ fn every_stage_of_spark_3_and_4_scores_as_spark_did() {
         }
         println!("{file}: {} models, {} values compared", judge.models, judge.compared);
         assert!(judge.wrong.is_empty(), "{file}\n{}", judge.wrong.join("\n"));
-        assert!(judge.models >= 103, "{file}: only {} models", judge.models);
+        assert_eq!(judge.models, 104, "{file}");
     }
 }
 
@@ -84,7 +84,7 @@ fn every_model_of_spark_4_scores_as_spark_4_does() {
     let (models, compared, wrong) = judge(&root);
     println!("{models} models, {compared} values compared");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(models >= 103, "only {models} models found");
+    assert_eq!(models, 104);
 }
 
 /// How many models and values of a folder were compared, and what is wrong.

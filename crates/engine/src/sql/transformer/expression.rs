@@ -273,7 +273,7 @@ fn choose(whole: &Expr, tests: Vec<Engine>, values: Vec<Typed>) -> Result<Typed,
     let (test, value) = branches.next().ok_or_else(|| format!("`{whole}` has no condition"))?;
     let mut built = when(test, value);
     for (test, value) in branches {
-        built.when(test, value);
+        built = built.when(test, value);
     }
     Ok((built.otherwise(last).map_err(|e| e.to_string())?, kind))
 }
