@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes crates/engine/tests/vectors/feature_hash.json with the Python package xxhash,
-from the format's description alone (see crates/engine/src/score/hash.rs)."""
+"""Writes crates/entities/tests/vectors/feature_hash.json with the Python package xxhash,
+from the format's description alone (see crates/entities/src/hash.rs)."""
 import json
 import pathlib
 import struct
@@ -34,6 +34,6 @@ ROWS = [
     {"ipk": 3.25, "name": "Siti", "semester": 4, "active": True},
     {"ipk": None, "name": "", "semester": -1, "active": False},
 ]
-path = pathlib.Path(__file__).parent.parent / "crates/engine/tests/vectors/feature_hash.json"
+path = pathlib.Path(__file__).parent.parent / "crates/entities/tests/vectors/feature_hash.json"
 rows = [{"row": row, "xxh3_64": str(feature_hash(row))} for row in ROWS]
 path.write_text(json.dumps({"format": 1, "made_with": "scripts/feature_hash_vectors.py", "rows": rows}, indent=1) + "\n")

@@ -16,6 +16,8 @@ import pyarrow
 import pyarrow.parquet
 import xgboost
 
+from make_reference_models import chosen, write_contributions
+
 NAMES = ["a", "b", "c", "d", "e"]
 VERSION = xgboost.__version__.replace(".", "_")
 MAJOR = tuple(int(part) for part in xgboost.__version__.split(".")[:2])
@@ -59,12 +61,19 @@ class Writer:
             expected |= {f"probability_{k}": out[:, k] for k in range(out.shape[1])}
         else:
             expected["prediction"] = out if out.ndim == 1 else out[:, 0]
+        parts = None
+        if linear:
+            picked = chosen(len(x))
+            parts = booster.predict(rows.slice(picked), pred_contribs=True)
+            parts = parts.reshape(len(picked), -1, parts.shape[-1])
         columns = {n: pyarrow.array(x[:, i]) for i, n in enumerate(NAMES)}
         columns |= {f"expected_{k}": pyarrow.array(np.asarray(v, dtype=np.float64)) for k, v in expected.items()}
         for form in ["json"] if self.only else ["json", "ubj"]:
             file = f"xgboost_{VERSION}_{name}_{form}"
             booster.save_model(self.folder / f"{file}.{form}")
             pyarrow.parquet.write_table(pyarrow.table(columns), self.folder / f"{file}.rows.parquet")
+            if parts is not None:
+                write_contributions(self.folder / file, picked, parts)
             self.count += 1
 
 

@@ -94,3 +94,41 @@ def test_inspect_says_what_a_model_is(score, small_model):
     assert about["trees"] == 30 and [f["name"] for f in about["features"]] == ["x", "y"]
     text = score("model", "inspect", small_model).stdout
     assert "binary:logistic" in text and "30, up to 4 deep" in text
+
+
+def test_reasons_are_the_librarys_contributions(score, table, small_model, tmp_path):
+    import xgboost
+
+    table = table.slice(0, 3000)
+    x = np.column_stack([table[c].to_numpy(zero_copy_only=False) for c in ("x", "y")]).astype(np.float32)
+    matrix = xgboost.DMatrix(x, feature_names=["x", "y"])
+    theirs = xgboost.Booster(model_file=small_model).predict(matrix, pred_contribs=True)[:, :2]
+    pq.write_table(table, tmp_path / "rows.parquet")
+    score("score", small_model, "--input", "rows.parquet", "--output", "out.parquet", "--explain", 2)
+    found = pq.read_table(tmp_path / "out.parquet")["reasons"].to_pylist()
+    seen = 0
+    for reasons, values in zip(found, theirs):
+        names = [reason.split(" is ")[0] for reason in reasons]
+        if abs(abs(values[0]) - abs(values[1])) > 1e-4 and np.abs(values).min() > 1e-4:
+            assert names == (["x", "y"] if abs(values[0]) > abs(values[1]) else ["y", "x"])
+            for name, reason in zip(names, reasons):
+                assert ("(raises the score)" if values["xy".index(name)] > 0 else "(lowers the score)") in reason
+            seen += 1
+    assert seen > 2000
+    score("score", small_model, "--input", "rows.parquet", "--output", "out.csv", "--explain", 3)
+    flat = pa.csv.read_csv(tmp_path / "out.csv", convert_options=pa.csv.ConvertOptions(strings_can_be_null=True))
+    assert flat.column_names[-3:] == ["reason_1", "reason_2", "reason_3"]
+    assert flat["reason_1"].to_pylist() == [reasons[0] for reasons in found]
+    assert flat["reason_3"].null_count == 3000
+
+
+def test_a_model_that_cannot_be_explained_says_so(score, table, tmp_path):
+    import catboost
+
+    x = np.column_stack([table[c].to_numpy(zero_copy_only=False) for c in ("x", "y")]).astype(np.float32)
+    model = catboost.CatBoostRegressor(iterations=3, depth=2, verbose=False, allow_writing_files=False)
+    model.fit(catboost.Pool(x, x[:, 1], feature_names=["x", "y"]))
+    model.save_model(str(tmp_path / "model.cbm"))
+    pq.write_table(table, tmp_path / "rows.parquet")
+    done = score("score", "model.cbm", "--input", "rows.parquet", "--explain", 2, code=1)
+    assert "contributions" in done.stderr and "not supported" in done.stderr and done.stdout == ""

@@ -10,6 +10,6 @@ mod run_id;
 pub mod stream;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use error::ErrorKind;
+pub use error::{Error, ErrorKind, Result};
 pub use names::{InvalidName, closest, validate_name};
 pub use run_id::RunId;

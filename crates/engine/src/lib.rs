@@ -2,13 +2,12 @@
 //! score features into prediction tables.
 
 pub mod config;
-mod error;
-pub mod key;
 pub mod lake;
 pub mod registry;
 pub mod score;
 pub mod sql;
 mod workspace;
 
-pub use error::{Error, Result};
+pub use insightera_core::{Error, Result};
+pub use insightera_entities::key;
 pub use workspace::{BUSY_TIMEOUT, Workspace};

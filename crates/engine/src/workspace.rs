@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use insightera_core::{Clock, RunId};
 
+use crate::Result;
 use crate::config::{Overrides, Project};
-use crate::error::Result;
 use crate::lake::Lake;
 use crate::registry::{EmbeddedRegistry, Registry, RegistryOptions};
 

@@ -1,5 +1,8 @@
 //! What model files in JSON and UBJSON hold alike: a tree whose lists of numbers are
-//! kept as plain vectors, since they are nearly all of a model.
+//! kept as plain vectors, since they are nearly all of a model, and as narrow as the
+//! file has them.
+
+use std::borrow::Cow;
 
 use crate::error::{Error, Result};
 
@@ -14,6 +17,12 @@ pub enum Document {
     Text(String),
     /// A list that holds only numbers, or nothing.
     Numbers(Vec<f64>),
+    /// A list of single precision.
+    Singles(Vec<f32>),
+    /// A list of whole numbers.
+    Integers(Vec<i32>),
+    /// A list of small whole numbers.
+    Bytes(Vec<u8>),
     /// Any other list.
     List(Vec<Document>),
     /// Names and values, in the order of the file.
@@ -58,19 +67,26 @@ impl Document {
     }
 
     /// A list of numbers that must be there.
-    pub fn numbers(&self, name: &str) -> Result<&[f64]> {
-        match self.field(name)? {
-            Self::Numbers(numbers) => Ok(numbers),
-            _ => Err(Error::data(format!("`{name}` is no list of numbers"))),
-        }
+    pub fn numbers(&self, name: &str) -> Result<Cow<'_, [f64]>> {
+        self.field(name)?.as_numbers().ok_or_else(|| Error::data(format!("`{name}` is no list of numbers")))
+    }
+
+    /// A list of numbers.
+    pub fn as_numbers(&self) -> Option<Cow<'_, [f64]>> {
+        Some(match self {
+            Self::Numbers(numbers) => Cow::Borrowed(numbers),
+            Self::Singles(numbers) => numbers.iter().map(|n| f64::from(*n)).collect(),
+            Self::Integers(numbers) => numbers.iter().map(|n| f64::from(*n)).collect(),
+            Self::Bytes(numbers) => numbers.iter().map(|n| f64::from(*n)).collect(),
+            _ => return None,
+        })
     }
 
     /// The items of a list that holds no numbers.
     pub fn items(&self) -> Option<&[Self]> {
         match self {
             Self::List(items) => Some(items),
-            Self::Numbers(numbers) if numbers.is_empty() => Some(&[]),
-            _ => None,
+            other => other.as_numbers().filter(|numbers| numbers.is_empty()).map(|_| &[][..]),
         }
     }
 }

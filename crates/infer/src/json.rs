@@ -9,8 +9,13 @@ const MAX_DEPTH: usize = 200;
 /// Parses one value, which must be all there is. The words `NaN`, `Infinity`
 /// and `-Infinity`, which XGBoost writes, are numbers.
 pub fn parse(bytes: &[u8]) -> Result<Document, String> {
+    parse_without(bytes, &[])
+}
+
+/// [`parse`], leaving the lists of numbers with these names out.
+pub fn parse_without(bytes: &[u8], unused: &[&str]) -> Result<Document, String> {
     let text = std::str::from_utf8(bytes).map_err(|e| format!("it is no UTF-8: {e}"))?;
-    let mut reader = Reader { text, at: 0 };
+    let mut reader = Reader { text, at: 0, unused };
     let value = reader.value(0)?;
     reader.space();
     if reader.at < text.len() {
@@ -22,6 +27,7 @@ pub fn parse(bytes: &[u8]) -> Result<Document, String> {
 struct Reader<'a> {
     text: &'a str,
     at: usize,
+    unused: &'a [&'a str],
 }
 
 impl Reader<'_> {
@@ -89,7 +95,11 @@ impl Reader<'_> {
         while self.peek().is_some_and(|b| matches!(b, b'+' | b'-' | b'.' | b'e' | b'E' | b'0'..=b'9')) {
             self.at += 1;
         }
-        let found = self.text[start..self.at].parse().map(Document::Number);
+        let word = &self.text[start..self.at];
+        if let Some(whole) = whole(word) {
+            return Ok(Document::Number(whole));
+        }
+        let found = word.parse().map(Document::Number);
         found.map_err(|_| format!("a number is due at byte {start}"))
     }
 
@@ -159,6 +169,25 @@ impl Reader<'_> {
         }
     }
 
+    /// Passes a list if it holds numbers alone; else nothing is passed.
+    fn pass_numbers(&mut self) -> bool {
+        let start = self.at;
+        let mut passed = self.next_is(b'[');
+        while passed {
+            self.space();
+            let from = self.at;
+            while self.peek().is_some_and(|b| matches!(b, b'+' | b'-' | b'.' | b'e' | b'E' | b'0'..=b'9')) {
+                self.at += 1;
+            }
+            if from < self.at && self.next_is(b']') {
+                return true;
+            }
+            passed = from < self.at && self.next_is(b',');
+        }
+        self.at = start;
+        false
+    }
+
     fn map(&mut self, depth: usize) -> Result<Document, String> {
         self.at += 1;
         let mut map = Vec::new();
@@ -174,7 +203,12 @@ impl Reader<'_> {
             if !self.next_is(b':') {
                 return self.wrong("a colon");
             }
-            map.push((name, self.value(depth + 1)?));
+            let value = if self.unused.contains(&name.as_str()) && self.pass_numbers() {
+                Document::Null
+            } else {
+                self.value(depth + 1)?
+            };
+            map.push((name, value));
             if self.next_is(b'}') {
                 return Ok(Document::Map(map));
             }
@@ -185,14 +219,44 @@ impl Reader<'_> {
     }
 }
 
+/// A whole number of few digits, which most numbers of a tree are. Not minus
+/// zero.
+fn whole(word: &str) -> Option<f64> {
+    let (negative, digits) = match word.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, word),
+    };
+    if digits.is_empty() || digits.len() > 15 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let number = digits.bytes().fold(0u64, |number, digit| 10 * number + u64::from(digit - b'0')) as f64;
+    match negative {
+        true if number == 0.0 => None,
+        true => Some(-number),
+        false => Some(number),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn numbers_are_those_that_rust_reads() {
-        for text in ["0.1", "-0.80740740740740746", "1e-310", "17976931348623157e292", "0.30000000000000004", "-0", "5"]
-        {
+        for text in [
+            "0.1",
+            "-0.80740740740740746",
+            "1e-310",
+            "17976931348623157e292",
+            "0.30000000000000004",
+            "-0",
+            "5",
+            "-17",
+            "000",
+            "999999999999999",
+            "1000000000000001",
+            "12345678901234567890",
+        ] {
             let Document::Number(found) = parse(text.as_bytes()).unwrap() else { panic!("{text}") };
             assert_eq!(found.to_bits(), text.parse::<f64>().unwrap().to_bits(), "{text}");
         }
@@ -209,6 +273,21 @@ mod tests {
         assert_eq!(map[0].1.items().unwrap().len(), 6);
         assert_eq!(map[1].1.field("c").unwrap().text(), Some("é"));
         assert_eq!(parse(b"[NaN, -Infinity]").unwrap().items(), None);
+    }
+
+    #[test]
+    fn only_the_lists_of_numbers_that_are_named_are_left_out() {
+        let text = br#"{"a": [1, -2.5e3 ], "b": [3], "c": ["a", 1], "d": [], "e": [1, null], "f": 7}"#;
+        let found = parse_without(text, &["a", "c", "d", "e", "f"]).unwrap();
+        assert_eq!(found.get("a"), Some(&Document::Null));
+        assert_eq!(found.numbers("b").unwrap().as_ref(), [3.0]);
+        let whole = parse(text).unwrap();
+        for name in ["c", "d", "e", "f"] {
+            assert_eq!(found.get(name), whole.get(name), "{name}");
+        }
+        for bad in [&b"{\"a\": [1"[..], b"{\"a\": [1,]}", b"{\"a\": [1 2]}", b"{\"a\": [,]}"] {
+            assert!(parse_without(bad, &["a"]).is_err());
+        }
     }
 
     #[test]

@@ -141,6 +141,9 @@ pub enum Command {
         /// Where they go with the predictions; without it, as NDJSON to standard output
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// Add this many reasons for each row's score, the weightiest first
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=100))]
+        explain: Option<u8>,
     },
     /// Inspect, register, list, promote and roll back models
     #[command(subcommand, arg_required_else_help = true)]
@@ -185,8 +188,10 @@ lead to, stay. Nothing that a snapshot needs is touched; files of no snapshot ar
 
 const SCORE_HELP: &str = "\
 The output keeps the columns of the input and adds prediction, probability (a list, one value
-a class) and rawPrediction (a list); in .csv a column for each class. The types of .csv and
-.ndjson columns are those that fit every row.";
+a class) and rawPrediction (a list); in .csv a column for each class. With --explain it adds
+reasons (a list of texts; in .csv reason_1, reason_2, ...), by exact Shapley values for trees:
+of several classes, for the one that is predicted. The types of .csv and .ndjson columns are
+those that fit every row.";
 
 const CERTIFY_HELP: &str = "\
 Outputs: prediction, probability (of the positive class), probability_CLASS, margin, raw_0,

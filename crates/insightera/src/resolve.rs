@@ -71,6 +71,8 @@ pub struct Score {
     pub input: PathBuf,
     /// Where they go; else to standard output.
     pub output: Option<PathBuf>,
+    /// How many reasons each row gets.
+    pub explain: Option<usize>,
 }
 
 /// A model against golden rows.
@@ -210,7 +212,9 @@ pub fn resolve(arguments: Arguments, terminal: bool) -> Result<Invocation> {
         cli::Command::Plan { which, format } => Command::Plan { selection: selection(which), format },
         cli::Command::Run { which, full, format } => Command::Run { selection: selection(which), full, format },
         cli::Command::Verify { which, format } => Command::Verify { selection: selection(which), format },
-        cli::Command::Score { model, input, output } => Command::Score(Score { model, input, output }),
+        cli::Command::Score { model, input, output, explain } => {
+            Command::Score(Score { model, input, output, explain: explain.map(usize::from) })
+        }
         cli::Command::Model(model) => model_command(model)?,
         cli::Command::Table(table) => Command::Table(table_command(table)?),
         cli::Command::Sql { statement, file, format } => {

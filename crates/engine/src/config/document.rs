@@ -9,7 +9,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::DeTable;
 
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// A configuration or SQL file larger than this is not one.
 const MAX_BYTES: u64 = 4 << 20;

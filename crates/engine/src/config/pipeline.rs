@@ -11,7 +11,7 @@ use super::document::{Document, read_text};
 use super::partition::PartitionTransform;
 use super::section::{Located, Section};
 use super::settings::{split_table, time_zone};
-use crate::error::Result;
+use crate::Result;
 
 /// A configured flow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -355,7 +355,7 @@ fn read_sql(section: &Section<'_>, file: &Path, document: &Document) -> Result<(
         let hint = error.get_hint().map(str::to_owned);
         let kind = error.kind();
         let located = section.error(&named.span, error.to_string());
-        let mut located = crate::error::Error::new(kind, located.to_string()).cause(error);
+        let mut located = crate::Error::new(kind, located.to_string()).cause(error);
         if let Some(hint) = hint {
             located = located.hint(hint);
         }

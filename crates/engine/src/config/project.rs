@@ -10,7 +10,7 @@ use insightera_core::{ErrorKind, closest, validate_name};
 use super::document::Document;
 use super::pipeline::Pipeline;
 use super::settings::{FileSettings, Overrides, Settings, check_flags, read_environment};
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// The name of the project file.
 const PROJECT_FILE: &str = "insightera.toml";

@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::document::Document;
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// A table of the file: its entries in the order of the file.
 #[derive(Debug)]

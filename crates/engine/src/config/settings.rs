@@ -11,8 +11,8 @@ use toml::de::DeTable;
 use super::document::Document;
 use super::section::{Located, Section};
 use super::time_zone::{TIME_ZONE_HINT, is_time_zone};
-use crate::error::{Error, Result};
 use crate::lake::maintain::policy::Policy;
+use crate::{Error, Result};
 
 /// The version of the project file that this build reads.
 const FORMAT: u64 = 1;

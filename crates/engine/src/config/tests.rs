@@ -6,7 +6,7 @@ use insightera_core::ErrorKind;
 use tempfile::TempDir;
 
 use super::*;
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 const PIPELINE: &str = r#"kind = "batch"
 [model]

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, pa
 
 use super::faults::{self, Bug, Stage};
 use super::{durable, table::TableName};
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// The name under which PyIceberg and Java must open this catalog.
 pub const CATALOG_NAME: &str = "insightera";

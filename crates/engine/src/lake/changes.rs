@@ -17,8 +17,8 @@ use super::faults::{self, Bug};
 use super::files::{self, LiveFile};
 use super::storage::local_path;
 use super::table::Table;
-use crate::error::{Error, Result};
 use crate::key::{KeySet, Keys};
+use crate::{Error, Result};
 
 /// The files that changed between two snapshots.
 #[derive(Debug, Default)]

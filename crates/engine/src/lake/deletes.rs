@@ -14,7 +14,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader
 use super::durable;
 use super::files::LiveFile;
 use super::storage::local_path;
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// Field id of `file_path` in a position delete file.
 pub const FILE_PATH_ID: i32 = 2_147_483_546;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use insightera_core::ErrorKind;
 
 use super::faults::{self, Stage};
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// Turns an I/O error into ours: which file, what was tried, and what to do.
 pub fn io_error(action: &str, path: &Path, error: io::Error) -> Error {

@@ -15,8 +15,8 @@ use iceberg::spec::{
 use super::schema::{Column, iceberg_type};
 use super::table::Table;
 use super::{Lake, TableName, commit};
-use crate::error::{Error, Result};
 use crate::score::TableShape;
+use crate::{Error, Result};
 
 /// One change of a table.
 #[derive(Debug, Clone, PartialEq)]

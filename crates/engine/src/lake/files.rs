@@ -10,7 +10,7 @@ use iceberg::spec::{
 
 use super::storage;
 use super::table::Table;
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// One live file of a snapshot.
 #[derive(Debug, Clone)]

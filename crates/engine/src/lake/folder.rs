@@ -13,7 +13,7 @@ use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{deletes, durable};
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// One Parquet file of a folder.
 #[derive(Debug, Clone)]

@@ -42,7 +42,7 @@ use iceberg::{TableCreation, spec::Schema};
 use insightera_core::{Clock, closest};
 
 use self::catalog::Catalog;
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 pub use table::{Ancestry, Table, TableName};
 
 /// Drives a future of our own storage, which never waits for anything.

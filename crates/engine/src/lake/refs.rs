@@ -7,7 +7,7 @@ use iceberg::spec::{MAIN_BRANCH, SnapshotReference, SnapshotRetention};
 
 use super::table::Table;
 use super::{Lake, TableName, commit, keys};
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// What a reference is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -51,8 +51,8 @@ use super::folder::Folder;
 use super::schema::query_schema;
 use super::storage::{self, local_path};
 use super::table::Table;
-use crate::error::{Error, Result};
 use crate::key::{KeySet, Keys};
+use crate::{Error, Result};
 
 /// A pinned table or folder that queries can scan.
 #[derive(Debug, Clone)]

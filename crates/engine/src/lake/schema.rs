@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef as ArrowSchemaRef, TimeUnit};
 use iceberg::spec::{ListType, MapType, NestedField, NestedFieldRef, PrimitiveType, Schema, StructType, Type};
 
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// The Parquet field id key in Arrow field metadata.
 pub const FIELD_ID: &str = "PARQUET:field_id";

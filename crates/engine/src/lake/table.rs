@@ -8,7 +8,7 @@ use std::sync::Arc;
 use iceberg::spec::{FormatVersion, SchemaRef, SnapshotRef, SnapshotReference, TableMetadata, TableMetadataRef};
 
 use super::storage;
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// `namespace.name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

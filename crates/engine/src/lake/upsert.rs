@@ -15,8 +15,8 @@ use super::commit::{self, Change, Outcome};
 use super::schema::FIELD_ID;
 use super::writer::{TableWriter, WriteOptions, write_plain};
 use super::{Lake, Table, deletes, files};
-use crate::error::{Error, Result};
 use crate::key::{KeySet, Keys};
+use crate::{Error, Result};
 
 /// Appends `batches` to `table` in one commit.
 pub fn append(lake: &Lake, table: &Table, batches: &[RecordBatch], sorted_by: &[String]) -> Result<Table> {

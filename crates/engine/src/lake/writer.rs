@@ -30,7 +30,7 @@ use super::durable::{self, NewFile};
 use super::schema::arrow_schema;
 use super::storage::local_path;
 use super::table::Table;
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// Rows of a row group: small enough that two cores share a file's scan.
 const ROW_GROUP_ROWS: usize = 256 * 1024;

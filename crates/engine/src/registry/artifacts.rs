@@ -11,7 +11,7 @@ use insightera_infer::Artifact;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// The folder of all artifacts.
 #[derive(Debug)]

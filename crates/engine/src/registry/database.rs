@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 
 use super::schema::{APPLICATION_ID, MIGRATIONS, latest};
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// An open registry database with the current schema.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use super::records::{
 };
 use super::{PRODUCTION, Registry};
 use crate::config::Selector;
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// How a registry is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -33,8 +33,8 @@ use std::fmt;
 
 use insightera_infer::Artifact;
 
+use crate::Result;
 use crate::config::Selector;
-use crate::error::Result;
 
 pub use embedded::{EmbeddedRegistry, RegistryOptions};
 pub use records::{

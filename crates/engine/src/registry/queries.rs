@@ -11,7 +11,7 @@ use super::alias_log::LogEntry;
 use super::artifacts::StoredFile;
 use super::database::Failure;
 use super::records::{AliasAction, ModelSummary, Registration, VersionDetails};
-use crate::error::Error;
+use crate::Error;
 
 /// The experiment of runs that name none; MLflow's id for it is 0.
 const DEFAULT_EXPERIMENT: &str = "Default";

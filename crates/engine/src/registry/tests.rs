@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::alias_log::{self, LogEntry};
 use super::*;
-use crate::error::Error;
+use crate::Error;
 
 const START: i64 = 1_700_000_000_000_000;
 

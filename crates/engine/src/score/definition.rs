@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use insightera_core::closest;
+use insightera_entities::hash;
 use insightera_infer::Model;
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
@@ -14,14 +15,14 @@ use super::features::{self, FeatureQuery};
 use super::inputs::Inputs;
 use super::locality::{self, KeyColumns};
 use super::output::OutputPlan;
-use super::{hash, progress};
+use super::progress;
 use crate::config::{Duplicates, Pipeline, Strategy};
-use crate::error::{Error, Result};
 use crate::key;
 use crate::lake::schema::{self, Evolution};
 use crate::lake::{Table, TableName};
 use crate::registry::ResolvedModel;
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// A pipeline with its model resolved and pinned.
 #[derive(Debug, Clone)]

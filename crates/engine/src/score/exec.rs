@@ -24,17 +24,17 @@ use datafusion::physical_plan::{
 };
 use futures::TryStreamExt;
 use insightera_core::Clock;
+use insightera_entities::entries::{Collected, Entries, State};
+use insightera_entities::hash::FeatureHasher;
+use insightera_entities::index::StateIndex;
 use insightera_infer::Model;
 use serde::{Deserialize, Serialize};
 
-use super::entries::{Collected, Entries, State};
-use super::hash::FeatureHasher;
-use super::index::StateIndex;
 use super::output::OutputPlan;
 use super::rows::{explained, output_batch};
-use crate::error::{Error, Result};
 use crate::key::Keys;
 use crate::lake::Table;
+use crate::{Error, Result};
 
 /// At most this many keys are named.
 const NAMED: usize = 20;

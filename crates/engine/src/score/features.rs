@@ -9,11 +9,11 @@ use datafusion::prelude::SessionContext;
 
 use super::inputs::Inputs;
 use crate::config::{Duplicates, Pipeline};
-use crate::error::{Error, Result};
 use crate::lake::TableName;
 use crate::lake::scan::{KeyFilter, Scan};
 use crate::sql::{plan_error, session};
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// Where a pipeline's SQL stands, for error messages.
 pub fn source(pipeline: &Pipeline) -> String {

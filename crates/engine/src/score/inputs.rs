@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
 use crate::lake::folder::Folder;
 use crate::lake::scan::{KeyFilter, Scan};
 use crate::lake::{Table, TableName};
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// What a run consumed of one input; stored in the snapshot summary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,12 +8,12 @@ use arrow::datatypes::DataType;
 use iceberg::spec::Transform;
 
 use super::run::{RunReport, RunStatus};
-use crate::error::{Error, Result};
 use crate::lake::commit::{self, Change, Outcome};
 use crate::lake::schema::{Column, timestamptz};
 use crate::lake::writer::{TableWriter, WriteOptions};
 use crate::lake::{NewTable, TableName};
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// The table's name.
 pub fn table_name() -> TableName {

@@ -15,11 +15,8 @@
 //! comparison of all hashes would, or it declines.
 
 mod definition;
-mod entries;
 mod exec;
 mod features;
-mod hash;
-mod index;
 mod inputs;
 mod locality;
 pub mod metrics;

@@ -12,10 +12,10 @@ use datafusion::prelude::SessionContext;
 use iceberg::spec::Transform;
 
 use crate::config::{Explain, PartitionTransform, Pipeline};
-use crate::error::{Error, Result};
 use crate::lake::schema::{Column, timestamptz};
 use crate::lake::{NewTable, TableName};
 use crate::sql::plan_error;
+use crate::{Error, Result};
 
 /// Columns that an output expression can use besides the features.
 const TIMESTAMP: &str = "prediction_timestamp";

@@ -4,18 +4,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use insightera_entities::index::{Anchor, StateIndex};
 use serde::Serialize;
 
 use super::definition::{Definition, Prepared};
 use super::exec::Reason;
 use super::features;
-use super::index::StateIndex;
 use super::inputs::{Consumed, Input, Inputs};
 use super::progress::{Progress, progress};
 use super::run::{Evaluation, Reporter, RunOptions, evaluate};
 use super::state;
+use crate::Result;
 use crate::config::{OnModelChange, Strategy};
-use crate::error::Result;
 use crate::key::KeySet;
 use crate::lake::Table;
 use crate::lake::changes::{self, Diff};
@@ -227,7 +227,7 @@ impl Work {
         let prepared = Prepared::new(workspace, definition.clone(), inputs, table).await?;
         let index = match table {
             Some(table) if progress.is_some() => state::load(workspace, table, &definition.pipeline.name).await?,
-            _ => StateIndex::empty(super::index::Anchor {
+            _ => StateIndex::empty(Anchor {
                 pipeline: definition.pipeline.name.clone(),
                 table_uuid: String::new(),
                 snapshot_id: 0,

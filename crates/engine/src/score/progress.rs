@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::inputs::Consumed;
-use crate::error::{Error, Result};
 use crate::lake::faults::{self, Bug};
 use crate::lake::{Table, keys};
+use crate::{Error, Result};
 
 /// What a pipeline's last commit says.
 #[derive(Debug, Clone, PartialEq, Eq)]

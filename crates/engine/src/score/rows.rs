@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Date32Array, Float64Array, Int64Array, ListBuilder, MapArray, RecordBatch, StringArray, StringBuilder,
-    StructArray, TimestampMicrosecondArray, new_null_array,
+    ArrayRef, Date32Array, Float64Array, Int64Array, MapArray, RecordBatch, StringArray, StructArray,
+    TimestampMicrosecondArray, new_null_array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef};
-use insightera_infer::{Model, Predictions};
+use insightera_infer::{Model, Predictions, top_reasons};
 
 use super::exec::{Reason, Resources, ScoreSpec};
 use super::output::OutputPlan;
 use crate::config::Explain;
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// The model's columns beside the features, then every output expression.
 pub fn output_batch(
@@ -123,16 +123,7 @@ pub fn explained(
     explain: &Explain,
 ) -> insightera_infer::Result<ArrayRef> {
     let found = model.contributions(features)?;
-    let classes = found.outputs > 1 && !model.description().labels.is_empty();
-    let mut lists = ListBuilder::new(StringBuilder::new());
-    for row in 0..features.num_rows() {
-        let class = if classes { predictions.prediction.value(row) as usize } else { 0 };
-        for reason in found.top(explain.top, row, class.min(found.outputs.saturating_sub(1))) {
-            lists.values().append_value(reason.words(&explain.score));
-        }
-        lists.append(true);
-    }
-    Ok(Arc::new(lists.finish()))
+    Ok(Arc::new(top_reasons(model.description(), &found, predictions, explain.top, &explain.score)))
 }
 
 /// Rows that say an entity left the feature set: key, time and record columns,

@@ -13,9 +13,9 @@ use datafusion::physical_plan::ExecutionPlan;
 use iceberg::TableUpdate;
 use iceberg::spec::DataFile;
 use insightera_core::ErrorKind;
+use insightera_entities::entries::{Collected, Entries, State};
 use serde::Serialize;
 
-use super::entries::{Collected, Entries, State};
 use super::exec::{Counters, Reason, Resources, ScoreExec, ScoreSpec};
 use super::features::{self, FeatureQuery};
 use super::inputs::{Consumed, Input};
@@ -23,12 +23,12 @@ use super::plan::{Draft, ModelName, Reasons, Work};
 use super::rows::removed_rows;
 use super::write::{WriteExec, write_rows};
 use super::{locality, metrics, shards, state, timestamps};
-use crate::error::{Error, Result};
 use crate::lake::commit::{self, Change, Fence, Outcome};
 use crate::lake::faults::{self, Bug};
 use crate::lake::{Table, keys, schema};
 use crate::sql::plan_error;
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// Plans again after another run of the same pipeline was first: this often.
 const REPLANS: usize = 3;
@@ -547,7 +547,7 @@ fn save_index(workspace: &Workspace, name: &str, draft: Draft, table: &Table, sn
     let anchor = state::anchor(table, name, snapshot_id);
     let Some(index) = draft.work.map(|w| w.index) else { return };
     let Ok(index) = Arc::try_unwrap(index) else { return };
-    if index.advance(&folder, anchor, entries, workspace.threads()).is_err() {
+    if index.advance(&folder, anchor, entries, workspace.threads(), &state::replace).is_err() {
         // Without a newer segment the old ones are stale and are not used.
         let _ = std::fs::remove_dir_all(&folder);
     }

@@ -44,12 +44,12 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::features::FeatureQuery;
 use super::locality::{self, KeyColumns};
 use crate::config::Pipeline;
-use crate::error::{Error, Result};
 use crate::key::{HashOfHash, KeyOrder, Keys};
 use crate::lake::durable::io_error;
 use crate::lake::scan::Scan;
 use crate::sql;
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// Input bytes of a shard, uncompressed: what several threads hold at once
 /// stays far below the memory limit, and a shard's join still fits the cache.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray};
@@ -11,17 +11,23 @@ use arrow::datatypes::{DataType, Int64Type};
 use datafusion::logical_expr::{ident, lit};
 use futures::StreamExt;
 use iceberg::spec::Operation;
+use insightera_entities::entries::{Collected, Entries, State};
+use insightera_entities::index::{Anchor, StateIndex};
 
-use super::entries::{Collected, Entries, State};
-use super::index::{Anchor, StateIndex};
 use super::output::TableShape;
-use crate::error::{Error, Result};
 use crate::key::{HashOfHash, KeyHash, Keys};
 use crate::lake::faults::{self, Bug};
 use crate::lake::scan::Scan;
-use crate::lake::{Table, keys};
+use crate::lake::{Table, durable, keys};
 use crate::sql::{plan_error, session};
 use crate::workspace::Workspace;
+use crate::{Error, Result};
+
+/// How a segment of the index is saved: a cache, which need not survive a loss
+/// of power.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    durable::replace(path, bytes, false)
+}
 
 /// The folder of a pipeline's index.
 pub fn folder(workspace: &Workspace, pipeline: &str) -> PathBuf {
@@ -56,7 +62,7 @@ pub async fn load(workspace: &Workspace, table: &Table, pipeline: &str) -> Resul
     let index = read(workspace, table, pipeline).await?.index;
     debug_assert_eq!(index.anchor().snapshot_id, current);
     // The index is a cache: a disk that refuses it must not stop a run.
-    let _ = index.save(&folder);
+    let _ = index.save(&folder, &replace);
     Ok(index)
 }
 

@@ -12,10 +12,10 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::statistics::Statistics;
 
-use crate::error::{Error, Result};
 use crate::key::{KeySet, Keys};
 use crate::lake::deletes;
 use crate::lake::folder::Folder;
+use crate::{Error, Result};
 
 /// The keys found, and what was read for them.
 #[derive(Debug, Default)]

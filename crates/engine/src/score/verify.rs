@@ -5,15 +5,15 @@
 
 use std::sync::Arc;
 
+use insightera_entities::index::{Anchor, StateIndex};
 use serde::Serialize;
 
 use super::exec::Reason;
-use super::index::{Anchor, StateIndex};
 use super::plan::{Draft, Work};
 use super::run::{Reporter, RunOptions, evaluate};
 use super::state;
+use crate::Result;
 use crate::config::Strategy;
-use crate::error::Result;
 use crate::workspace::Workspace;
 
 /// What verify found.

@@ -18,9 +18,9 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Exe
 use futures::StreamExt;
 
 use super::exec::{Resources, external, properties, resources};
-use crate::error::{Error, Result};
 use crate::lake::Table;
 use crate::lake::writer::{TableWriter, WriteOptions};
+use crate::{Error, Result};
 
 /// Sorts rows by entity key and writes them into data files.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use datafusion::common::DataFusionError;
 use insightera_core::ErrorKind;
 
-use crate::error::Error;
+use crate::Error;
 
 /// Turns an error of planning or running `sql` into ours. `what` says which
 /// text it was, for example a file.

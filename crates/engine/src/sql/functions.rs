@@ -7,7 +7,7 @@ use datafusion::sql::sqlparser::ast::{
     ObjectName, ObjectNamePart, OrderByExpr, OrderByOptions, Value, VisitMut, VisitorMut,
 };
 
-use crate::error::Error;
+use crate::Error;
 
 /// Rewrites the functions of a statement.
 pub(super) fn rewrite(statement: &mut impl VisitMut) -> Result<(), Error> {

@@ -18,9 +18,9 @@ use iceberg::spec::{
 use insightera_core::closest;
 use serde_json::{Map, Value, json};
 
-use crate::error::{Error, Result};
 use crate::lake::Table;
 use crate::lake::files::{manifest_entries, manifest_list};
+use crate::{Error, Result};
 
 /// Which of a table's metadata tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,11 +14,11 @@ use super::session::CATALOG;
 use super::statement::Statement;
 use super::travel::{self, Pinned, Version};
 use super::{plan_error, session};
-use crate::error::{Error, Result};
 use crate::lake::folder::Folder;
 use crate::lake::scan::{Scan, ScanNote, ScanNotes};
 use crate::lake::{Table, TableName};
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// The rows of a statement.
 #[derive(Debug)]

@@ -6,9 +6,9 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
-use crate::error::{Error, Result};
 use crate::lake::scan::ScanNotes;
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// The catalog name inside SQL.
 pub const CATALOG: &str = "insightera";

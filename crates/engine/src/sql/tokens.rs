@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace, Word};
 
 use super::plan_error;
-use crate::error::Result;
+use crate::Result;
 
 /// The column that stands for all of them in `MERGE … UPDATE SET *`.
 pub(super) const STAR: &str = "*";

@@ -20,8 +20,8 @@ use super::metadata_tables::MetadataTable;
 use super::statement::Statement;
 use super::tokens::tokens;
 use super::{functions, plan_error};
-use crate::error::{Error, Result};
 use crate::lake::{Table, refs};
+use crate::{Error, Result};
 
 /// The generic dialect with table versions.
 #[derive(Debug, Default)]

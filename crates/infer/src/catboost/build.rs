@@ -115,9 +115,9 @@ fn labels(parts: &Parts, transform: Transform) -> Result<Vec<String>> {
     let known = note(&parts.notes, "class_params")?;
     let list = |key: &str| -> Vec<String> {
         match known.as_ref().and_then(|known| known.get(key)) {
-            Some(Document::Numbers(numbers)) => numbers.iter().map(f64::to_string).collect(),
             Some(Document::List(items)) => items.iter().filter_map(Document::text).map(str::to_owned).collect(),
-            _ => Vec::new(),
+            Some(other) => other.as_numbers().iter().flat_map(|n| n.iter()).map(f64::to_string).collect(),
+            None => Vec::new(),
         }
     };
     for key in ["class_names", "class_to_label"] {

@@ -68,8 +68,10 @@ fn plain(value: &Document) -> serde_json::Value {
         Document::Number(number) if number.fract() == 0.0 && number.abs() < 9e15 => Value::from(*number as i64),
         Document::Number(number) => Value::from(*number),
         Document::Text(text) => Value::from(text.as_str()),
-        Document::Numbers(numbers) => numbers.iter().map(|n| plain(&Document::Number(*n))).collect(),
         Document::List(items) => items.iter().map(plain).collect(),
+        list @ (Document::Numbers(_) | Document::Singles(_) | Document::Integers(_) | Document::Bytes(_)) => {
+            list.as_numbers().iter().flat_map(|numbers| numbers.iter()).map(|n| plain(&Document::Number(*n))).collect()
+        }
         Document::Map(entries) => {
             Value::Object(entries.iter().map(|(key, value)| (key.clone(), plain(value))).collect())
         }

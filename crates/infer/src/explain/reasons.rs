@@ -11,7 +11,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::columns;
 use crate::error::{Error, Result};
-use crate::model::Input;
+use crate::model::{Description, Input, Predictions};
 
 /// What every feature added to the raw score of every row.
 ///
@@ -111,13 +111,22 @@ impl Contributions {
 }
 
 /// The top reasons of every row in words, a list a row: see [`Reason::words`].
+/// Of a classifier's several classes they are those for the one it predicted.
 ///
 /// # Panics
-/// When there is no such output.
-pub fn top_reasons(contributions: &Contributions, k: usize, output: usize, score: &str) -> ListArray {
+/// When the predictions are of other rows.
+pub fn top_reasons(
+    model: &Description,
+    contributions: &Contributions,
+    predictions: &Predictions,
+    k: usize,
+    score: &str,
+) -> ListArray {
+    let last = contributions.outputs.saturating_sub(1);
     let mut lists = ListBuilder::new(StringBuilder::new());
     for row in 0..contributions.rows() {
-        for reason in contributions.top(k, row, output) {
+        let class = if model.labels.is_empty() { 0 } else { predictions.prediction.value(row) as usize };
+        for reason in contributions.top(k, row, class.min(last)) {
             lists.values().append_value(reason.words(score));
         }
         lists.append(true);
@@ -234,7 +243,7 @@ mod tests {
 
     #[test]
     fn the_list_column_has_a_list_a_row() {
-        let lists = top_reasons(&sample(), 2, 0, "score");
+        let lists = top_reasons(&Description::default(), &sample(), &Predictions::plain(vec![0.0; 3]), 2, "score");
         assert_eq!((lists.len(), lists.value_length(0), lists.value_length(1)), (3, 2, 2));
         assert_eq!(lists.value(1).as_string::<i32>().value(0), "active is false (raises the score)");
     }

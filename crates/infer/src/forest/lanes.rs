@@ -17,8 +17,6 @@
 //! compiler vectorises the loops; [`Lanes::add`] runs them compiled for the
 //! widest registers that the processor has.
 
-use std::collections::HashMap;
-
 use super::bins::{Fill, Limits, Plan};
 use super::{Leaves, NodeBuilder, Sum, TreeBuilder, Value};
 
@@ -303,7 +301,7 @@ fn program<T: Value>(
     }
     let mut leaves = 0u16;
     // By node: where its leaf numbers are, and its height above the leaves.
-    let mut done: HashMap<usize, (u16, usize)> = HashMap::new();
+    let mut done: Vec<Option<(u16, usize)>> = vec![None; tree.nodes.len()];
     let mut steps = vec![Step::Enter(0)];
     while let Some(step) = steps.pop() {
         let at = match step {
@@ -311,7 +309,7 @@ fn program<T: Value>(
                 match &tree.nodes[at] {
                     NodeBuilder::Leaf(leaf) => {
                         keep(*leaf);
-                        done.insert(at, (leaves, 0));
+                        done[at] = Some((leaves, 0));
                         leaves += 1;
                     }
                     NodeBuilder::Split { left, right, .. } => {
@@ -325,7 +323,7 @@ fn program<T: Value>(
         let NodeBuilder::Split { feature, test, missing_left, left, right } = &tree.nodes[at] else { continue };
         let (lane, below) = plan.place(*feature, test, *missing_left)?;
         let (lane, threshold) = (lane as u16, (below as u8 ^ 128) as i8);
-        let ((left, left_height), (right, right_height)) = (done.remove(left)?, done.remove(right)?);
+        let ((left, left_height), (right, right_height)) = (done[*left].take()?, done[*right].take()?);
         let height = left_height.max(right_height) + 1;
         // A node takes the place of a child, unless both are leaves.
         let out = if left_height > 0 {
@@ -341,7 +339,7 @@ fn program<T: Value>(
         } else {
             selects.push((height, Select { lane, left, right, out, threshold }));
         }
-        done.insert(at, (out, height));
+        done[at] = Some((out, height));
     }
-    done.remove(&0).map(|(found, _)| found)
+    done[0].map(|(found, _)| found)
 }

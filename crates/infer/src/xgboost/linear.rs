@@ -42,4 +42,22 @@ impl Linear {
         }
         sums
     }
+
+    /// What every feature adds to the margins of every row, row by row and output
+    /// by output: a value a feature, then the bias and the base margin.
+    pub fn contributions(&self, columns: &[Vec<f32>], rows: usize, base: &[f32]) -> Vec<f64> {
+        let biases = &self.weights[columns.len() * self.outputs..];
+        let first = base.first().copied().unwrap_or_default();
+        let mut values = Vec::with_capacity(rows * self.outputs * (columns.len() + 1));
+        for row in 0..rows {
+            for (output, bias) in biases.iter().enumerate() {
+                values.extend(columns.iter().enumerate().map(|(feature, column)| {
+                    let added = column[row] * self.weights[feature * self.outputs + output];
+                    if column[row].is_nan() { 0.0 } else { f64::from(added) }
+                }));
+                values.push(f64::from(bias + first));
+            }
+        }
+        values
+    }
 }

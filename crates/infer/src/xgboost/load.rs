@@ -1,5 +1,6 @@
 //! From a file to a model, with every part checked.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -12,6 +13,9 @@ use crate::forest::{Ensemble, Leaves};
 use crate::json;
 use crate::model::{Description, Input, InputKind, Model, Signature};
 
+/// What a tree has besides, and nothing here looks at.
+const UNUSED: &[&str] = &["loss_changes", "parents"];
+
 /// Loads a model from the bytes of one file.
 pub fn load(name: &str, bytes: &[u8]) -> Result<Arc<dyn Model>> {
     let damaged = |what: String| Error::data(format!("`{name}` is not a readable XGBoost model: {what}"));
@@ -19,7 +23,7 @@ pub fn load(name: &str, bytes: &[u8]) -> Result<Arc<dyn Model>> {
     let text = bytes.first() != Some(&b'{')
         || bytes.get(1).is_none_or(|b| matches!(b, b'"' | b' ' | b'\n' | b'\r' | b'\t' | b'}'));
     let document: Document =
-        if text { json::parse(bytes).map_err(damaged)? } else { ubjson::parse(bytes).map_err(damaged)? };
+        if text { json::parse_without(bytes, UNUSED) } else { ubjson::parse(bytes, UNUSED) }.map_err(damaged)?;
     let model = build(&document).map_err(|error| error.within(&format!("`{name}`")))?;
     Ok(Arc::new(model))
 }
@@ -50,13 +54,13 @@ fn build(document: &Document) -> Result<XgboostModel> {
     }
     let names = feature_names(learner, features)?;
     let source = learner.field("gradient_booster")?;
-    let (booster, explainer, columns) = if source.field("name")?.text() == Some("gblinear") {
+    let (booster, columns) = if source.field("name")?.text() == Some("gblinear") {
         let linear = Linear::new(source.field("model")?, features, outputs)?;
-        (Booster::Linear(linear), None, (0..features).map(|_| Column::Numbers).collect())
+        (Booster::Linear(linear), (0..features).map(|_| Column::Numbers).collect())
     } else {
         let (model, weights) = tree_model(source)?;
-        let (forest, explainer) = forest(learner, model, weights, features, outputs)?;
-        (Booster::Trees(forest), Some(explainer), columns(model, features)?)
+        let (forest, explainer) = forest(learner, model, weights.as_deref(), features, outputs)?;
+        (Booster::Trees { forest, explainer }, columns(model, features)?)
     };
     let base = base_margin(parameters, outputs, link)?;
     let classifier = matches!(transform, Transform::Softmax | Transform::Hinge) || objective.starts_with("binary:");
@@ -67,7 +71,7 @@ fn build(document: &Document) -> Result<XgboostModel> {
         objective,
         labels: labels.clone(),
         ..match &booster {
-            Booster::Trees(forest) => Description {
+            Booster::Trees { forest, .. } => Description {
                 trees: forest.trees(),
                 nodes: forest.node_count(),
                 max_depth: forest.max_depth(),
@@ -83,7 +87,7 @@ fn build(document: &Document) -> Result<XgboostModel> {
     let inputs = names.into_iter().zip(&columns).map(|(name, column)| Input { name, kind: kind(column) }).collect();
     let signature = Signature { inputs };
     let labels = labels.into();
-    Ok(XgboostModel { booster, explainer, columns, base, transform, classifier, labels, description, signature })
+    Ok(XgboostModel { booster, columns, base, transform, classifier, labels, description, signature })
 }
 
 /// The trees that score, as many as `used_trees` says.
@@ -179,7 +183,7 @@ fn objective_of(name: &str) -> Result<(Transform, Link)> {
 }
 
 /// The tree model inside the booster, and DART's weights.
-fn tree_model(booster: &Document) -> Result<(&Document, Option<&[f64]>)> {
+fn tree_model(booster: &Document) -> Result<(&Document, Option<Cow<'_, [f64]>>)> {
     match booster.field("name")?.text() {
         Some("gbtree") => Ok((booster.field("model")?, None)),
         Some("dart") => Ok((booster.field("gbtree")?.field("model")?, Some(booster.numbers("weight_drop")?))),
@@ -194,8 +198,8 @@ fn used_trees(learner: &Document, model: &Document, trees: usize, classes: usize
     let attribute = |name: &str| attributes.and_then(|a| a.get(name)).and_then(Document::text);
     let (Some(_), Some(best)) = (attribute("scikit_learn"), attribute("best_iteration")) else { return Ok(trees) };
     let best = best.parse::<u32>().map_err(|_| Error::data("`best_iteration` is no number"))? as usize;
-    if let Some(end) = model.numbers("iteration_indptr").ok().and_then(|ends| ends.get(best + 1)) {
-        return Ok((*end as usize).min(trees));
+    if let Some(end) = model.numbers("iteration_indptr").ok().and_then(|ends| ends.get(best + 1).copied()) {
+        return Ok((end as usize).min(trees));
     }
     let parallel = model.get("gbtree_model_param").and_then(|p| p.count("num_parallel_tree").ok()).unwrap_or(1).max(1);
     Ok((best + 1).saturating_mul(classes).saturating_mul(parallel).min(trees))
@@ -203,11 +207,14 @@ fn used_trees(learner: &Document, model: &Document, trees: usize, classes: usize
 
 /// The names of the features; a model without names wants `f0`, `f1`, ...
 fn feature_names(learner: &Document, features: usize) -> Result<Vec<String>> {
-    let names: Vec<String> = learner
-        .get("feature_names")
-        .and_then(Document::items)
-        .map(|names| names.iter().filter_map(Document::text).map(str::to_owned).collect())
-        .unwrap_or_default();
+    let names = match learner.get("feature_names") {
+        None | Some(Document::Null) => Vec::new(),
+        Some(list) => {
+            let texts = list.items().map(|names| names.iter().map(|n| n.text().map(str::to_owned)).collect());
+            let texts: Option<Vec<String>> = texts.flatten();
+            texts.ok_or_else(|| Error::data("`feature_names` is no list of texts"))?
+        }
+    };
     match names.len() {
         0 if features < 1_000_000 => Ok((0..features).map(|i| format!("f{i}")).collect()),
         n if n == features => Ok(names),

@@ -35,7 +35,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::columns;
 use crate::error::{Error, Result};
-use crate::explain::{Contributions, Explainer};
+use crate::explain::{Contributions, Explainer, check_size};
 use crate::forest::Ensemble;
 use crate::model::{ClassProbabilities, Description, Model, Predictions, Raw, Signature};
 use crate::row::{self, RowPrediction, Scratch};
@@ -82,14 +82,13 @@ enum Column {
 /// What makes margins of features.
 #[derive(Debug)]
 enum Booster {
-    Trees(Ensemble<f32, f32>),
+    Trees { forest: Ensemble<f32, f32>, explainer: Explainer },
     Linear(Linear),
 }
 
 #[derive(Debug)]
 struct XgboostModel {
     booster: Booster,
-    explainer: Option<Explainer>,
     columns: Vec<Column>,
     /// The base margin of every class.
     base: Vec<f32>,
@@ -186,7 +185,7 @@ impl Model for XgboostModel {
     fn score(&self, batch: &RecordBatch) -> Result<Predictions> {
         let (features, rows) = (self.features(batch)?, batch.num_rows());
         let mut margins = match &self.booster {
-            Booster::Trees(forest) => forest.sums(&features, rows, &self.base),
+            Booster::Trees { forest, .. } => forest.sums(&features, rows, &self.base),
             Booster::Linear(linear) => linear.sums(&features, rows, &self.base),
         };
         if self.transform == Transform::Softmax {
@@ -214,17 +213,22 @@ impl Model for XgboostModel {
     }
 
     fn contributions(&self, batch: &RecordBatch) -> Result<Contributions> {
-        let base: Vec<f64> = self.base.iter().copied().map(f64::from).collect();
-        let Some(explainer) = &self.explainer else {
-            return Err(Error::invalid("contributions of the linear booster are not supported")
-                .with_hint("its weights say it all: a feature adds its weight times its value"));
+        let (features, rows) = (self.features(batch)?, batch.num_rows());
+        let values = match &self.booster {
+            Booster::Trees { explainer, .. } => {
+                let base: Vec<f64> = self.base.iter().copied().map(f64::from).collect();
+                explainer.values(&features, rows, &base)?
+            }
+            Booster::Linear(linear) => {
+                check_size(rows, features.len(), self.base.len())?;
+                linear.contributions(&features, rows, &self.base)
+            }
         };
-        let values = explainer.values(&self.features(batch)?, batch.num_rows(), &base)?;
-        Contributions::new(batch, &self.signature.inputs, base.len(), values)
+        Contributions::new(batch, &self.signature.inputs, self.base.len(), values)
     }
 
     fn score_row(&self, row: &[f64], scratch: &mut Scratch, found: &mut RowPrediction) -> Result<()> {
-        let Booster::Trees(forest) = &self.booster else { return row::as_batch(self, row, found) };
+        let Booster::Trees { forest, .. } = &self.booster else { return row::as_batch(self, row, found) };
         if self.base.len() != 1 || !self.columns.iter().all(|c| matches!(c, Column::Numbers)) {
             return row::as_batch(self, row, found);
         }

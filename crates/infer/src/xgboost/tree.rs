@@ -1,5 +1,7 @@
 //! One XGBoost tree, from its parallel lists.
 
+use std::borrow::Cow;
+
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::forest::{NodeBuilder, Test, TreeBuilder};
@@ -25,7 +27,8 @@ pub fn build(source: &Document, weight: f32, width: usize, values: &mut Vec<f32>
     if n == 0 || [right.len(), features.len(), conditions.len(), default_left.len()].iter().any(|len| *len != n) {
         return Err(Error::data("its lists have different lengths"));
     }
-    let types = if source.get("split_type").is_some() { source.numbers("split_type")? } else { &[] };
+    let types = if source.get("split_type").is_some() { source.numbers("split_type")? } else { Cow::default() };
+    let vectors = if width > 1 { Some(Vectors::of(source)?) } else { None };
     let categories = categories(source, n)?;
     let index = |value: f64, side: &str, at: usize| {
         let good = value >= 0.0 && value < n as f64 && value.fract() == 0.0;
@@ -39,10 +42,11 @@ pub fn build(source: &Document, weight: f32, width: usize, values: &mut Vec<f32>
         .map(|at| {
             // Deleted nodes keep their place; nothing leads to them.
             if left[at] == -1.0 {
-                if width > 1 {
-                    values.extend(vector(source, at, right[at], n, width)?.iter().map(|value| *value as f32));
-                } else {
-                    values.push(conditions[at] as f32 * weight);
+                match &vectors {
+                    Some(all) => {
+                        values.extend(all.vector(at, right[at], n, width)?.iter().map(|value| *value as f32));
+                    }
+                    None => values.push(conditions[at] as f32 * weight),
                 }
                 return Ok(NodeBuilder::Leaf((values.len() / width) as u32 - 1));
             }
@@ -73,19 +77,29 @@ pub fn build(source: &Document, weight: f32, width: usize, values: &mut Vec<f32>
 /// The weight of the training rows that reached every node; empty when the
 /// file does not have it.
 pub fn covers(source: &Document) -> Vec<f64> {
-    source.numbers("sum_hessian").map(<[f64]>::to_vec).unwrap_or_default()
+    source.numbers("sum_hessian").map(Cow::into_owned).unwrap_or_default()
 }
 
-/// The values of a leaf: since 3.1 its right child is its number among the
-/// leaves' values, before they stood among those of all nodes.
-fn vector(source: &Document, at: usize, right: f64, nodes: usize, width: usize) -> Result<&[f64]> {
-    let (list, place) = match source.get("leaf_weights") {
-        Some(_) => (source.numbers("leaf_weights")?, right),
-        None => (source.numbers("base_weights")?, at as f64),
-    };
-    let place = (place >= 0.0 && place < nodes as f64).then_some(place as usize * width);
-    let found = place.and_then(|from| list.get(from..from + width));
-    found.ok_or_else(|| Error::data(format!("the leaf {at} has no values")))
+/// The values of leaves that have several: since 3.1 a leaf's right child is its
+/// number among the leaves' values, before they stood among those of all nodes.
+struct Vectors<'a> {
+    list: Cow<'a, [f64]>,
+    of_leaves: bool,
+}
+
+impl<'a> Vectors<'a> {
+    fn of(source: &'a Document) -> Result<Self> {
+        let of_leaves = source.get("leaf_weights").is_some();
+        let list = source.numbers(if of_leaves { "leaf_weights" } else { "base_weights" })?;
+        Ok(Self { list, of_leaves })
+    }
+
+    fn vector(&self, at: usize, right: f64, nodes: usize, width: usize) -> Result<&[f64]> {
+        let place = if self.of_leaves { right } else { at as f64 };
+        let place = (place >= 0.0 && place < nodes as f64).then_some(place as usize * width);
+        let found = place.and_then(|from| self.list.get(from..from + width));
+        found.ok_or_else(|| Error::data(format!("the leaf {at} has no values")))
+    }
 }
 
 /// The category sets, by node.

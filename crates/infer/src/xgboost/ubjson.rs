@@ -6,9 +6,10 @@ use crate::document::{Document, ListBuilder};
 /// Deeper nesting than any model has.
 const MAX_DEPTH: usize = 64;
 
-/// Parses one value, which must be all there is.
-pub fn parse(bytes: &[u8]) -> Result<Document, String> {
-    let mut reader = Reader { bytes, at: 0 };
+/// Parses one value, which must be all there is; the lists of numbers with these
+/// names are left out.
+pub fn parse(bytes: &[u8], unused: &[&str]) -> Result<Document, String> {
+    let mut reader = Reader { bytes, at: 0, unused, skip: false };
     let marker = reader.byte()?;
     let value = reader.value(marker, 0)?;
     if reader.at < bytes.len() {
@@ -20,6 +21,9 @@ pub fn parse(bytes: &[u8]) -> Result<Document, String> {
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
+    unused: &'a [&'a str],
+    /// Whether the next list of numbers is left out.
+    skip: bool,
 }
 
 impl Reader<'_> {
@@ -97,7 +101,7 @@ impl Reader<'_> {
         if next == b'#' {
             let count = self.length()?;
             if let Some(numbers) = kind.map(|kind| self.typed(kind, count)).transpose()?.flatten() {
-                return Ok(Document::Numbers(numbers));
+                return Ok(numbers);
             }
             // Their elements take no bytes, so that no file is too short for any number of them.
             if matches!(kind, Some(b'Z' | b'T' | b'F' | b'N')) {
@@ -125,7 +129,7 @@ impl Reader<'_> {
     }
 
     /// `count` numbers of one type; `None` when the type is no number.
-    fn typed(&mut self, kind: u8, count: usize) -> Result<Option<Vec<f64>>, String> {
+    fn typed(&mut self, kind: u8, count: usize) -> Result<Option<Document>, String> {
         let width = match kind {
             b'i' | b'U' => 1,
             b'I' => 2,
@@ -133,15 +137,17 @@ impl Reader<'_> {
             b'L' | b'D' => 8,
             _ => return Ok(None),
         };
+        let skip = self.skip;
         let bytes = self.take(count.checked_mul(width).ok_or("a list is too long")?)?;
         Ok(Some(match kind {
-            b'i' => bytes.iter().map(|b| f64::from(*b as i8)).collect(),
-            b'U' => bytes.iter().map(|b| f64::from(*b)).collect(),
-            b'I' => each(bytes, |b| f64::from(i16::from_be_bytes(b))),
-            b'l' => each(bytes, |b| f64::from(i32::from_be_bytes(b))),
-            b'd' => each(bytes, |b| f64::from(f32::from_be_bytes(b))),
-            b'L' => each(bytes, |b| i64::from_be_bytes(b) as f64),
-            _ => each(bytes, f64::from_be_bytes),
+            _ if skip => Document::Null,
+            b'i' => Document::Integers(bytes.iter().map(|b| i32::from(*b as i8)).collect()),
+            b'U' => Document::Bytes(bytes.to_vec()),
+            b'I' => Document::Integers(each(bytes, |b| i32::from(i16::from_be_bytes(b)))),
+            b'l' => Document::Integers(each(bytes, i32::from_be_bytes)),
+            b'd' => Document::Singles(each(bytes, f32::from_be_bytes)),
+            b'L' => Document::Numbers(each(bytes, |b| i64::from_be_bytes(b) as f64)),
+            _ => Document::Numbers(each(bytes, f64::from_be_bytes)),
         }))
     }
 
@@ -164,11 +170,14 @@ impl Reader<'_> {
     fn entry(&mut self, depth: usize) -> Result<(String, Document), String> {
         let key = self.string()?;
         let marker = self.byte()?;
-        Ok((key, self.value(marker, depth + 1)?))
+        self.skip = self.unused.contains(&key.as_str());
+        let value = self.value(marker, depth + 1)?;
+        self.skip = false;
+        Ok((key, value))
     }
 }
 
-fn each<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+fn each<T, const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> T) -> Vec<T> {
     let (items, _) = bytes.as_chunks::<N>();
     items.iter().map(|item| number(*item)).collect()
 }
@@ -184,22 +193,37 @@ mod tests {
     #[test]
     fn it_reads_what_json_says() {
         let json = r#"{"a": [1.0, 2.0], "b": "hi", "c": [-1, 258], "d": [true, {}], "e": 7}"#;
-        assert_eq!(parse(SAMPLE).unwrap(), crate::json::parse(json.as_bytes()).unwrap());
+        let (found, said) = (parse(SAMPLE, &[]).unwrap(), crate::json::parse(json.as_bytes()).unwrap());
+        for name in ["a", "c"] {
+            assert_eq!(found.numbers(name).unwrap(), said.numbers(name).unwrap(), "{name}");
+        }
+        for name in ["b", "d", "e"] {
+            assert_eq!(found.get(name).unwrap(), said.get(name).unwrap(), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_the_lists_that_are_named_are_left_out() {
+        let found = parse(SAMPLE, &["a", "b", "d"]).unwrap();
+        assert_eq!(found.get("a"), Some(&Document::Null));
+        assert_eq!(found.numbers("c").unwrap().as_ref(), [-1.0, 258.0]);
+        assert_eq!(found.get("b").and_then(Document::text), Some("hi"));
+        assert_eq!(found.field("d").unwrap().items().unwrap().len(), 2);
     }
 
     #[test]
     fn nothing_cut_short_is_read_and_nothing_garbled_panics() {
         for cut in 0..SAMPLE.len() {
-            assert!(parse(&SAMPLE[..cut]).is_err(), "{cut}");
+            assert!(parse(&SAMPLE[..cut], &["a"]).is_err(), "{cut}");
         }
         for at in 0..SAMPLE.len() {
             for flip in 1..=255 {
                 let mut bad = SAMPLE.to_vec();
                 bad[at] ^= flip;
-                let _ = parse(&bad);
+                let _ = parse(&bad, &["a"]);
             }
         }
         let deep = [b"[".repeat(10_000), b"]".repeat(10_000)].concat();
-        assert!(parse(&deep).unwrap_err().contains("deep"));
+        assert!(parse(&deep, &[]).unwrap_err().contains("deep"));
     }
 }

@@ -152,7 +152,7 @@ fn contributions_add_up_to_the_raw_score() {
     }
     println!("{explained_models} models, {rows_seen} rows add up within {largest:e}; refused: {refused:?}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    let no_form = ["linear trees", "the catboost model", "the linear booster", "the onnx model"];
+    let no_form = ["linear trees", "the catboost model", "the onnx model"];
     // A stage or estimator that mixes columns, and no other, has no contributions.
     let no_stage =
         ["DCT", "FeatureHasher", "Interaction", "Normalizer", "PCAModel", "PolynomialExpansion", "SQLTransformer"];
@@ -187,7 +187,7 @@ fn reasons_name_the_columns_and_the_values_of_the_rows() {
     let model = load(&Artifact::read(&root.join("labels_json.json")).unwrap()).unwrap();
     let rows = read_parquet(&root.join("labels_json.rows.parquet"));
     let found = model.contributions(&rows).unwrap();
-    let lists = top_reasons(&found, 2, 0, "risk");
+    let lists = top_reasons(model.description(), &found, &model.score(&rows).unwrap(), 2, "risk");
     assert_eq!((lists.len(), lists.value_type()), (rows.num_rows(), DataType::Utf8));
     let town = rows.column_by_name("town").unwrap().as_string::<i32>().clone();
     let at = found.features.iter().position(|name| name == "town").unwrap();

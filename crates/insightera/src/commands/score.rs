@@ -2,14 +2,15 @@
 //!
 //! Rows stream through in batches: read, scored on all threads, written in
 //! order. The output keeps the columns of the input and adds `prediction`,
-//! `probability` and `rawPrediction` as far as the model has them.
+//! `probability` and `rawPrediction` as far as the model has them, and `reasons`
+//! when they are asked for.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Float64Array, ListArray, RecordBatch, RecordBatchReader};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, ListArray, RecordBatch, RecordBatchReader, StringArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::csv;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -17,7 +18,7 @@ use arrow::json;
 use insightera_core::{Clock, SystemClock};
 use insightera_engine::config::Overrides;
 use insightera_engine::{Error, Result};
-use insightera_infer::{Model, Predictions};
+use insightera_infer::{Model, Predictions, top_reasons};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
@@ -37,8 +38,9 @@ pub fn score(project: &Path, overrides: Overrides, score: &Score, printer: &Prin
     };
     let model = named::find(project, overrides, &score.model, printer)?.model;
     let input = row_files::open(&score.input)?;
-    let schema = with_predictions(&input.schema(), model.as_ref(), &score.input)?;
-    let mut output = Output::create(score.output.as_deref(), &schema, model.as_ref())?;
+    let schema = with_predictions(&input.schema(), model.as_ref(), score)?;
+    let scorer = Scorer { model: model.as_ref(), schema: &schema, explain: score.explain };
+    let mut output = Output::create(score.output.as_deref(), &scorer)?;
     let clock = SystemClock::new();
     let start = clock.monotonic_seconds();
     let bar = Bars::new(printer).bar("score");
@@ -50,7 +52,7 @@ pub fn score(project: &Path, overrides: Overrides, score: &Score, printer: &Prin
         for (number, batch) in batches.by_ref().take(4 * threads) {
             group.push(batch.map_err(|e| row_files::unreadable(&score.input, number, e))?);
         }
-        for scored in score_group(model.as_ref(), &group, &schema, threads) {
+        for scored in scorer.score_group(&group, threads) {
             let scored = scored.map_err(|e| e.within(&score.input))?;
             rows += scored.num_rows() as u64;
             bar.rows(scored.num_rows() as u64);
@@ -75,18 +77,21 @@ fn list(name: &str) -> Field {
 }
 
 /// The input's columns and the model's.
-fn with_predictions(input: &SchemaRef, model: &dyn Model, path: &Path) -> Result<SchemaRef> {
+fn with_predictions(input: &SchemaRef, model: &dyn Model, score: &Score) -> Result<SchemaRef> {
     let mut fields: Vec<Arc<Field>> = input.fields().iter().cloned().collect();
     let mut added = vec![Field::new("prediction", DataType::Float64, false)];
     if !model.description().labels.is_empty() {
         added.push(list("probability"));
     }
     added.push(list("rawPrediction"));
+    if score.explain.is_some() {
+        added.push(Field::new_list(REASONS, Field::new_list_field(DataType::Utf8, true), false));
+    }
     for field in added {
         if input.column_with_name(field.name()).is_some() {
             return Err(Error::invalid(format!(
                 "`{}` has a column `{}`, which the model's answer would hide",
-                path.display(),
+                score.input.display(),
                 field.name()
             ))
             .hint("rename or drop the column"));
@@ -96,54 +101,74 @@ fn with_predictions(input: &SchemaRef, model: &dyn Model, path: &Path) -> Result
     Ok(Arc::new(Schema::new(fields)))
 }
 
-/// Scores batches on several threads; the answers come in order.
-fn score_group(
-    model: &dyn Model,
-    group: &[RecordBatch],
-    schema: &SchemaRef,
-    threads: usize,
-) -> Vec<Result<RecordBatch>> {
-    let each = group.len().div_ceil(threads).max(1);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = group
-            .chunks(each)
-            .map(|batches| scope.spawn(|| batches.iter().map(|b| score_batch(model, b, schema)).collect::<Vec<_>>()))
-            .collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| {
-                worker.join().unwrap_or_else(|_| vec![Err(Error::internal("a scoring thread ended early"))])
-            })
-            .collect()
-    })
+/// The column of reasons.
+const REASONS: &str = "reasons";
+
+/// What every batch is scored by.
+struct Scorer<'a> {
+    model: &'a dyn Model,
+    /// The columns of the input, then the model's.
+    schema: &'a SchemaRef,
+    explain: Option<usize>,
 }
 
-fn score_batch(model: &dyn Model, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let Predictions { prediction, probabilities, margin, raw, .. } = model.score(batch).map_err(|e| {
-        let error = Error::new(e.kind(), e.to_string());
-        match e.hint() {
-            Some(hint) => error.hint(hint),
-            None => error,
-        }
-    })?;
-    let rows = batch.num_rows();
-    let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
-    columns.push(Arc::new(prediction));
-    let lists = |values: Vec<f64>| -> ArrayRef {
-        let length = values.len().checked_div(rows).unwrap_or(0);
-        let field = Arc::new(Field::new_list_field(DataType::Float64, false));
-        let offsets = OffsetBuffer::from_lengths(std::iter::repeat_n(length, rows));
-        Arc::new(ListArray::new(field, offsets, Arc::new(Float64Array::from(values)), None))
-    };
-    for field in &schema.fields()[columns.len()..] {
-        columns.push(match (field.name().as_str(), &probabilities, &raw, &margin) {
-            ("probability", Some(classes), ..) => lists(classes.values.clone()),
-            ("rawPrediction", _, Some(raw), _) => lists(raw.values.clone()),
-            ("rawPrediction", _, None, Some(margin)) => lists(margin.values().to_vec()),
-            _ => arrow::array::new_null_array(field.data_type(), rows),
-        });
+impl Scorer<'_> {
+    /// Scores batches on several threads; the answers come in order.
+    fn score_group(&self, group: &[RecordBatch], threads: usize) -> Vec<Result<RecordBatch>> {
+        let each = group.len().div_ceil(threads).max(1);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = group
+                .chunks(each)
+                .map(|batches| scope.spawn(|| batches.iter().map(|b| self.score_batch(b)).collect::<Vec<_>>()))
+                .collect();
+            workers
+                .into_iter()
+                .flat_map(|worker| {
+                    worker.join().unwrap_or_else(|_| vec![Err(Error::internal("a scoring thread ended early"))])
+                })
+                .collect()
+        })
     }
-    RecordBatch::try_new(schema.clone(), columns).map_err(|e| Error::internal(format!("scored rows: {e}")).cause(e))
+
+    fn score_batch(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let scored = self.model.score(batch).map_err(of_model)?;
+        let reasons = match self.explain {
+            None => None,
+            Some(k) => {
+                let contributions = self.model.contributions(batch).map_err(of_model)?;
+                Some(top_reasons(self.model.description(), &contributions, &scored, k, "score"))
+            }
+        };
+        let Predictions { prediction, probabilities, margin, raw, .. } = scored;
+        let rows = batch.num_rows();
+        let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
+        columns.push(Arc::new(prediction));
+        let lists = |values: Vec<f64>| -> ArrayRef {
+            let length = values.len().checked_div(rows).unwrap_or(0);
+            let field = Arc::new(Field::new_list_field(DataType::Float64, false));
+            let offsets = OffsetBuffer::from_lengths(std::iter::repeat_n(length, rows));
+            Arc::new(ListArray::new(field, offsets, Arc::new(Float64Array::from(values)), None))
+        };
+        for field in &self.schema.fields()[columns.len()..] {
+            columns.push(match (field.name().as_str(), &probabilities, &raw, &margin, &reasons) {
+                ("probability", Some(classes), ..) => lists(classes.values.clone()),
+                ("rawPrediction", _, Some(raw), ..) => lists(raw.values.clone()),
+                ("rawPrediction", _, None, Some(margin), _) => lists(margin.values().to_vec()),
+                (REASONS, .., Some(reasons)) => Arc::new(reasons.clone()),
+                _ => arrow::array::new_null_array(field.data_type(), rows),
+            });
+        }
+        RecordBatch::try_new(self.schema.clone(), columns)
+            .map_err(|e| Error::internal(format!("scored rows: {e}")).cause(e))
+    }
+}
+
+fn of_model(e: insightera_infer::Error) -> Error {
+    let error = Error::new(e.kind(), e.to_string());
+    match e.hint() {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
 }
 
 /// Where scored rows go. A file appears under its name when it is complete.
@@ -151,6 +176,7 @@ struct Output {
     writer: Writer,
     file: Option<Unfinished>,
     labels: Vec<String>,
+    reasons: usize,
 }
 
 /// A file that is being written beside its final name, and removed unless it
@@ -174,14 +200,16 @@ enum Writer {
 }
 
 impl Output {
-    fn create(path: Option<&Path>, schema: &SchemaRef, model: &dyn Model) -> Result<Self> {
-        let labels = model.description().labels.clone();
+    fn create(path: Option<&Path>, scorer: &Scorer<'_>) -> Result<Self> {
+        let labels = scorer.model.description().labels.clone();
+        let reasons = scorer.explain.unwrap_or(0);
         let Some(path) = path else {
             let out: Box<dyn Write> = Box::new(BufWriter::new(io::stdout()));
             return Ok(Self {
                 writer: Writer::Ndjson(Box::new(json::LineDelimitedWriter::new(out))),
                 file: None,
                 labels,
+                reasons,
             });
         };
         let kind = Kind::of(path)?;
@@ -197,13 +225,13 @@ impl Output {
         let writer = match kind {
             Kind::Parquet => {
                 let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-                let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties));
+                let writer = ArrowWriter::try_new(file, scorer.schema.clone(), Some(properties));
                 Writer::Parquet(Box::new(writer.map_err(|e| Error::internal(format!("Parquet: {e}")).cause(e))?))
             }
             Kind::Csv => Writer::Csv(Box::new(csv::WriterBuilder::new().with_header(true).build(file))),
             Kind::Ndjson => Writer::Ndjson(Box::new(json::LineDelimitedWriter::new(Box::new(file) as Box<dyn Write>))),
         };
-        Ok(Self { writer, file: Some(unfinished), labels })
+        Ok(Self { writer, file: Some(unfinished), labels, reasons })
     }
 
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
@@ -211,7 +239,7 @@ impl Output {
         let failed = |e: &dyn std::fmt::Display| Error::unavailable(format!("`{shown}` cannot be written: {e}"));
         match &mut self.writer {
             Writer::Parquet(writer) => writer.write(batch).map_err(|e| failed(&e)),
-            Writer::Csv(writer) => writer.write(&flat(batch, &self.labels)?).map_err(|e| failed(&e)),
+            Writer::Csv(writer) => writer.write(&flat(batch, &self.labels, self.reasons)?).map_err(|e| failed(&e)),
             Writer::Ndjson(writer) => writer.write(batch).map_err(|e| failed(&e)),
         }
     }
@@ -237,7 +265,7 @@ impl Output {
 }
 
 /// CSV has no lists: a column for each of their values.
-fn flat(batch: &RecordBatch, labels: &[String]) -> Result<RecordBatch> {
+fn flat(batch: &RecordBatch, labels: &[String], reasons: usize) -> Result<RecordBatch> {
     let (mut fields, mut columns): (Vec<Field>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
     let schema = batch.schema();
     for (field, column) in schema.fields().iter().zip(batch.columns()) {
@@ -247,6 +275,15 @@ fn flat(batch: &RecordBatch, labels: &[String]) -> Result<RecordBatch> {
             continue;
         };
         let rows = batch.num_rows();
+        if field.name() == REASONS && reasons > 0 {
+            for place in 0..reasons {
+                let texts: StringArray =
+                    lists.iter().map(|list| list.and_then(|l| nth(l.as_string::<i32>(), place))).collect();
+                fields.push(Field::new(format!("reason_{}", place + 1), DataType::Utf8, true));
+                columns.push(Arc::new(texts));
+            }
+            continue;
+        }
         let values = lists.values().as_any().downcast_ref::<Float64Array>();
         let Some(values) = values.filter(|_| matches!(field.name().as_str(), "probability" | "rawPrediction")) else {
             return Err(Error::invalid(format!("column `{}` holds lists, which CSV does not have", field.name()))
@@ -267,6 +304,10 @@ fn flat(batch: &RecordBatch, labels: &[String]) -> Result<RecordBatch> {
     }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
         .map_err(|e| Error::internal(format!("rows: {e}")).cause(e))
+}
+
+fn nth(texts: &StringArray, place: usize) -> Option<String> {
+    (place < texts.len()).then(|| texts.value(place).to_owned())
 }
 
 /// Errors of a batch said of the file.

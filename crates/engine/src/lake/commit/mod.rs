@@ -30,7 +30,7 @@ use super::catalog::Swap;
 use super::faults::{self, Bug};
 use super::table::{Table, TableName};
 use super::{Lake, files, keys};
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// Tries against other writers before a commit gives up.
 const ATTEMPTS: usize = 100;

@@ -11,9 +11,9 @@ use iceberg::spec::{
 use uuid::Uuid;
 
 use super::{Change, ManifestRewrite};
-use crate::error::{Error, Result};
 use crate::lake::table::Table;
 use crate::lake::{Lake, files, keys, run_now};
+use crate::{Error, Result};
 
 /// Manifests of one partition spec are merged when there are this many;
 /// `commit.manifest.min-count-to-merge` overrides it.

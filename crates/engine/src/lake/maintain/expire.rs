@@ -8,9 +8,9 @@ use iceberg::spec::{MAIN_BRANCH, SnapshotReference, SnapshotRetention};
 
 use super::reach::Reached;
 use super::{check_collectable, remove, setting};
-use crate::error::{Error, Result};
 use crate::lake::table::Table;
 use crate::lake::{Lake, TableName, commit};
+use crate::{Error, Result};
 
 /// Iceberg's default age, five days.
 const MAX_AGE_MS: i64 = 5 * 24 * 60 * 60 * 1000;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use iceberg::spec::ManifestContentType;
 
 use super::setting;
-use crate::error::Result;
+use crate::Result;
 use crate::lake::commit::{self, Change, ManifestRewrite, Outcome};
 use crate::lake::table::Table;
 use crate::lake::{Lake, TableName, files};

@@ -22,7 +22,7 @@ use std::path::Path;
 use super::durable;
 use super::faults::{self, Stage};
 use super::storage::local_path;
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// A number in a table's properties.
 pub(crate) fn setting(table: &super::Table, key: &str) -> Result<Option<i64>> {

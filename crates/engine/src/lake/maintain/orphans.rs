@@ -12,11 +12,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::reach::{self, Reached};
 use super::{check_collectable, remove_empty};
-use crate::error::{Error, Result};
 use crate::lake::faults::{self, Stage};
 use crate::lake::storage::local_path;
 use crate::lake::table::Table;
 use crate::lake::{Lake, TableName, durable};
+use crate::{Error, Result};
 
 /// Files younger than this are never orphans.
 pub const LEAST_AGE: Duration = Duration::from_secs(24 * 60 * 60);

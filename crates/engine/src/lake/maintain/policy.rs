@@ -9,7 +9,7 @@ use super::expire::{self, Removed, Rules};
 use super::manifests;
 use super::orphans::{self, Search};
 use super::rewrite::{self, Options};
-use crate::error::Result;
+use crate::Result;
 use crate::lake::{Lake, Table, TableName, files};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use iceberg::spec::{DataContentType, ManifestFile};
 
-use crate::error::Result;
+use crate::Result;
 use crate::lake::files;
 use crate::lake::table::Table;
 

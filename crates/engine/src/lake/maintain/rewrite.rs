@@ -15,7 +15,6 @@ use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use iceberg::spec::Struct;
 
-use crate::error::{Error, Result};
 use crate::lake::commit::{self, Change, Outcome};
 use crate::lake::files::{self, LiveFile, LiveFiles};
 use crate::lake::scan::Scan;
@@ -23,6 +22,7 @@ use crate::lake::table::Table;
 use crate::lake::writer::{TableWriter, WriteOptions};
 use crate::lake::{Lake, TableName};
 use crate::score::TableShape;
+use crate::{Error, Result};
 
 /// Which files are rewritten, and how. Sizes are in bytes.
 #[derive(Debug, Clone, PartialEq)]

@@ -13,7 +13,6 @@ use datafusion::sql::sqlparser::parser::Parser;
 
 use super::change::{TARGET, register, template};
 use super::{QueryResult, count, int, long, row, rows};
-use crate::error::{Error, Result};
 use crate::lake::maintain::expire::{self, Rules};
 use crate::lake::maintain::orphans::{self, Search};
 use crate::lake::maintain::{manifests, rewrite};
@@ -23,6 +22,7 @@ use crate::lake::{Lake, TableName};
 use crate::sql::statement::Call;
 use crate::sql::{query, travel};
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// Runs a procedure.
 pub(super) async fn call(workspace: &Workspace, zone: &str, call: &Call) -> Result<QueryResult> {

@@ -19,7 +19,6 @@ use futures::StreamExt;
 use iceberg::spec::{DataFile, Operation};
 
 use super::{QueryResult, count, long, row};
-use crate::error::{Error, Result};
 use crate::lake::commit::{self, Change, Outcome};
 use crate::lake::files::{self, LiveFile};
 use crate::lake::scan::Scan;
@@ -29,6 +28,7 @@ use crate::score::TableShape;
 use crate::sql::travel::Pinned;
 use crate::sql::{plan_error, query};
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// Tries against other writers.
 pub(super) const ATTEMPTS: usize = 20;

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use super::{QueryResult, long, row, text};
-use crate::error::{Error, Result};
 use crate::lake::evolve::{self, Alteration};
 use crate::lake::schema::Column;
 use crate::lake::storage::local_path;
@@ -11,6 +10,7 @@ use crate::lake::{Lake, NewTable, TableName, commit};
 use crate::sql::query;
 use crate::sql::statement::{CreateTable, Source};
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// `CREATE TABLE`.
 pub(super) async fn create(workspace: &Workspace, zone: &str, sql: &str, create: CreateTable) -> Result<QueryResult> {

@@ -19,7 +19,6 @@ use iceberg::spec::{DataFile, Operation};
 
 use super::change::{ATTEMPTS, TARGET, assigned, gave_up, quoted, register, single_count, target, template, write};
 use super::{QueryResult, count, long, row};
-use crate::error::{Error, Result};
 use crate::lake::commit::{self, Change, Outcome};
 use crate::lake::files;
 use crate::lake::scan::Scan;
@@ -28,6 +27,7 @@ use crate::sql::tokens::STAR;
 use crate::sql::travel::Pinned;
 use crate::sql::{plan_error, query};
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// The source's rows, inside a statement.
 const SOURCE: &str = "__source";

@@ -11,9 +11,9 @@ use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 
 use super::query::{self, QueryResult};
 use super::statement::{self, Statement};
-use crate::error::{Error, Result};
 use crate::lake::refs;
 use crate::workspace::Workspace;
+use crate::{Error, Result};
 
 /// Runs statements one after the other; `SET TIME ZONE` holds for those that
 /// follow.

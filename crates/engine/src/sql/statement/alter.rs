@@ -7,7 +7,7 @@ use super::create::{self, key, partition, properties};
 use super::types::data_type;
 use super::words::{Read, Words};
 use super::{SetRef, Statement};
-use crate::error::Error;
+use crate::Error;
 use crate::lake::TableName;
 use crate::lake::evolve::{Alteration, PartitionField, Place};
 use crate::lake::refs::{Existing, RefKind, Retention};

@@ -7,8 +7,8 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::words::{Read, Words, is_catalog, table_name};
 use super::{Problem, Statement};
-use crate::error::{Error, Result};
 use crate::lake::TableName;
+use crate::{Error, Result};
 
 /// A call with checked arguments.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use super::super::travel::Pinned;
 use super::types::data_type;
 use super::words::{Read, Words};
 use super::{Problem, Statement};
-use crate::error::Error;
+use crate::Error;
 use crate::lake::TableName;
 use crate::lake::schema::Column;
 

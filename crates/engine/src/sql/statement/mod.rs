@@ -17,10 +17,10 @@ pub(super) use create::{CreateTable, Source};
 
 use super::plan_error;
 use super::travel::{self, Pinned, VersionedDialect};
-use crate::error::{Error, Result};
 use crate::lake::TableName;
 use crate::lake::evolve::Alteration;
 use crate::lake::refs::{Existing, RefKind, Retention};
+use crate::{Error, Result};
 use words::Words;
 pub(in crate::sql) use words::table_name;
 

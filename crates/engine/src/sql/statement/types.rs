@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::words::{Read, Words};
-use crate::error::Error;
+use crate::Error;
 use crate::lake::schema::timestamptz;
 
 /// Reads a type: `BIGINT`, `DECIMAL(10, 2)`, `ARRAY<STRING>`, `STRUCT<a: INT>`.

@@ -6,7 +6,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::Problem;
-use crate::error::Error;
+use crate::Error;
 use crate::lake::TableName;
 
 pub(super) type Read<T> = Result<T, Problem>;
@@ -183,7 +183,7 @@ impl<'a> Words<'a> {
 }
 
 /// `namespace.table`; a catalog before it must be ours or Spark's own name.
-pub(in crate::sql) fn table_name(parts: &[String]) -> crate::error::Result<TableName> {
+pub(in crate::sql) fn table_name(parts: &[String]) -> crate::Result<TableName> {
     let (namespace, name) = match parts {
         [catalog, namespace, name] if is_catalog(catalog) => (namespace, name),
         [namespace, name] => (namespace, name),

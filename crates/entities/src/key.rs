@@ -19,7 +19,7 @@ use arrow::datatypes::{DataType, Date32Type, Int64Type};
 use arrow::row::{RowConverter, Rows, SortField};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::error::{Error, Result};
+use insightera_core::{Error, Result};
 
 /// The hash of an entity key.
 pub type KeyHash = u128;

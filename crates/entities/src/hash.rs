@@ -27,7 +27,7 @@ use arrow::datatypes::{
 };
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::error::{Error, Result};
+use insightera_core::{Error, Result};
 
 /// Whether a column of this type can be hashed.
 pub fn check_type(name: &str, data_type: &DataType) -> Result<()> {
@@ -252,7 +252,7 @@ mod tests {
             ("semester", Arc::new(Int32Array::from(vec![4, -1]))),
             ("active", Arc::new(BooleanArray::from(vec![true, false]))),
         ]);
-        let text = include_str!("../../tests/vectors/feature_hash.json");
+        let text = include_str!("../tests/vectors/feature_hash.json");
         let want: serde_json::Value = serde_json::from_str(text).unwrap();
         let want: Vec<u64> =
             want["rows"].as_array().unwrap().iter().map(|r| r["xxh3_64"].as_str().unwrap().parse().unwrap()).collect();

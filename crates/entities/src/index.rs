@@ -15,13 +15,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use insightera_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::entries::{Collected, Entries, Part, State};
-use crate::error::{Error, Result};
+use crate::entries::{Collected, Entries, Part, State};
 use crate::key::KeyHash;
-use crate::lake::durable;
 
 const MAGIC: &[u8; 8] = b"INSIDX01";
 /// Segments are merged when there are more than these, or when the small ones
@@ -152,6 +151,9 @@ impl<'a> Columns<'a> {
     }
 }
 
+/// Puts bytes into a file: whoever reads it sees these or what was there before.
+pub type Replace<'a> = &'a dyn Fn(&Path, &[u8]) -> Result<()>;
+
 /// An open index.
 #[derive(Debug)]
 pub struct StateIndex {
@@ -169,6 +171,9 @@ impl StateIndex {
 
     /// Builds an index of these entries; of entries with one key the last
     /// counts.
+    ///
+    /// # Errors
+    /// `Internal` for what an index cannot hold.
     pub fn build(anchor: Anchor, entries: Collected, threads: usize) -> Result<Self> {
         let segment = Segment::build(&anchor, None, entries.into_newest(threads), None, threads)?;
         let live = segment.header.live.max(0) as u64;
@@ -253,15 +258,24 @@ impl StateIndex {
         None
     }
 
-    /// Adds the entries of a commit and saves what is new. Errors of the file
-    /// system are not the run's errors: the index is dropped.
-    pub fn advance(mut self, folder: &Path, anchor: Anchor, entries: Collected, threads: usize) -> Result<()> {
+    /// Adds the entries of a commit and saves what is new, by `replace`.
+    ///
+    /// # Errors
+    /// Those of `replace`, and `Internal` for what an index cannot hold. They
+    /// are not the run's errors: the index is dropped.
+    pub fn advance(
+        mut self,
+        folder: &Path,
+        anchor: Anchor,
+        entries: Collected,
+        threads: usize,
+        replace: Replace<'_>,
+    ) -> Result<()> {
         let parts = entries.into_newest(threads);
         let changes: usize = parts.iter().map(|part| part.order.len()).sum();
         let small: usize = self.segments.iter().rev().skip(1).map(Segment::len).sum::<usize>() + changes;
         let base = self.segments.last().map_or(0, Segment::len);
         let merge = self.segments.is_empty() || small * 8 > base || self.segments.len() >= MAX_SEGMENTS;
-        fs::create_dir_all(folder).map_err(|e| durable::io_error("create folder", folder, e))?;
         let segment = if self.segments.is_empty() {
             Segment::build(&anchor, None, parts, None, threads)?
         } else if merge {
@@ -278,18 +292,20 @@ impl StateIndex {
             }
             Segment::build(&anchor, Some(self.anchor.snapshot_id), parts, Some(live), threads)?
         };
-        segment.write(&file(folder, anchor.snapshot_id))?;
+        replace(&file(folder, anchor.snapshot_id), &segment.bytes)?;
         if merge {
             sweep(folder, anchor.snapshot_id);
         }
         Ok(())
     }
 
-    /// Saves an index that was built from the table.
-    pub fn save(&self, folder: &Path) -> Result<()> {
+    /// Saves an index that was built from the table, by `replace`.
+    ///
+    /// # Errors
+    /// Those of `replace`.
+    pub fn save(&self, folder: &Path, replace: Replace<'_>) -> Result<()> {
         let Some(segment) = self.segments.first().filter(|_| self.segments.len() == 1) else { return Ok(()) };
-        fs::create_dir_all(folder).map_err(|e| durable::io_error("create folder", folder, e))?;
-        segment.write(&file(folder, self.anchor.snapshot_id))?;
+        replace(&file(folder, self.anchor.snapshot_id), &segment.bytes)?;
         sweep(folder, self.anchor.snapshot_id);
         Ok(())
     }
@@ -413,10 +429,6 @@ impl Segment {
         Ok(Self { header, bytes, places })
     }
 
-    fn write(&self, path: &Path) -> Result<()> {
-        durable::replace(path, &self.bytes, false)
-    }
-
     fn read(path: &Path) -> Option<Self> {
         Self::parse(fs::read(path).ok()?)
     }
@@ -484,6 +496,10 @@ fn bucket_of(hash: KeyHash, bits: u32) -> u64 {
 mod tests {
     use super::*;
 
+    fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+        fs::write(path, bytes).map_err(|e| Error::unavailable(e.to_string()))
+    }
+
     fn anchor(snapshot_id: i64) -> Anchor {
         Anchor { pipeline: "p".into(), table_uuid: "u".into(), snapshot_id }
     }
@@ -511,7 +527,7 @@ mod tests {
     fn what_was_added_is_found_through_every_segment() {
         let folder = tempfile::tempdir().unwrap();
         let first: Vec<Entry> = (0..5000).map(|n| entry(n, n, true)).collect();
-        StateIndex::build(anchor(1), collected(first.iter().cloned()), 2).unwrap().save(folder.path()).unwrap();
+        StateIndex::build(anchor(1), collected(first.iter().cloned()), 2).unwrap().save(folder.path(), &write).unwrap();
         let mut want = first;
         for round in 2..40i64 {
             let index = StateIndex::open(folder.path(), [anchor(round), anchor(round - 1)]).unwrap();
@@ -524,7 +540,7 @@ mod tests {
                     None => want.push(change.clone()),
                 }
             }
-            index.advance(folder.path(), anchor(round), collected(changes), 2).unwrap();
+            index.advance(folder.path(), anchor(round), collected(changes), 2, &write).unwrap();
         }
         let index = StateIndex::open(folder.path(), [anchor(39)]).unwrap();
         for expected in &want {
@@ -542,7 +558,7 @@ mod tests {
     fn a_damaged_or_foreign_index_is_no_index() {
         let folder = tempfile::tempdir().unwrap();
         let index = StateIndex::build(anchor(1), collected((0..50).map(|n| entry(n, n, true))), 2).unwrap();
-        index.save(folder.path()).unwrap();
+        index.save(folder.path(), &write).unwrap();
         assert!(StateIndex::open(folder.path(), [Anchor { table_uuid: "other".into(), ..anchor(1) }]).is_none());
         let path = file(folder.path(), 1);
         let good = fs::read(&path).unwrap();

@@ -1,0 +1,11 @@
+//! Who an entity is, and what was last scored for it.
+//!
+//! [`key`] encodes and hashes entity keys, [`hash`] the features of a row.
+//! [`entries`] gathers new states while a run scores, [`index`] keeps them
+//! between runs. Everything here is done once for every row of a run, so the
+//! crate is compiled for speed; it knows no table format and no SQL.
+
+pub mod entries;
+pub mod hash;
+pub mod index;
+pub mod key;
