@@ -6,6 +6,7 @@ pub mod lake;
 pub mod registry;
 pub mod score;
 pub mod sql;
+pub mod stream;
 mod workspace;
 
 pub use insightera_core::{Error, Result};

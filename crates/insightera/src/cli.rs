@@ -15,6 +15,7 @@ First steps:
   insightera plan PIPELINE               what would a run score, and why?
   insightera run PIPELINE                score what changed, commit once
   insightera verify PIPELINE             does the table say what the features say?
+  insightera stream PIPELINE             score events as they come
   insightera sql \"SELECT ...\"            read any table, also AS OF an earlier version
 
 Standard output is data (--format table, json or csv), standard error is progress and
@@ -129,6 +130,9 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
         format: ReportFormat,
     },
+    /// Score events as they come, each exactly once; ends when it is told to
+    #[command(after_help = STREAM_HELP)]
+    Stream(StreamArguments),
     /// Score a file of rows with any model; needs no project
     #[command(after_help = SCORE_HELP)]
     Score {
@@ -167,6 +171,54 @@ pub enum Command {
     /// Build a university with data and models, score it, change it, score the changes
     Demo(DemoArguments),
 }
+
+/// Streams to run, or a command about them.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct StreamArguments {
+    /// A command about streams.
+    #[command(subcommand)]
+    pub command: Option<StreamCommand>,
+    /// What to run.
+    #[command(flatten)]
+    pub run: StreamRun,
+}
+
+/// Streams to run.
+#[derive(Debug, Args)]
+pub struct StreamRun {
+    /// The streams; all of the project if none is named
+    #[arg(value_name = "PIPELINE")]
+    pub pipelines: Vec<String>,
+    /// End when every event that is there has been committed
+    #[arg(long)]
+    pub until_end: bool,
+    /// Only these partitions of the topic, as in 0,1,4; others are for other processes
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    pub partitions: Vec<u32>,
+    /// Form of the report at the end; json is an array
+    #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+    pub format: ReportFormat,
+}
+
+/// Commands about streams.
+#[derive(Debug, Subcommand)]
+pub enum StreamCommand {
+    /// Say how far streams are, by the tables and by the running processes
+    Status {
+        /// The streams; all of the project if none is named
+        #[arg(value_name = "PIPELINE")]
+        pipelines: Vec<String>,
+        /// Form of the report; json is an array
+        #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+        format: ReportFormat,
+    },
+}
+
+const STREAM_HELP: &str = "\
+Ctrl-C and SIGTERM end it gracefully: what was read is committed first. After kill -9 or a power
+loss the next start goes on from where the tables are: no event is lost, none is there twice.
+Alerts are told on standard error as they happen, and are in their table.";
 
 const SQL_HELP: &str = "\
 Every Iceberg table and every Parquet input is there by its name; a prediction table T also as

@@ -46,6 +46,10 @@ pub enum Command {
     Run { selection: Selection, full: bool, format: ReportFormat },
     /// Compare.
     Verify { selection: Selection, format: ReportFormat },
+    /// Score events.
+    Stream(StreamRun),
+    /// How far streams are.
+    StreamStatus { pipelines: Vec<String>, format: ReportFormat },
     /// A file of rows.
     Score(Score),
     /// Say what a model is.
@@ -60,6 +64,19 @@ pub enum Command {
     Sql { source: SqlSource, format: Format },
     /// The demo.
     Demo(Demo),
+}
+
+/// Streams to run.
+#[derive(Debug)]
+pub struct StreamRun {
+    /// Their names; none means all.
+    pub pipelines: Vec<String>,
+    /// End when there are no more events.
+    pub until_end: bool,
+    /// Only these partitions.
+    pub partitions: Option<Vec<u32>>,
+    /// The report.
+    pub format: ReportFormat,
 }
 
 /// A model over a file.
@@ -212,6 +229,14 @@ pub fn resolve(arguments: Arguments, terminal: bool) -> Result<Invocation> {
         cli::Command::Plan { which, format } => Command::Plan { selection: selection(which), format },
         cli::Command::Run { which, full, format } => Command::Run { selection: selection(which), full, format },
         cli::Command::Verify { which, format } => Command::Verify { selection: selection(which), format },
+        cli::Command::Stream(stream) => match stream.command {
+            Some(cli::StreamCommand::Status { pipelines, format }) => Command::StreamStatus { pipelines, format },
+            None => {
+                let cli::StreamRun { pipelines, until_end, partitions, format } = stream.run;
+                let partitions = (!partitions.is_empty()).then_some(partitions);
+                Command::Stream(StreamRun { pipelines, until_end, partitions, format })
+            }
+        },
         cli::Command::Score { model, input, output, explain } => {
             Command::Score(Score { model, input, output, explain: explain.map(usize::from) })
         }

@@ -23,6 +23,7 @@ mod pipeline;
 mod project;
 mod section;
 mod settings;
+mod stream;
 mod templates;
 mod time_zone;
 
@@ -35,6 +36,10 @@ pub use project::Project;
 pub use settings::{
     CatalogKind, CatalogSettings, InputSettings, Overrides, RegistrySettings, RunSettings, Settings, SqlSettings,
     StorageSettings, parse_bytes,
+};
+pub use stream::{
+    AlertSettings, EVENT_COLUMNS, Emit, EventSettings, FieldKind, FieldSettings, JoinSettings, SourceSettings,
+    StreamPipeline, StreamSettings, TimeFormat, WindowSettings,
 };
 pub use templates::{render_default_project, render_example_pipeline};
 

@@ -11,6 +11,7 @@ use super::document::{Document, read_text};
 use super::partition::PartitionTransform;
 use super::section::{Located, Section};
 use super::settings::{split_table, time_zone};
+use super::stream::StreamPipeline;
 use crate::Result;
 
 /// A configured flow.
@@ -20,8 +21,6 @@ pub struct Pipeline {
     pub name: String,
     /// The file.
     pub file: PathBuf,
-    /// How it runs.
-    pub kind: PipelineKind,
     /// What it is for.
     pub description: Option<String>,
     /// What scores; `None` is a rule in SQL.
@@ -40,6 +39,8 @@ pub struct Pipeline {
 pub enum PipelineKind {
     /// In runs over all changed entities.
     Batch,
+    /// For ever, event by event.
+    Stream,
 }
 
 /// A model by name and selector.
@@ -194,7 +195,12 @@ const IMPLICIT_COLUMNS: &[&str] =
 const MAX_REASONS: u64 = 20;
 
 fn keys_of(section: &str) -> &'static [&'static str] {
-    SECTIONS.iter().find(|(path, _)| *path == section).map_or(&[], |(_, keys)| keys)
+    keys_in(SECTIONS, section)
+}
+
+/// The keys that `sections` lists of one section.
+pub(super) fn keys_in(sections: &[(&str, &'static [&'static str])], section: &str) -> &'static [&'static str] {
+    sections.iter().find(|(path, _)| *path == section).map_or(&[], |(_, keys)| keys)
 }
 
 impl Strategy {
@@ -235,9 +241,11 @@ impl Pipeline {
         let document = Document::read(file, shown)?;
         let tree = document.parse()?;
         let top = Section::top(&document, &tree);
+        if read_kind(&top)? == PipelineKind::Stream {
+            let error = document.error_in_file(format!("`{name}` is a stream, not a batch pipeline"));
+            return Err(error.hint(format!("`insightera stream {name}` runs it")));
+        }
         top.allow(keys_of(""), SECTIONS)?;
-        top.required_text("kind")?;
-        let kind = top.choice("kind", &[("batch", PipelineKind::Batch)], &["stream", "serve"])?;
 
         let entity = top.required_section("entity")?;
         let key = read_entity(&entity)?;
@@ -246,7 +254,6 @@ impl Pipeline {
         Ok(Self {
             name: name.to_owned(),
             file: file.to_owned(),
-            kind: kind.unwrap_or(PipelineKind::Batch),
             description: top.text("description")?.map(|text| text.value.to_owned()),
             model: top.section("model")?.map(|model| read_model(&model)).transpose()?,
             features: read_features(&features, &key, file, &document)?,
@@ -256,7 +263,37 @@ impl Pipeline {
     }
 }
 
-fn read_model(section: &Section<'_>) -> Result<ModelRef> {
+/// How the pipeline in a file runs.
+fn read_kind(top: &Section<'_>) -> Result<PipelineKind> {
+    top.required_text("kind")?;
+    let kinds = [("batch", PipelineKind::Batch), ("stream", PipelineKind::Stream)];
+    Ok(top.choice("kind", &kinds, &["serve"])?.unwrap_or(PipelineKind::Batch))
+}
+
+impl PipelineKind {
+    /// The kind of the pipeline in `file`; errors call the file `shown`.
+    pub(super) fn of(file: &Path, shown: String) -> Result<Self> {
+        let document = Document::read(file, shown)?;
+        let tree = document.parse()?;
+        read_kind(&Section::top(&document, &tree))
+    }
+}
+
+impl StreamPipeline {
+    /// Reads the stream `name` from `file`; errors call the file `shown`.
+    pub(super) fn read_file(name: &str, file: &Path, shown: String) -> Result<Self> {
+        let document = Document::read(file, shown)?;
+        let tree = document.parse()?;
+        let top = Section::top(&document, &tree);
+        if read_kind(&top)? != PipelineKind::Stream {
+            let error = document.error_in_file(format!("`{name}` is a batch pipeline, not a stream"));
+            return Err(error.hint(format!("`insightera run {name}` runs it")));
+        }
+        Self::read(name, file, &document, &top)
+    }
+}
+
+pub(super) fn read_model(section: &Section<'_>) -> Result<ModelRef> {
     section.allow(keys_of("model"), SECTIONS)?;
     let name = checked_name(section, "model", section.required_text("name")?)?;
     let alias = section.text("alias")?;
@@ -281,7 +318,7 @@ fn read_explain(section: &Section<'_>) -> Result<Explain> {
     Ok(Explain { top, score })
 }
 
-fn read_entity<'d>(section: &Section<'d>) -> Result<Vec<Located<&'d str>>> {
+pub(super) fn read_entity<'d>(section: &Section<'d>) -> Result<Vec<Located<&'d str>>> {
     section.allow(keys_of("entity"), SECTIONS)?;
     let Some(key) = section.text_list("key")? else {
         return Err(section.missing("key").hint("`key = [\"nim\"]` names the columns a prediction is about"));
@@ -335,7 +372,7 @@ fn read_features(section: &Section<'_>, key: &[Located<&str>], file: &Path, docu
 }
 
 /// The query, inline or from a file next to the pipeline's.
-fn read_sql(section: &Section<'_>, file: &Path, document: &Document) -> Result<(String, Option<PathBuf>)> {
+pub(super) fn read_sql(section: &Section<'_>, file: &Path, document: &Document) -> Result<(String, Option<PathBuf>)> {
     let inline = section.text("sql")?;
     let named = match (inline, section.text("sql_file")?) {
         (Some(_), Some(named)) => {
@@ -372,7 +409,7 @@ fn is_file_name(text: &str) -> bool {
     text.to_ascii_lowercase().ends_with(".sql") && !text.contains(char::is_whitespace)
 }
 
-fn read_output(section: &Section<'_>, entity: &Section<'_>, key: &[Located<&str>]) -> Result<Output> {
+pub(super) fn read_output(section: &Section<'_>, entity: &Section<'_>, key: &[Located<&str>]) -> Result<Output> {
     section.allow(keys_of("output"), SECTIONS)?;
     let name = section.required_text("table")?;
     let (namespace, table) = split_table(name.value).map_err(|message| section.error(&name.span, message))?;
@@ -413,7 +450,7 @@ fn read_columns(section: &Section<'_>) -> Result<Vec<(String, String)>> {
     Ok(columns)
 }
 
-fn check_column(section: &Section<'_>, name: &str, span: &Range<usize>) -> Result<()> {
+pub(super) fn check_column(section: &Section<'_>, name: &str, span: &Range<usize>) -> Result<()> {
     validate_name("column", name).map_err(|error| section.error(span, error.to_string()))?;
     if name.contains('.') {
         let message = format!("the column `{name}` has a dot in its name, which is how SQL writes a table's column");

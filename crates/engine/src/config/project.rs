@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use insightera_core::{ErrorKind, closest, validate_name};
 
 use super::document::Document;
-use super::pipeline::Pipeline;
+use super::pipeline::{Pipeline, PipelineKind};
 use super::settings::{FileSettings, Overrides, Settings, check_flags, read_environment};
+use super::stream::StreamPipeline;
 use crate::{Error, Result};
 
 /// The name of the project file.
@@ -83,6 +84,43 @@ impl Project {
     /// # Errors
     /// `NotFound` with the nearest name, `Invalid` with file, line and column.
     pub fn pipeline(&self, name: &str) -> Result<Pipeline> {
+        let (path, shown) = self.file_of(name)?;
+        Pipeline::read(name, path, shown)
+    }
+
+    /// Reads the stream `name`.
+    ///
+    /// # Errors
+    /// As [`Project::pipeline`].
+    pub fn stream(&self, name: &str) -> Result<StreamPipeline> {
+        let (path, shown) = self.file_of(name)?;
+        StreamPipeline::read_file(name, path, shown)
+    }
+
+    /// How the pipeline `name` runs.
+    ///
+    /// # Errors
+    /// As [`Project::pipeline`]; only the file's `kind` is looked at.
+    pub fn kind(&self, name: &str) -> Result<PipelineKind> {
+        let (path, shown) = self.file_of(name)?;
+        PipelineKind::of(path, shown)
+    }
+
+    /// The names of the pipelines of a kind, sorted. One whose kind cannot be
+    /// read is in it, so that its error is seen.
+    pub fn names_of(&self, kind: PipelineKind) -> impl Iterator<Item = &str> {
+        self.pipeline_names().filter(move |name| self.kind(name).map_or(true, |found| found == kind))
+    }
+
+    /// Reads all batch pipelines; the first broken one is the error.
+    ///
+    /// # Errors
+    /// As [`Project::pipeline`].
+    pub fn pipelines(&self) -> Result<BTreeMap<String, Pipeline>> {
+        self.names_of(PipelineKind::Batch).map(|name| Ok((name.to_owned(), self.pipeline(name)?))).collect()
+    }
+
+    fn file_of(&self, name: &str) -> Result<(&Path, String)> {
         let Some(path) = self.files.get(name) else {
             return Err(self.no_pipeline(name));
         };
@@ -90,15 +128,7 @@ impl Project {
         validate_name("pipeline", name).map_err(|error| {
             Error::invalid(format!("{}: {error}", shown(&self.shown, &file))).hint("rename the file")
         })?;
-        Pipeline::read(name, path, shown(&self.shown, &file))
-    }
-
-    /// Reads all pipelines; the first broken one is the error.
-    ///
-    /// # Errors
-    /// As [`Project::pipeline`].
-    pub fn pipelines(&self) -> Result<BTreeMap<String, Pipeline>> {
-        self.pipeline_names().map(|name| Ok((name.to_owned(), self.pipeline(name)?))).collect()
+        Ok((path, shown(&self.shown, &file)))
     }
 
     fn no_pipeline(&self, name: &str) -> Error {

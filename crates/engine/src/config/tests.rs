@@ -235,7 +235,7 @@ fn sizes_are_numbers_with_units_of_1000_or_1024() {
 #[test]
 fn a_pipeline_has_the_documented_defaults() {
     let read = pipeline(PIPELINE).unwrap();
-    assert_eq!((read.name.as_str(), read.kind), ("dropout", PipelineKind::Batch));
+    assert_eq!(read.name, "dropout");
     assert!(read.file.is_absolute() && read.file.ends_with("pipelines/dropout.toml"));
     let model = read.model.unwrap();
     assert_eq!(model.selector, Selector::Alias("production".to_owned()));
@@ -344,7 +344,7 @@ fn wrong_pipelines_are_refused_at_their_place() {
     let columns = "nim = \"nim\"\nrisk_score = \"CAST(100 * probability AS INT)\"\n";
     let cases: &[(&str, &str, &str, &str)] = &[
         ("kind = \"batch\"\n", "", "pipelines/dropout.toml: `kind` is missing", ""),
-        ("\"batch\"", "\"stream\"", ":1:8: `kind = \"stream\"` is not supported yet", "`batch`"),
+        ("\"batch\"", "\"stream\"", "`dropout` is a stream, not a batch pipeline", "insightera stream dropout"),
         ("\"batch\"", "\"serve\"", "`kind = \"serve\"` is not supported yet", "`batch`"),
         ("\"batch\"", "\"bacth\"", "`bacth` is not a value of `kind`", "did you mean `batch`?"),
         ("\"batch\"", "3", "`kind` must be a string, found an integer", ""),

@@ -5,7 +5,8 @@
 //! `kill:after:N` abort the process at the N-th; `power:before:N` and
 //! `power:after:N` first throw away what a power loss would: content that was
 //! not fsynced is torn, names in directories that were not fsynced vanish;
-//! `pause:swap:FILE` waits before the pointer swap until FILE exists;
+//! `pause:swap:FILE` waits before the pointer swap until FILE exists,
+//! `pause:swap@N:FILE` before the N-th;
 //! `lose-reply` makes the swap report an unknown outcome after it happened.
 //! `INSIGHTERA_BUG` puts one known bug back, by name.
 
@@ -74,6 +75,14 @@ pub enum Bug {
     SharedProgress,
     /// Position deletes of an input are not seen as changes.
     IgnoreDeletes,
+    /// A stream's commit is not compared with what the table says.
+    StreamBaseIgnored,
+    /// A stream's prediction table is committed before its side tables.
+    PredictionsFirst,
+    /// A restored stream starts without the state of its windows.
+    ForgetWindows,
+    /// Rows of a side table from below its own position are written again.
+    RepeatSideRows,
 }
 
 #[cfg(not(feature = "faults"))]
@@ -127,6 +136,7 @@ mod active {
     }
 
     static COUNT: AtomicU64 = AtomicU64::new(0);
+    static SWAPS: AtomicU64 = AtomicU64::new(0);
     static PLAN: LazyLock<Plan> = LazyLock::new(|| {
         let text = std::env::var("INSIGHTERA_FAULT").unwrap_or_default();
         let parts: Vec<&str> = text.splitn(3, ':').collect();
@@ -241,7 +251,12 @@ mod active {
     /// Waits before a pointer swap, when a test asks for it.
     pub fn before_swap() {
         let text = std::env::var("INSIGHTERA_FAULT").unwrap_or_default();
-        if let Some(file) = text.strip_prefix("pause:swap:") {
+        let swap = SWAPS.fetch_add(1, Ordering::SeqCst) + 1;
+        let file = match text.strip_prefix("pause:swap@").and_then(|rest| rest.split_once(':')) {
+            Some((at, file)) => (at.parse() == Ok(swap)).then_some(file),
+            None => text.strip_prefix("pause:swap:"),
+        };
+        if let Some(file) = file {
             let _ = fs::write(format!("{file}.waiting"), b"");
             while !Path::new(file).exists() {
                 std::thread::sleep(std::time::Duration::from_millis(5));

@@ -23,6 +23,17 @@ pub const DEFINITION_HASH: &str = "insightera.definition-hash";
 /// Live entities after the run.
 pub const ENTITIES: &str = "insightera.entities";
 
+/// JSON: a stream's source to partition to the next offset, of all partitions.
+pub const POSITIONS: &str = "insightera.positions";
+/// JSON: partition to the epoch of its owner and where that one took it.
+pub const OWNERS: &str = "insightera.owners";
+/// JSON: partition to what it is of the source, where numbers are not enough.
+pub const PARTITIONS: &str = "insightera.partitions";
+/// JSON: partition to the files of its window state.
+pub const CHECKPOINT: &str = "insightera.checkpoint";
+/// The newest prediction time, microseconds since the epoch.
+pub const TIMESTAMP: &str = "insightera.prediction-timestamp";
+
 /// The table property that mirrors a pipeline's newest progress.
 pub fn progress(pipeline: &str) -> String {
     format!("insightera.progress.{pipeline}")

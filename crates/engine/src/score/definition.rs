@@ -1,10 +1,11 @@
 //! What decides a prediction besides the features, and whether it all fits.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use insightera_core::closest;
 use insightera_entities::hash;
 use insightera_infer::Model;
@@ -18,7 +19,7 @@ use super::output::OutputPlan;
 use super::progress;
 use crate::config::{Duplicates, Pipeline, Strategy};
 use crate::key;
-use crate::lake::schema::{self, Evolution};
+use crate::lake::schema::Evolution;
 use crate::lake::{Table, TableName};
 use crate::registry::ResolvedModel;
 use crate::workspace::Workspace;
@@ -130,15 +131,8 @@ impl Prepared {
         let model = match &definition.model {
             None => None,
             Some(resolved) => {
-                let artifact = workspace.registry().load_artifact(resolved)?;
-                let model = crate::sql::load_model(&artifact).map_err(|e| {
-                    Error::new(
-                        e.kind(),
-                        format!("model `{}` version {} cannot be loaded: {e}", resolved.name, resolved.version),
-                    )
-                    .hint(e.hint().unwrap_or("register a working artifact as a new version and promote it"))
-                })?;
-                check_signature(pipeline, resolved, model.as_ref(), &feature_schema)?;
+                let model = load_model(workspace, resolved)?;
+                check_signature(&pipeline.file, resolved, model.as_ref(), &feature_schema)?;
                 // No rows, but the types: a wrong one is told before anything runs.
                 model.score(&RecordBatch::new_empty(feature_schema.clone())).map_err(|e| {
                     Error::new(e.kind(), format!("{file}: model `{}` version {}: {e}", resolved.name, resolved.version))
@@ -154,28 +148,25 @@ impl Prepared {
                 Some(model)
             }
         };
-        let output = OutputPlan::new(&query.context, pipeline, &feature_schema)?;
+        let output = OutputPlan::new(&query.context, pipeline.into(), &feature_schema)?;
         let evolution = match table {
             None => Evolution::default(),
-            Some(table) => {
-                table.check_writable()?;
-                let shape = super::TableShape::read(table.metadata().properties());
-                if let Some(shape) = shape.filter(|s| *s != output.shape) {
-                    return Err(Error::invalid(format!(
-                        "{file}: table `{}` is keyed by {:?} with prediction time `{}`, this pipeline by {:?} with `{}`",
-                        table.name(), shape.key, shape.timestamp, output.shape.key, output.shape.timestamp
-                    ))
-                    .hint("pipelines that share a table share its key; write to another table"));
-                }
-                schema::evolution(&table.name().to_string(), table.schema(), &output.table_columns())
-                    .map_err(|e| Error::invalid(format!("{file}: {e}")).hint(e.get_hint().unwrap_or_default()))?
-            }
+            Some(table) => output.evolution(&pipeline.file, table)?,
         };
         let locality = locality::key_columns(&query.plan, &pipeline.entity_key);
         let time_sources = time_sources(pipeline, &query);
         let output = Arc::new(output);
         Ok(Self { definition, model, hashed, output, locality, order_dependent, time_sources, evolution })
     }
+}
+
+/// Loads a version of a model.
+pub fn load_model(workspace: &Workspace, resolved: &ResolvedModel) -> Result<Arc<dyn Model>> {
+    let artifact = workspace.registry().load_artifact(resolved)?;
+    crate::sql::load_model(&artifact).map_err(|e| {
+        Error::new(e.kind(), format!("model `{}` version {} cannot be loaded: {e}", resolved.name, resolved.version))
+            .hint(e.hint().unwrap_or("register a working artifact as a new version and promote it"))
+    })
 }
 
 /// The inputs whose columns the feature time is made of; an input with two
@@ -237,22 +228,23 @@ fn check_columns(pipeline: &Pipeline, schema: &SchemaRef) -> Result<()> {
     Ok(())
 }
 
-fn check_signature(pipeline: &Pipeline, resolved: &ResolvedModel, model: &dyn Model, schema: &SchemaRef) -> Result<()> {
+/// Whether the features have every column that the model wants.
+pub fn check_signature(file: &Path, resolved: &ResolvedModel, model: &dyn Model, schema: &Schema) -> Result<()> {
     let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
     let missing: Vec<&str> =
         model.signature().inputs.iter().map(|i| i.name.as_str()).filter(|n| !names.contains(n)).collect();
     let Some(first) = missing.first() else { return Ok(()) };
     let error = Error::invalid(format!(
-        "{}: model `{}` version {} wants {} `{}`, which the feature SQL does not yield",
-        pipeline.file.display(),
+        "{}: model `{}` version {} wants {} `{}`, which the features do not have",
+        file.display(),
         resolved.name,
         resolved.version,
         if missing.len() == 1 { "the column" } else { "the columns" },
         missing.join("`, `")
     ));
     Err(match closest(first, names.iter().copied()) {
-        Some(near) => error.hint(format!("the SQL yields `{near}`: rename it with AS {first}")),
-        None => error.hint("add them to the SELECT list, or pin a version of the model that does not need them"),
+        Some(near) => error.hint(format!("there is `{near}`: name it `{first}`")),
+        None => error.hint("add them to the features, or pin a version of the model that does not need them"),
     })
 }
 

@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use arrow::array::{RecordBatch, UInt32Array};
+use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::{DataFusionError, Result as DfResult};
@@ -319,7 +319,8 @@ fn score_batch(
         predictions = Some(scored);
     }
     let rows = resources.timed(&counters.output_ns, || {
-        output_batch(spec, resources, schema, &chosen, predictions, reasoned, &reasons, &features)
+        let reasons: ArrayRef = Arc::new(StringArray::from_iter_values(reasons.iter().map(|r| r.as_str())));
+        output_batch(spec.into(), &resources.output, schema, &chosen, predictions, reasoned, reasons, features)
     })?;
     Ok(Some(rows))
 }

@@ -25,17 +25,20 @@ pub fn source(pipeline: &Pipeline) -> String {
 
 /// The tables that a pipeline's SQL names.
 pub fn input_names(workspace: &Workspace, pipeline: &Pipeline) -> Result<Vec<TableName>> {
-    let what = source(pipeline);
-    let sql = &pipeline.features.sql;
-    let context = session(workspace, &pipeline.features.time_zone)?;
-    let (statement, pinned) = crate::sql::parse(&what, sql)?;
+    table_names(workspace, &source(pipeline), &pipeline.features.sql, &pipeline.features.time_zone)
+}
+
+/// The tables that a query names; `what` says where it stands.
+pub fn table_names(workspace: &Workspace, what: &str, sql: &str, time_zone: &str) -> Result<Vec<TableName>> {
+    let context = session(workspace, time_zone)?;
+    let (statement, pinned) = crate::sql::parse(what, sql)?;
     if !pinned.is_empty() {
         return Err(Error::invalid(format!(
             "{what}: a feature query reads its inputs as they are, not AS OF a version"
         ))
         .hint("take the clause out; a run pins the snapshot of every input by itself"));
     }
-    let references = context.state().resolve_table_references(&statement).map_err(|e| plan_error(&what, sql, e))?;
+    let references = context.state().resolve_table_references(&statement).map_err(|e| plan_error(what, sql, e))?;
     let mut names = Vec::new();
     for reference in references {
         let Some(namespace) = reference.schema() else {

@@ -32,9 +32,15 @@ mod verify;
 mod write;
 
 pub use definition::{CheckReport, check};
+pub(crate) use definition::{check_signature, load_model};
+pub(crate) use features::table_names;
 pub use inputs::{Consumed, Inputs};
+pub(crate) use locality::clock_functions;
 pub use output::TableShape;
+pub(crate) use output::{OutputPlan, OutputSource, refuse_clocks};
 pub use plan::{Plan, Reasons, plan};
 pub use progress::{Progress, progress};
+pub(crate) use rows::{RowFacts, output_batch, text};
 pub use run::{Reporter, RunOptions, RunReport, RunStatus, run};
 pub use verify::{VerifyReport, verify};
+pub(crate) use write::write_rows;

@@ -1,6 +1,7 @@
 //! The output of a pipeline: its columns, its expressions, its table.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -9,12 +10,13 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr, Volatility};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::SessionContext;
+use iceberg::TableUpdate;
 use iceberg::spec::Transform;
 
-use crate::config::{Explain, PartitionTransform, Pipeline};
-use crate::lake::schema::{Column, timestamptz};
-use crate::lake::{NewTable, TableName};
-use crate::sql::plan_error;
+use crate::config::{Explain, Output, PartitionTransform, Pipeline};
+use crate::lake::schema::{self, Column, Evolution, timestamptz};
+use crate::lake::{Lake, NewTable, Table, TableName, commit};
+use crate::sql::{physical_expression, plan_error};
 use crate::{Error, Result};
 
 /// Columns that an output expression can use besides the features.
@@ -124,15 +126,39 @@ impl TableShape {
     }
 }
 
+/// The parts of a pipeline that decide its output.
+#[derive(Debug, Clone, Copy)]
+pub struct OutputSource<'a> {
+    /// The pipeline's file, for messages.
+    pub file: &'a Path,
+    /// The entity key.
+    pub entity_key: &'a [String],
+    /// The table and its columns.
+    pub output: &'a Output,
+    /// The reasons that come with each prediction.
+    pub explain: Option<&'a Explain>,
+}
+
+impl<'a> From<&'a Pipeline> for OutputSource<'a> {
+    fn from(pipeline: &'a Pipeline) -> Self {
+        Self {
+            file: &pipeline.file,
+            entity_key: &pipeline.entity_key,
+            output: &pipeline.output,
+            explain: pipeline.model.as_ref().and_then(|model| model.explain.as_ref()),
+        }
+    }
+}
+
 impl OutputPlan {
     /// Plans the output expressions of a pipeline over its features.
-    pub fn new(context: &SessionContext, pipeline: &Pipeline, features: &Schema) -> Result<Self> {
+    pub fn new(context: &SessionContext, pipeline: OutputSource<'_>, features: &Schema) -> Result<Self> {
         let mut fields: Vec<Field> = features.fields().iter().map(|f| f.as_ref().clone()).collect();
-        let explain = pipeline.model.as_ref().and_then(|model| model.explain.clone());
+        let explain = pipeline.explain.cloned();
         for added in prediction_fields(explain.is_some()) {
             if features.field_with_name(added.name()).is_ok() {
                 return Err(Error::invalid(format!(
-                    "{}: the feature SQL has a column `{}`, which is the name of a prediction column",
+                    "{}: the features have a column `{}`, which is the name of a prediction column",
                     pipeline.file.display(),
                     added.name()
                 ))
@@ -142,7 +168,7 @@ impl OutputPlan {
         }
         let input_schema: SchemaRef = Arc::new(Schema::new(fields));
         let df_schema = DFSchema::try_from(input_schema.as_ref().clone())
-            .map_err(|e| plan_error(&pipeline.file.display().to_string(), &pipeline.features.sql, e))?;
+            .map_err(|e| plan_error(&pipeline.file.display().to_string(), "", e))?;
         let mut wanted: Vec<(String, String)> = pipeline.output.columns.clone();
         let mapped = |sql: &str, columns: &[(String, String)]| {
             columns.iter().find(|(_, e)| unquoted(e) == sql).map(|(name, _)| name.clone())
@@ -162,7 +188,7 @@ impl OutputPlan {
             })
         };
         let shape =
-            TableShape { key: pipeline.entity_key.clone(), timestamp: role(TIMESTAMP)?, inference_type: role(TYPE)? };
+            TableShape { key: pipeline.entity_key.to_vec(), timestamp: role(TIMESTAMP)?, inference_type: role(TYPE)? };
         let mut uses_probabilities = false;
         let columns = wanted
             .iter()
@@ -173,7 +199,7 @@ impl OutputPlan {
                 refuse_clocks(&what, &logical)?;
                 uses_probabilities |= logical.column_refs().iter().any(|c| c.name == "probabilities");
                 let physical =
-                    context.state().create_physical_expr(logical, &df_schema).map_err(|e| plan_error(&what, sql, e))?;
+                    physical_expression(context, logical, &df_schema).map_err(|e| plan_error(&what, sql, e))?;
                 let data_type = physical.data_type(&input_schema).map_err(|e| plan_error(&what, sql, e))?;
                 let required = shape.key.contains(name) || *name == shape.timestamp;
                 let column =
@@ -199,17 +225,59 @@ impl OutputPlan {
     }
 
     /// The table that the pipeline writes.
-    pub fn new_table(&self, pipeline: &Pipeline) -> NewTable {
+    pub fn new_table(&self, output: &Output) -> NewTable {
         let mut properties: HashMap<String, String> =
-            pipeline.output.properties.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+            output.properties.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         properties.extend(self.shape.properties());
         NewTable {
-            name: TableName { namespace: pipeline.output.namespace.clone(), name: pipeline.output.table.clone() },
+            name: TableName { namespace: output.namespace.clone(), name: output.table.clone() },
             columns: self.table_columns(),
-            partition_by: pipeline.output.partition_by.iter().map(transform).collect(),
+            partition_by: output.partition_by.iter().map(transform).collect(),
             properties,
             location: None,
         }
+    }
+
+    /// What must change in an existing table to hold the pipeline's rows.
+    ///
+    /// # Errors
+    /// When it is keyed otherwise, or a column has another type.
+    pub fn evolution(&self, file: &Path, table: &Table) -> Result<Evolution> {
+        table.check_writable()?;
+        let file = file.display();
+        let shape = TableShape::read(table.metadata().properties());
+        if let Some(shape) = shape.filter(|shape| *shape != self.shape) {
+            return Err(Error::invalid(format!(
+                "{file}: table `{}` is keyed by {:?} with prediction time `{}`, this pipeline by {:?} with `{}`",
+                table.name(),
+                shape.key,
+                shape.timestamp,
+                self.shape.key,
+                self.shape.timestamp
+            ))
+            .hint("pipelines that share a table share its key; write to another table"));
+        }
+        schema::evolution(&table.name().to_string(), table.schema(), &self.table_columns())
+            .map_err(|e| Error::invalid(format!("{file}: {e}")).hint(e.get_hint().unwrap_or_default()))
+    }
+
+    /// Adds to an existing table what the pipeline's rows need.
+    pub fn fit(&self, lake: &Lake, name: &TableName) -> Result<Table> {
+        let columns = self.table_columns();
+        commit::alter(lake, name, |base| {
+            let evolution = schema::evolution(&name.to_string(), base.schema(), &columns)?;
+            let mut updates = Vec::new();
+            if !evolution.is_empty() {
+                let evolved = schema::evolve(base.schema(), base.metadata().last_column_id(), &evolution)?;
+                updates.push(TableUpdate::AddSchema { schema: evolved });
+                updates.push(TableUpdate::SetCurrentSchema { schema_id: -1 });
+            }
+            // A table made by someone else's DDL becomes a prediction table.
+            if TableShape::read(base.metadata().properties()).is_none() {
+                updates.push(TableUpdate::SetProperties { updates: self.shape.properties() });
+            }
+            Ok(updates)
+        })
     }
 }
 
@@ -245,7 +313,8 @@ fn stored(data_type: &DataType) -> DataType {
     }
 }
 
-fn refuse_clocks(what: &str, expression: &Expr) -> Result<()> {
+/// Refuses functions that give another answer every time.
+pub fn refuse_clocks(what: &str, expression: &Expr) -> Result<()> {
     let mut found = None;
     let _ = expression.apply(|e| {
         if let Expr::ScalarFunction(f) = e

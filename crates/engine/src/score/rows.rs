@@ -11,26 +11,58 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef};
 use insightera_infer::{Model, Predictions, top_reasons};
 
-use super::exec::{Reason, Resources, ScoreSpec};
+use super::exec::{Reason, ScoreSpec};
 use super::output::OutputPlan;
 use crate::config::Explain;
 use crate::{Error, Result};
 
+/// What is the same for all rows of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct RowFacts<'a> {
+    /// The pipeline.
+    pub pipeline: &'a str,
+    /// The model's name.
+    pub model_name: Option<&'a str>,
+    /// What `model_version` says.
+    pub model_version: &'a str,
+    /// The run.
+    pub run_id: &'a str,
+    /// The definition.
+    pub definition_hash: u64,
+    /// The prediction time, microseconds since the epoch.
+    pub timestamp: i64,
+    /// What `inference_type` says.
+    pub inference_type: &'a str,
+}
+
+impl<'a> From<&'a ScoreSpec> for RowFacts<'a> {
+    fn from(spec: &'a ScoreSpec) -> Self {
+        Self {
+            pipeline: &spec.pipeline,
+            model_name: spec.model_name.as_deref(),
+            model_version: &spec.model_version,
+            run_id: &spec.run_id,
+            definition_hash: spec.definition_hash,
+            timestamp: spec.timestamp,
+            inference_type: "batch",
+        }
+    }
+}
+
 /// The model's columns beside the features, then every output expression.
 pub fn output_batch(
-    spec: &ScoreSpec,
-    resources: &Resources,
+    facts: RowFacts<'_>,
+    plan: &OutputPlan,
     schema: &SchemaRef,
     features: &RecordBatch,
     predictions: Option<Predictions>,
     explained: Option<ArrayRef>,
-    reasons: &[Reason],
-    feature_hashes: &[i64],
+    reasons: ArrayRef,
+    feature_hashes: Vec<i64>,
 ) -> Result<RecordBatch> {
     let rows = features.num_rows();
-    let plan = &resources.output;
     let mut columns: Vec<ArrayRef> = features.columns().to_vec();
-    columns.extend(prediction_columns(spec, plan, features.num_columns(), predictions, explained, rows)?);
+    columns.extend(prediction_columns(facts, plan, features.num_columns(), predictions, explained, rows)?);
     let failed = |e: arrow::error::ArrowError| Error::internal(format!("the scoring batch does not fit: {e}")).cause(e);
     let wide = RecordBatch::try_new(plan.input_schema.clone(), columns).map_err(failed)?;
     let mut out: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
@@ -41,18 +73,19 @@ pub fn output_batch(
         })?;
         out.push(cast(&value, field.data_type()).map_err(failed)?);
     }
-    out.push(text(Some(&spec.pipeline), rows));
-    out.push(text(spec.model_name.as_deref(), rows));
-    out.push(text(Some(&spec.run_id), rows));
-    out.push(Arc::new(StringArray::from_iter_values(reasons.iter().map(|r| r.as_str()))));
-    out.push(Arc::new(Int64Array::from(feature_hashes.to_vec())));
-    out.push(Arc::new(Int64Array::from_value(spec.definition_hash as i64, rows)));
+    out.push(text(Some(facts.pipeline), rows));
+    out.push(text(facts.model_name, rows));
+    out.push(text(Some(facts.run_id), rows));
+    out.push(reasons);
+    out.push(Arc::new(Int64Array::from(feature_hashes)));
+    out.push(Arc::new(Int64Array::from_value(facts.definition_hash as i64, rows)));
     out.push(new_null_array(&DataType::Utf8, rows));
     out.push(new_null_array(&DataType::Float64, rows));
     RecordBatch::try_new(schema.clone(), out).map_err(failed)
 }
 
-fn text(value: Option<&str>, rows: usize) -> ArrayRef {
+/// One text in every row, or nulls.
+pub fn text(value: Option<&str>, rows: usize) -> ArrayRef {
     match value {
         Some(value) => Arc::new(StringArray::from_iter_values(std::iter::repeat_n(value, rows))),
         None => new_null_array(&DataType::Utf8, rows),
@@ -60,7 +93,7 @@ fn text(value: Option<&str>, rows: usize) -> ArrayRef {
 }
 
 fn prediction_columns(
-    spec: &ScoreSpec,
+    facts: RowFacts<'_>,
     plan: &OutputPlan,
     from: usize,
     predictions: Option<Predictions>,
@@ -96,17 +129,17 @@ fn prediction_columns(
             (Arc::new(p.prediction) as ArrayRef, number(p.probability, 1), map, number(p.margin, 3))
         }
     };
-    let timestamps = TimestampMicrosecondArray::from_value(spec.timestamp, rows).with_timezone("UTC");
-    let day = i32::try_from(spec.timestamp.div_euclid(86_400_000_000)).unwrap_or(i32::MAX);
+    let timestamps = TimestampMicrosecondArray::from_value(facts.timestamp, rows).with_timezone("UTC");
+    let day = i32::try_from(facts.timestamp.div_euclid(86_400_000_000)).unwrap_or(i32::MAX);
     let mut columns = vec![
         prediction,
         probability,
         probabilities,
         margin,
-        text(Some(&spec.model_version), rows),
+        text(Some(facts.model_version), rows),
         Arc::new(timestamps),
         Arc::new(Date32Array::from_value(day, rows)),
-        text(Some("batch"), rows),
+        text(Some(facts.inference_type), rows),
     ];
     if plan.explain.is_some() {
         columns.push(explained.unwrap_or_else(|| null(columns.len())));
@@ -138,7 +171,7 @@ pub fn removed_rows(spec: &ScoreSpec, plan: &OutputPlan, schema: &SchemaRef, key
         .map_err(|e| Error::internal(e.to_string()))?;
     let decoded = crate::key::decode(keys, &types)?;
     let features = plan.input_schema.fields().len() - super::output::prediction_fields(plan.explain.is_some()).len();
-    let facts = prediction_columns(spec, plan, features, None, None, rows)?;
+    let facts = prediction_columns(spec.into(), plan, features, None, None, rows)?;
     let fact = |name: &str| {
         plan.input_schema.index_of(name).ok().and_then(|i| i.checked_sub(features)).and_then(|i| facts.get(i)).cloned()
     };

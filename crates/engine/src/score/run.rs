@@ -10,7 +10,6 @@ use datafusion::common::{JoinType, TableReference};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::ident;
 use datafusion::physical_plan::ExecutionPlan;
-use iceberg::TableUpdate;
 use iceberg::spec::DataFile;
 use insightera_core::ErrorKind;
 use insightera_entities::entries::{Collected, Entries, State};
@@ -25,15 +24,13 @@ use super::write::{WriteExec, write_rows};
 use super::{locality, metrics, shards, state, timestamps};
 use crate::lake::commit::{self, Change, Fence, Outcome};
 use crate::lake::faults::{self, Bug};
-use crate::lake::{Table, keys, schema};
+use crate::lake::{Table, keys};
 use crate::sql::plan_error;
 use crate::workspace::Workspace;
 use crate::{Error, Result};
 
 /// Plans again after another run of the same pipeline was first: this often.
 const REPLANS: usize = 3;
-/// The summary key of a run's prediction time.
-const TIMESTAMP: &str = "insightera.prediction-timestamp";
 
 /// What the caller wants.
 #[derive(Debug, Clone, Default)]
@@ -447,26 +444,10 @@ async fn attempt(
 fn ready_table(workspace: &Workspace, draft: &Draft, work: &Work) -> Result<(Table, Vec<String>)> {
     let lake = workspace.lake();
     let Some(_) = &draft.table else {
-        let new = work.prepared.output.new_table(&draft.definition.pipeline);
+        let new = work.prepared.output.new_table(&draft.definition.pipeline.output);
         return Ok((lake.draft_table(&new)?, Vec::new()));
     };
-    let columns = work.prepared.output.table_columns();
-    let shape = work.prepared.output.shape.properties();
-    let name = draft.definition.table();
-    let table = commit::alter(lake, &name, |base| {
-        let evolution = schema::evolution(&name.to_string(), base.schema(), &columns)?;
-        let mut updates = Vec::new();
-        if !evolution.is_empty() {
-            let evolved = schema::evolve(base.schema(), base.metadata().last_column_id(), &evolution)?;
-            updates.push(TableUpdate::AddSchema { schema: evolved });
-            updates.push(TableUpdate::SetCurrentSchema { schema_id: -1 });
-        }
-        // A table made by someone else's DDL becomes a prediction table.
-        if super::TableShape::read(base.metadata().properties()).is_none() {
-            updates.push(TableUpdate::SetProperties { updates: shape.clone() });
-        }
-        Ok(updates)
-    })?;
+    let table = work.prepared.output.fit(lake, &draft.definition.table())?;
     Ok((table, work.prepared.evolution.added.iter().map(|c| c.name.clone()).collect()))
 }
 
@@ -476,7 +457,7 @@ fn prediction_time(workspace: &Workspace, table: &Table) -> i64 {
     let newest = table
         .ancestry()
         .take(64)
-        .filter_map(|s| s.summary().additional_properties.get(TIMESTAMP)?.parse::<i64>().ok())
+        .filter_map(|s| s.summary().additional_properties.get(keys::TIMESTAMP)?.parse::<i64>().ok())
         .max();
     workspace.clock().now_micros().max(newest.map_or(i64::MIN, |t| t + 1))
 }
@@ -528,7 +509,7 @@ fn describe(
         (keys::MODEL_VERSION.to_owned(), spec.model_version.clone()),
         (keys::DEFINITION_HASH.to_owned(), format!("{:016x}", spec.definition_hash)),
         (keys::ENTITIES.to_owned(), entities.to_string()),
-        (TIMESTAMP.to_owned(), spec.timestamp.to_string()),
+        (keys::TIMESTAMP.to_owned(), spec.timestamp.to_string()),
     ]);
     let optional = [
         (keys::PREVIOUS, previous.map(|p| p.to_string())),

@@ -16,7 +16,7 @@ pub(crate) use query::put;
 pub use query::{QueryResult, query};
 pub use run::Shell;
 pub use session::session;
-pub(crate) use session::single_threaded_session;
+pub(crate) use session::{physical_expression, single_threaded_session};
 pub use transformer::load_model;
 pub(crate) use travel::parse;
 pub use travel::snapshot_of_version;

@@ -2,8 +2,13 @@
 
 use std::sync::Arc;
 
+use datafusion::common::DFSchema;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::lake::scan::ScanNotes;
@@ -32,6 +37,22 @@ pub fn single_threaded_session(workspace: &Workspace, time_zone: &str) -> Result
     optimizer.enable_aggregate_dynamic_filter_pushdown = false;
     drop(state);
     Ok(context)
+}
+
+/// The physical form of an expression. Some functions have one only after they
+/// were simplified to others.
+pub(crate) fn physical_expression(
+    context: &SessionContext,
+    expression: Expr,
+    schema: &DFSchema,
+) -> datafusion::common::Result<Arc<dyn PhysicalExpr>> {
+    let state = context.state();
+    let of = SimplifyContext::default()
+        .with_schema(Arc::new(schema.clone()))
+        .with_config_options(Arc::clone(state.config_options()));
+    let simplifier = ExprSimplifier::new(of);
+    let expression = simplifier.simplify(simplifier.coerce(expression, schema)?)?;
+    state.create_physical_expr(expression, schema)
 }
 
 fn with_partitions(workspace: &Workspace, time_zone: &str, partitions: usize) -> Result<SessionContext> {

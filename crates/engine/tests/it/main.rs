@@ -7,3 +7,6 @@ mod faults;
 mod project;
 mod runs;
 mod shards;
+#[cfg(feature = "faults")]
+mod stream_faults;
+mod streams;

@@ -52,6 +52,7 @@ fn build(document: &Document) -> Result<XgboostModel> {
     if outputs > 1 << 20 {
         return Err(Error::data(format!("it has {outputs} outputs")));
     }
+    // Before anything is made for every feature: their number is bounded here.
     let names = feature_names(learner, features)?;
     let source = learner.field("gradient_booster")?;
     let (booster, columns) = if source.field("name")?.text() == Some("gblinear") {
@@ -62,6 +63,9 @@ fn build(document: &Document) -> Result<XgboostModel> {
         let (forest, explainer) = forest(learner, model, weights.as_deref(), features, outputs)?;
         (Booster::Trees { forest, explainer }, columns(model, features)?)
     };
+    if listed_names(learner).1 {
+        return Err(Error::data("`feature_names` is no list of texts"));
+    }
     let base = base_margin(parameters, outputs, link)?;
     let classifier = matches!(transform, Transform::Softmax | Transform::Hinge) || objective.starts_with("binary:");
     let labels: Vec<String> =
@@ -205,16 +209,23 @@ fn used_trees(learner: &Document, model: &Document, trees: usize, classes: usize
     Ok((best + 1).saturating_mul(classes).saturating_mul(parallel).min(trees))
 }
 
+/// The texts among `feature_names`, and whether there is anything else.
+fn listed_names(learner: &Document) -> (Vec<String>, bool) {
+    match learner.get("feature_names") {
+        None | Some(Document::Null) => (Vec::new(), false),
+        Some(list) => {
+            let items = list.items();
+            let texts: Vec<String> =
+                items.unwrap_or_default().iter().filter_map(Document::text).map(str::to_owned).collect();
+            let others = items.is_none_or(|items| items.len() > texts.len());
+            (texts, others)
+        }
+    }
+}
+
 /// The names of the features; a model without names wants `f0`, `f1`, ...
 fn feature_names(learner: &Document, features: usize) -> Result<Vec<String>> {
-    let names = match learner.get("feature_names") {
-        None | Some(Document::Null) => Vec::new(),
-        Some(list) => {
-            let texts = list.items().map(|names| names.iter().map(|n| n.text().map(str::to_owned)).collect());
-            let texts: Option<Vec<String>> = texts.flatten();
-            texts.ok_or_else(|| Error::data("`feature_names` is no list of texts"))?
-        }
-    };
+    let (names, _) = listed_names(learner);
     match names.len() {
         0 if features < 1_000_000 => Ok((0..features).map(|i| format!("f{i}")).collect()),
         n if n == features => Ok(names),

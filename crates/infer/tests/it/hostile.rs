@@ -50,6 +50,8 @@ fn what_fuzzing_has_found_is_refused_or_scored() {
         ("xgboost-ubj/classes_without_trees", "it has 65536 outputs, with 6 trees"),
         // Two megabytes of bits, twice, for each node that names the last category.
         ("xgboost-json/large_categories", "categories beyond what is supported"),
+        // A gigabyte of columns for a file of 2 KB.
+        ("xgboost-json/features_without_names", "0 feature names for 999999999 features"),
         // Lists whose elements take no bytes: memory in the square of the file.
         ("xgboost-ubj/list_of_nothing", "a list of a type without values"),
         // A copy of the set for every split that names it.

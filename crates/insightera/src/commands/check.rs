@@ -1,7 +1,8 @@
 //! `check`: are the pipelines right?
 
 use insightera_engine::Workspace;
-use insightera_engine::score;
+use insightera_engine::config::PipelineKind;
+use insightera_engine::{score, stream};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -10,7 +11,6 @@ use super::{Answer, json_text};
 use crate::cli::ReportFormat;
 use crate::failure;
 use crate::printer::Printer;
-use crate::resolve::Selection;
 use crate::text;
 
 /// What there is to say about a pipeline that is right.
@@ -34,11 +34,15 @@ pub async fn check(
     format: ReportFormat,
     printer: &Printer,
 ) -> anyhow::Result<Answer> {
-    let names = if pipelines.is_empty() { several::names(workspace, &Selection::All) } else { pipelines.to_vec() };
+    let all = || workspace.project().pipeline_names().map(str::to_owned).collect();
+    let names = if pipelines.is_empty() { all() } else { pipelines.to_vec() };
     let outcomes = several::in_parallel(names, |name| {
         let workspace = workspace.clone();
         async move {
-            let report = score::check(&workspace, &name).await?;
+            let report = match workspace.project().kind(&name)? {
+                PipelineKind::Batch => score::check(&workspace, &name).await?,
+                PipelineKind::Stream => stream::check(&workspace, &name).await?,
+            };
             Ok(Checked {
                 pipeline: report.pipeline,
                 table: report.table,

@@ -14,6 +14,7 @@ mod run;
 mod score;
 mod several;
 mod sql;
+mod stream;
 mod table;
 mod verify;
 
@@ -73,6 +74,8 @@ pub async fn dispatch(invocation: Invocation, printer: &Printer) -> anyhow::Resu
             run::run(&open(overrides)?, &selection, full, format, printer).await
         }
         Command::Verify { selection, format } => verify::verify(&open(overrides)?, &selection, format, printer).await,
+        Command::Stream(command) => stream::run(&open(overrides)?, &command, printer).await,
+        Command::StreamStatus { pipelines, format } => stream::status(&open(overrides)?, &pipelines, format, printer),
         Command::Score(command) => score::score(&project, overrides, &command, printer),
         Command::Inspect { model, format } => inspect::inspect(&project, overrides, &model, format, printer),
         Command::Certify(command) => certify::certify(&project, overrides, &command, printer),

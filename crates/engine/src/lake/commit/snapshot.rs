@@ -83,10 +83,9 @@ pub fn build(lake: &Lake, base: &Table, manifests_of: &Table, change: &Change) -
     properties.insert(keys::INTENT_ID.into(), change.intent_id.clone());
     properties.insert(keys::FORMAT.into(), "1".into());
     let mut updates = Vec::new();
-    if let Some(fence) = &change.fence {
+    if let Some(pipeline) = change.mirrored() {
         let mirror = mirrored_progress(snapshot_id, &properties);
-        updates
-            .push(TableUpdate::SetProperties { updates: HashMap::from([(keys::progress(&fence.pipeline), mirror)]) });
+        updates.push(TableUpdate::SetProperties { updates: HashMap::from([(keys::progress(pipeline), mirror)]) });
     }
     // A snapshot is never older than the one before it, whatever the clock.
     let newest = metadata.snapshots().map(|s| s.timestamp_ms()).max().unwrap_or(0).max(metadata.last_updated_ms());

@@ -13,9 +13,17 @@ pub const PIPELINES: &[(&str, &str)] = &[
     ("budget_forecast_6m", include_str!("../../../assets/university/pipelines/budget_forecast_6m.toml")),
     ("course_grade_anomaly", include_str!("../../../assets/university/pipelines/course_grade_anomaly.toml")),
     ("dropout_risk", include_str!("../../../assets/university/pipelines/dropout_risk.toml")),
+    ("dropout_risk_realtime", include_str!("../../../assets/university/pipelines/dropout_risk_realtime.toml")),
     ("publication_forecast", include_str!("../../../assets/university/pipelines/publication_forecast.toml")),
     ("transaction_anomaly", include_str!("../../../assets/university/pipelines/transaction_anomaly.toml")),
+    (
+        "transaction_anomaly_realtime",
+        include_str!("../../../assets/university/pipelines/transaction_anomaly_realtime.toml"),
+    ),
 ];
+
+/// The folders of events that streams read.
+pub const EVENTS: &[&str] = &["events/student-events", "events/financial-transactions"];
 
 /// What is known about the models.
 const MODELS: &str = include_str!("../../../assets/university/models/models.json");

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use insightera_engine::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::assets::PIPELINES;
+use super::assets::{EVENTS, PIPELINES};
 
 const MARKER: &str = "insightera-demo.json";
 
@@ -106,7 +106,8 @@ pub fn remove(dir: &Path, parquet_folders: &[PathBuf], keep_marker: bool) -> Res
     for folder in parquet_folders.iter().filter_map(|folder| folder.parent()) {
         let _ = fs::remove_dir(dir.join(folder));
     }
-    for folder in [GOLD, "pipelines"] {
+    // Folders of events go only when nobody has put events there.
+    for folder in EVENTS.iter().copied().chain(["events", GOLD, "pipelines"]) {
         let _ = fs::remove_dir(dir.join(folder));
     }
     if keep_marker {

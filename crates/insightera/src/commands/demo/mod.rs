@@ -96,6 +96,10 @@ fn write_project(dir: &Path, university: &University) -> anyhow::Result<()> {
     }
     let pipelines = dir.join("pipelines");
     fs::create_dir_all(&pipelines).map_err(|e| failed("make", &pipelines, e))?;
+    for events in assets::EVENTS {
+        let events = dir.join(events);
+        fs::create_dir_all(&events).map_err(|e| failed("make", &events, e))?;
+    }
     let files = assets::PIPELINES.iter().map(|(name, text)| (pipelines.join(format!("{name}.toml")), *text));
     for (path, text) in files.chain([(dir.join("insightera.toml"), project.as_str())]) {
         fs::write(&path, text).map_err(|e| failed("write", &path, e))?;
@@ -145,7 +149,7 @@ fn export_training(dir: &Path, university: &University, printer: &Printer) -> an
 #[cfg(test)]
 mod tests {
     use super::*;
-    use insightera_engine::config::Project;
+    use insightera_engine::config::{PipelineKind, Project};
 
     #[test]
     fn the_project_that_the_demo_writes_can_be_read() {
@@ -153,7 +157,13 @@ mod tests {
         let university = University::with_students(100, 1);
         write_project(temp.path(), &university).unwrap();
         let project = Project::load(temp.path()).unwrap();
-        assert_eq!(project.pipelines().unwrap().len(), assets::PIPELINES.len());
+        assert_eq!(project.pipeline_names().count(), assets::PIPELINES.len());
+        let streams: Vec<&str> = project.names_of(PipelineKind::Stream).collect();
+        assert_eq!(streams, ["dropout_risk_realtime", "transaction_anomaly_realtime"]);
+        for name in &streams {
+            project.stream(name).unwrap();
+        }
+        assert_eq!(project.pipelines().unwrap().len() + streams.len(), assets::PIPELINES.len());
         let inputs: Vec<&String> = project.settings.inputs.keys().collect();
         assert_eq!(
             inputs,

@@ -1,0 +1,624 @@
+//! `pipelines/NAME.toml` with `kind = "stream"`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use insightera_core::validate_name;
+use serde::Serialize;
+
+use super::document::Document;
+use super::pipeline::{ModelRef, Output, check_column, keys_in, read_entity, read_model, read_output, read_sql};
+use super::section::{Entry, Located, Section, quoted};
+use super::settings::{parse_bytes, split_table, time_zone};
+use crate::Result;
+
+/// A configured stream: events in, a prediction for each of them out.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StreamPipeline {
+    /// The file's name without `.toml`.
+    pub name: String,
+    /// The file.
+    pub file: PathBuf,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Where events come from.
+    pub source: SourceSettings,
+    /// What an event is.
+    pub events: EventSettings,
+    /// The columns that say what a prediction is about; at least one.
+    pub entity_key: Vec<String>,
+    /// Windows over the events, in the order of the file.
+    pub windows: Vec<WindowSettings>,
+    /// Features from the lake.
+    pub join: Option<JoinSettings>,
+    /// Further inputs of the model, made of all columns before: name and SQL.
+    pub features: Vec<(String, String)>,
+    /// What scores; `None` is a rule in SQL.
+    pub model: Option<ModelRef>,
+    /// What comes out.
+    pub output: Output,
+    /// Rows that somebody should know of.
+    pub alerts: Vec<AlertSettings>,
+    /// How it runs.
+    pub stream: StreamSettings,
+}
+
+/// Where events come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum SourceSettings {
+    /// A file of lines of JSON, or a folder of such files, read as they grow.
+    Files {
+        /// As the pipeline's file has it, relative to the project.
+        path: String,
+    },
+    /// A Kafka topic.
+    Kafka {
+        /// The topic.
+        topic: String,
+        /// The client's options by librdkafka's names.
+        options: BTreeMap<String, String>,
+    },
+}
+
+/// What an event is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EventSettings {
+    /// The fields that are read of the payload, in the order of the file.
+    pub fields: Vec<FieldSettings>,
+    /// Columns that are computed of the fields: name and SQL.
+    pub columns: Vec<(String, String)>,
+    /// The field with the event's time.
+    pub time: String,
+    /// The zone of times without one.
+    pub time_zone: String,
+    /// Which events count, in SQL over the fields.
+    pub filter: Option<String>,
+    /// Microseconds by which an event may be older than the newest of its
+    /// partition.
+    pub allowed_lateness: i64,
+    /// Microseconds by which an event's time may be after its arrival.
+    pub max_future: i64,
+    /// Microseconds behind the watermark at which a late event still enters
+    /// its window; `None` keeps late events out.
+    pub late_grace: Option<i64>,
+}
+
+/// One field of the payload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FieldSettings {
+    /// The column's name.
+    pub name: String,
+    /// What it holds.
+    pub kind: FieldKind,
+    /// Names of objects from the outside in; a string on the way is read as
+    /// JSON.
+    pub path: Vec<String>,
+}
+
+/// What a field holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FieldKind {
+    /// Text.
+    String,
+    /// A 64-bit integer.
+    Long,
+    /// A 64-bit floating point number.
+    Double,
+    /// True or false.
+    Boolean,
+    /// A point in time.
+    Timestamp(TimeFormat),
+}
+
+/// How a point in time is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeFormat {
+    /// `2026-01-31T10:00:00.5+07:00`, with a blank for the `T` and without a
+    /// zone as well.
+    Iso,
+    /// A number of seconds since 1970, with a fraction or without.
+    Seconds,
+    /// Milliseconds since 1970.
+    Milliseconds,
+    /// Microseconds since 1970.
+    Microseconds,
+    /// A pattern as in `%d/%m/%Y %H:%M`.
+    Pattern(String),
+}
+
+/// One window and its aggregates.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WindowSettings {
+    /// Its name, for messages.
+    pub name: String,
+    /// The window.
+    pub window: insightera_core::stream::Window,
+    /// The columns by which it is kept.
+    pub key: Vec<String>,
+    /// Column name and aggregate in SQL, in the order of the file.
+    pub columns: Vec<(String, String)>,
+}
+
+/// Features from the lake, looked up by key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct JoinSettings {
+    /// The text of the query.
+    pub sql: String,
+    /// The file the text came from, if it is not inline.
+    pub sql_file: Option<PathBuf>,
+    /// Columns of the query and of the event.
+    pub key: Vec<String>,
+    /// Microseconds between two looks for newer snapshots.
+    pub refresh: i64,
+    /// The zone of inputs without one.
+    pub time_zone: String,
+}
+
+/// Rows that somebody should know of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AlertSettings {
+    /// Its name.
+    pub name: String,
+    /// Which rows, in SQL over the output columns.
+    pub when: String,
+    /// The table they are written to: namespace and name.
+    pub table: (String, String),
+}
+
+/// How a stream runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StreamSettings {
+    /// When rows are made.
+    pub emit: Emit,
+    /// Microseconds after which a row is in its table, where the disk allows.
+    pub freshness: i64,
+    /// Rows after which a commit begins whatever the time.
+    pub max_rows: usize,
+    /// The bound on the window state of one partition, in bytes.
+    pub max_state_bytes: u64,
+    /// Where events go that cannot be read.
+    pub dead_letters: (String, String),
+    /// Where late events go.
+    pub late_events: (String, String),
+}
+
+/// When rows are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Emit {
+    /// At every event.
+    EachEvent,
+}
+
+/// The keys of a stream's file.
+const SECTIONS: &[(&str, &[&str])] = &[
+    (
+        "",
+        &[
+            "kind",
+            "description",
+            "source",
+            "events",
+            "entity",
+            "windows",
+            "join",
+            "features",
+            "model",
+            "output",
+            "alerts",
+            "stream",
+        ],
+    ),
+    ("source", &["files", "topic", "kafka"]),
+    (
+        "events",
+        &["format", "fields", "columns", "time", "time_zone", "filter", "allowed_lateness", "max_future", "late_grace"],
+    ),
+    ("join", &["sql", "sql_file", "key", "refresh", "time_zone"]),
+    ("features", &["columns"]),
+    ("stream", &["emit", "freshness", "max_rows", "max_state", "dead_letters", "late_events"]),
+];
+const FIELD: &[&str] = &["type", "path", "format"];
+const WINDOW: &[&str] = &["rolling", "tumbling", "hopping", "key", "columns"];
+const ALERT: &[&str] = &["when", "table"];
+
+/// Types of fields.
+const TYPES: &[&str] = &["string", "long", "double", "boolean", "timestamp"];
+
+/// Columns that the engine knows of every event.
+pub const EVENT_COLUMNS: &[&str] =
+    &["event_timestamp", "arrival_timestamp", "source_partition", "source_offset", "window_complete"];
+
+const SECOND: i64 = 1_000_000;
+const DAY: i64 = 86_400 * SECOND;
+
+impl StreamPipeline {
+    /// Reads the stream `name` from a parsed file.
+    pub(super) fn read(name: &str, file: &Path, document: &Document, top: &Section<'_>) -> Result<Self> {
+        top.allow(keys_in(SECTIONS, ""), SECTIONS)?;
+        let entity = top.required_section("entity")?;
+        let key = read_entity(&entity)?;
+        let events = read_events(&top.required_section("events")?)?;
+        for column in &key {
+            let names: Vec<&str> = events.names().collect();
+            if !names.contains(&column.value) {
+                let message = format!("the key column `{}` is not among the event's", column.value.escape_debug());
+                let hint = format!("the columns of [events] are {}", quoted(&names));
+                return Err(entity.error(&column.span, message).hint(hint));
+            }
+        }
+        let entity_key: Vec<String> = key.iter().map(|column| column.value.to_owned()).collect();
+        let windows = read_windows(top, &entity_key, &events)?;
+        let join = top.section("join")?.map(|join| read_join(&join, &events, file, document)).transpose()?;
+        let features = match top.section("features")? {
+            None => Vec::new(),
+            Some(section) => {
+                section.allow(keys_in(SECTIONS, "features"), SECTIONS)?;
+                named_expressions(&section.required_section("columns")?)?
+            }
+        };
+        let model = match top.section("model")? {
+            None => None,
+            Some(section) => {
+                let model = read_model(&section)?;
+                if let (Some(_), Some(entry)) = (&model.explain, section.find("explain")) {
+                    let error = section.error(&entry.key_span, "`explain` is not supported yet by streams");
+                    return Err(error.hint("leave it out, or explain in a batch pipeline"));
+                }
+                Some(model)
+            }
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            file: file.to_owned(),
+            description: top.text("description")?.map(|text| text.value.to_owned()),
+            source: read_source(&top.required_section("source")?)?,
+            windows,
+            join,
+            features,
+            model,
+            output: read_output(&top.required_section("output")?, &entity, &key)?,
+            alerts: read_alerts(top)?,
+            stream: read_stream(top, name)?,
+            events,
+            entity_key,
+        })
+    }
+}
+
+impl EventSettings {
+    /// The columns of an event: fields, then computed ones.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.fields.iter().map(|field| field.name.as_str()).chain(self.columns.iter().map(|(name, _)| name.as_str()))
+    }
+}
+
+fn read_source(section: &Section<'_>) -> Result<SourceSettings> {
+    section.allow(keys_in(SECTIONS, "source"), SECTIONS)?;
+    match (section.text("files")?, section.text("topic")?) {
+        (Some(path), None) => {
+            if let Some(entry) = section.find("kafka") {
+                return Err(section.error(&entry.key_span, "`kafka` goes with `topic`, not with `files`"));
+            }
+            Ok(SourceSettings::Files { path: path.value.to_owned() })
+        }
+        (None, Some(topic)) => {
+            let kafka = section.required_section("kafka")?;
+            let mut options = BTreeMap::new();
+            for entry in kafka.entries() {
+                if entry.value.is_table() {
+                    let error = kafka.error(&entry.key_span, format!("`{}` is not in quotes", entry.key));
+                    return Err(error.hint("write an option as `\"bootstrap.servers\" = \"localhost:9092\"`"));
+                }
+                let text = match (entry.value.as_bool(), entry.value.as_integer()) {
+                    (Some(value), _) => value.to_string(),
+                    (None, Some(integer)) if integer.radix() == 10 => integer.as_str().to_owned(),
+                    _ => kafka.text_of(entry)?.value.to_owned(),
+                };
+                options.insert(entry.key.to_owned(), text);
+            }
+            if !options.contains_key("bootstrap.servers") {
+                return Err(kafka
+                    .missing("bootstrap.servers")
+                    .hint("add the line `\"bootstrap.servers\" = \"HOST:PORT\"`, quotes included"));
+            }
+            Ok(SourceSettings::Kafka { topic: topic.value.to_owned(), options })
+        }
+        (Some(_), Some(topic)) => Err(section.error(&topic.span, "a source has `files` or `topic`, not both")),
+        (None, None) => Err(section
+            .error_here("[source] names no source")
+            .hint("write `files = \"FILE or FOLDER\"`, or `topic = \"NAME\"` with [source.kafka]")),
+    }
+}
+
+fn read_events(section: &Section<'_>) -> Result<EventSettings> {
+    section.allow(keys_in(SECTIONS, "events"), SECTIONS)?;
+    section.choice("format", &[("json", ())], &["debezium", "avro", "protobuf"])?;
+    let listed = section.required_section("fields")?;
+    let mut fields: Vec<FieldSettings> = Vec::new();
+    for entry in listed.entries() {
+        check_column(&listed, entry.key, &entry.key_span)?;
+        if let Some(taken) = EVENT_COLUMNS.iter().find(|name| name.eq_ignore_ascii_case(entry.key)) {
+            let error = listed.error(&entry.key_span, format!("the engine has a column `{taken}` of its own"));
+            return Err(error.hint("give the field another name, and its name in the payload as `path`"));
+        }
+        if fields.iter().any(|field| field.name.eq_ignore_ascii_case(entry.key)) {
+            return Err(listed.error(&entry.key_span, format!("the field `{}` is there already", entry.key)));
+        }
+        fields.push(read_field(&listed, entry)?);
+    }
+    if fields.is_empty() {
+        return Err(listed.error_here("[events.fields] needs at least one field"));
+    }
+    let columns = match section.section("columns")? {
+        None => Vec::new(),
+        Some(columns) => named_expressions(&columns)?,
+    };
+    let time = section.required_text("time")?;
+    let named = fields.iter().find(|field| field.name == time.value);
+    match named.map(|field| &field.kind) {
+        Some(FieldKind::Timestamp(_)) => {}
+        Some(_) => {
+            let error = section.error(&time.span, format!("the field `{}` is no timestamp", time.value));
+            return Err(error.hint("give it `type = \"timestamp\"` and, if it is not ISO 8601, a `format`"));
+        }
+        None => {
+            let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
+            let error = section.error(&time.span, format!("there is no field `{}`", time.value.escape_debug()));
+            return Err(error.hint(format!("the fields are {}", quoted(&names))));
+        }
+    }
+    Ok(EventSettings {
+        time: time.value.to_owned(),
+        time_zone: time_zone(section)?.unwrap_or_else(|| "UTC".to_owned()),
+        filter: section.text("filter")?.map(|text| text.value.to_owned()),
+        allowed_lateness: span(section, "allowed_lateness", 0)?.unwrap_or(DAY),
+        max_future: span(section, "max_future", 0)?.unwrap_or(3600 * SECOND),
+        late_grace: span(section, "late_grace", 0)?,
+        fields,
+        columns,
+    })
+}
+
+/// `name = "type"`, or `name = { type = "…", path = "a.b", format = "…" }`.
+fn read_field<'d>(listed: &Section<'d>, entry: &Entry<'d>) -> Result<FieldSettings> {
+    let (word, path, format) = if entry.value.is_table() {
+        let field = listed.subsection(entry)?;
+        field.allow(FIELD, &[])?;
+        let path = match field.text("path")? {
+            None => vec![entry.key.to_owned()],
+            Some(path) if path.value.split('.').any(str::is_empty) => {
+                let error = field.error(&path.span, format!("`{}` is not a path", path.value.escape_debug()));
+                return Err(error.hint("names with dots between them, as in `event_data.attendance_flag`"));
+            }
+            Some(path) => path.value.split('.').map(str::to_owned).collect(),
+        };
+        (field.required_text("type")?, path, field.text("format")?)
+    } else {
+        (listed.text_of(entry)?, vec![entry.key.to_owned()], None)
+    };
+    let kind = match word.value {
+        "string" => FieldKind::String,
+        "long" => FieldKind::Long,
+        "double" => FieldKind::Double,
+        "boolean" => FieldKind::Boolean,
+        "timestamp" => FieldKind::Timestamp(match &format {
+            None => TimeFormat::Iso,
+            Some(format) => time_format(listed, format)?,
+        }),
+        other => {
+            let error = listed.error(&word.span, format!("`{}` is not the type of a field", other.escape_debug()));
+            return Err(error.hint(format!("the types are {}", quoted(TYPES))));
+        }
+    };
+    if let (Some(format), false) = (&format, matches!(kind, FieldKind::Timestamp(_))) {
+        return Err(listed.error(&format.span, "only a timestamp has a `format`"));
+    }
+    Ok(FieldSettings { name: entry.key.to_owned(), kind, path })
+}
+
+fn time_format(section: &Section<'_>, text: &Located<&str>) -> Result<TimeFormat> {
+    Ok(match text.value {
+        "iso" => TimeFormat::Iso,
+        "seconds" => TimeFormat::Seconds,
+        "milliseconds" => TimeFormat::Milliseconds,
+        "microseconds" => TimeFormat::Microseconds,
+        pattern => {
+            let items: Vec<_> = chrono::format::StrftimeItems::new(pattern).collect();
+            if !pattern.contains('%') || items.contains(&chrono::format::Item::Error) {
+                let error = section.error(&text.span, format!("`{}` is not a time format", pattern.escape_debug()));
+                return Err(error.hint(
+                    "`iso`, `seconds`, `milliseconds`, `microseconds`, or a pattern such as `%d/%m/%Y %H:%M:%S`",
+                ));
+            }
+            TimeFormat::Pattern(pattern.to_owned())
+        }
+    })
+}
+
+fn read_windows(top: &Section<'_>, entity: &[String], events: &EventSettings) -> Result<Vec<WindowSettings>> {
+    let Some(all) = top.section("windows")? else { return Ok(Vec::new()) };
+    let mut windows: Vec<WindowSettings> = Vec::new();
+    for entry in all.entries() {
+        let section = all.subsection(entry)?;
+        section.allow(WINDOW, SECTIONS)?;
+        let key = match section.text_list("key")? {
+            None => entity.to_vec(),
+            Some(columns) => key_columns(&section, &columns, events)?,
+        };
+        let columns = named_expressions(&section.required_section("columns")?)?;
+        windows.push(WindowSettings { name: entry.key.to_owned(), window: read_window(&section)?, key, columns });
+    }
+    Ok(windows)
+}
+
+fn key_columns(section: &Section<'_>, columns: &[Located<&str>], events: &EventSettings) -> Result<Vec<String>> {
+    if columns.is_empty() {
+        return Err(section.error_here("`key` needs at least one column"));
+    }
+    for column in columns {
+        let names: Vec<&str> = events.names().collect();
+        if !names.contains(&column.value) {
+            let message = format!("`key` names `{}`, which is not among the event's", column.value.escape_debug());
+            let hint = format!("the columns of [events] are {}", quoted(&names));
+            return Err(section.error(&column.span, message).hint(hint));
+        }
+    }
+    Ok(columns.iter().map(|column| column.value.to_owned()).collect())
+}
+
+fn read_window(section: &Section<'_>) -> Result<insightera_core::stream::Window> {
+    use insightera_core::stream::Window;
+    let kinds = ["rolling", "tumbling", "hopping"];
+    let found: Vec<&Entry<'_>> = kinds.iter().filter_map(|kind| section.find(kind)).collect();
+    let [entry] = found.as_slice() else {
+        let error = section.error_here("a window is one of `rolling`, `tumbling` and `hopping`");
+        return Err(error.hint("for example `rolling = { tile = \"1 day\", tiles = 7 }`"));
+    };
+    let parts = section.subsection(entry)?;
+    let needed = |key: &str| -> Result<i64> { span(&parts, key, 1)?.ok_or_else(|| parts.missing(key)) };
+    Ok(match entry.key {
+        "rolling" => {
+            parts.allow(&["tile", "tiles", "offset"], &[])?;
+            let tiles = parts.integer("tiles", 1..=1 << 20)?.ok_or_else(|| parts.missing("tiles"))?.value as i64;
+            Window::Rolling { tile: needed("tile")?, tiles, offset: span(&parts, "offset", 0)?.unwrap_or(0) }
+        }
+        "tumbling" => {
+            parts.allow(&["size", "offset"], &[])?;
+            Window::Tumbling { size: needed("size")?, offset: span(&parts, "offset", 0)?.unwrap_or(0) }
+        }
+        _ => {
+            parts.allow(&["size", "slide", "offset"], &[])?;
+            let (size, slide) = (needed("size")?, needed("slide")?);
+            Window::Hopping { size, slide, offset: span(&parts, "offset", 0)?.unwrap_or(0) }
+        }
+    })
+}
+
+fn read_join(section: &Section<'_>, events: &EventSettings, file: &Path, document: &Document) -> Result<JoinSettings> {
+    section.allow(keys_in(SECTIONS, "join"), SECTIONS)?;
+    let (sql, sql_file) = read_sql(section, file, document)?;
+    let key = section.text_list("key")?.ok_or_else(|| section.missing("key"))?;
+    Ok(JoinSettings {
+        sql,
+        sql_file,
+        key: key_columns(section, &key, events)?,
+        refresh: span(section, "refresh", 1)?.unwrap_or(60 * SECOND),
+        time_zone: time_zone(section)?.unwrap_or_else(|| "UTC".to_owned()),
+    })
+}
+
+fn read_alerts(top: &Section<'_>) -> Result<Vec<AlertSettings>> {
+    let Some(all) = top.section("alerts")? else { return Ok(Vec::new()) };
+    let mut alerts = Vec::new();
+    for entry in all.entries() {
+        validate_name("alert", entry.key).map_err(|error| all.error(&entry.key_span, error.to_string()))?;
+        let section = all.subsection(entry)?;
+        section.allow(ALERT, SECTIONS)?;
+        let table = section.required_text("table")?;
+        alerts.push(AlertSettings {
+            name: entry.key.to_owned(),
+            when: section.required_text("when")?.value.to_owned(),
+            table: split_table(table.value).map_err(|message| section.error(&table.span, message))?,
+        });
+    }
+    Ok(alerts)
+}
+
+fn read_stream(top: &Section<'_>, name: &str) -> Result<StreamSettings> {
+    let beside = |what: &str| ("ml_monitoring".to_owned(), format!("{}_{what}", name.replace(['-', '.'], "_")));
+    let mut settings = StreamSettings {
+        emit: Emit::EachEvent,
+        freshness: 10 * SECOND,
+        max_rows: 1_000_000,
+        max_state_bytes: 1 << 30,
+        dead_letters: beside("dead_letters"),
+        late_events: beside("late_events"),
+    };
+    let Some(section) = top.section("stream")? else { return Ok(settings) };
+    section.allow(keys_in(SECTIONS, "stream"), SECTIONS)?;
+    if let Some(emit) = section.choice("emit", &[("each_event", Emit::EachEvent)], &["on_close"])? {
+        settings.emit = emit;
+    }
+    if let Some(freshness) = span(&section, "freshness", SECOND / 10)? {
+        settings.freshness = freshness;
+    }
+    if let Some(rows) = section.integer("max_rows", 1..=100_000_000)? {
+        settings.max_rows = rows.value as usize;
+    }
+    if let Some(text) = section.text("max_state")? {
+        settings.max_state_bytes = parse_bytes(text.value)
+            .map_err(|error| section.error(&text.span, error.to_string()).hint("write it as `512MB` or `2GiB`"))?;
+    }
+    for (key, table) in [("dead_letters", &mut settings.dead_letters), ("late_events", &mut settings.late_events)] {
+        if let Some(text) = section.text(key)? {
+            *table = split_table(text.value).map_err(|message| section.error(&text.span, message))?;
+        }
+    }
+    Ok(settings)
+}
+
+/// Names and SQL expressions, in the order of the file.
+fn named_expressions(section: &Section<'_>) -> Result<Vec<(String, String)>> {
+    let mut columns: Vec<(String, String)> = Vec::new();
+    for entry in section.entries() {
+        check_column(section, entry.key, &entry.key_span)?;
+        if columns.iter().any(|(name, _)| name.eq_ignore_ascii_case(entry.key)) {
+            return Err(section.error(&entry.key_span, format!("the column `{}` is there already", entry.key)));
+        }
+        if !entry.value.is_str() {
+            return Err(section.wrong_type(entry, "an SQL expression in quotes"));
+        }
+        columns.push((entry.key.to_owned(), section.text_of(entry)?.value.to_owned()));
+    }
+    if columns.is_empty() {
+        return Err(section.error_here("this section needs at least one column"));
+    }
+    Ok(columns)
+}
+
+/// A span of time such as `7 days`, in microseconds.
+fn span(section: &Section<'_>, key: &str, least: i64) -> Result<Option<i64>> {
+    let Some(text) = section.text(key)? else { return Ok(None) };
+    match parse_span(text.value).filter(|span| *span >= least) {
+        Some(span) => Ok(Some(span)),
+        None => {
+            let message = format!("`{}` is not a span of time for `{key}`", text.value.escape_debug());
+            let hint = "a number and a unit, as in `500 ms`, `10 seconds`, `5 minutes`, `2 hours`, `7 days`";
+            Err(section.error(&text.span, message).hint(hint))
+        }
+    }
+}
+
+fn parse_span(text: &str) -> Option<i64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim() {
+        "ms" | "millisecond" | "milliseconds" => 1_000,
+        "s" | "second" | "seconds" => SECOND,
+        "m" | "minute" | "minutes" => 60 * SECOND,
+        "h" | "hour" | "hours" => 3600 * SECOND,
+        "d" | "day" | "days" => DAY,
+        _ => return None,
+    };
+    number.parse::<i64>().ok()?.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_a_number_and_a_unit() {
+        assert_eq!(parse_span("7 days"), Some(7 * DAY));
+        assert_eq!(parse_span("500ms"), Some(500_000));
+        assert_eq!(parse_span(" 1 h "), Some(3_600_000_000));
+        for wrong in ["", "7", "days", "-1 day", "1.5 h", "7 weeks", "9223372036854775807 days"] {
+            assert_eq!(parse_span(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The state of the windows in the warehouse, by partition: a base and its
+//! increments, each a file with a name of its own, durable before the commit
+//! that names it.
+//!
+//! The files are beside the tables, in `<warehouse>/_streams/<pipeline>`.
+//! What no snapshot of the prediction table names any more is removed, a day
+//! after it was written, when a stream starts.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use insightera_core::stream::{EachEvent, Plan};
+use uuid::Uuid;
+
+use super::windows::refused;
+use crate::lake::commit::StreamState;
+use crate::lake::durable;
+use crate::lake::{Table, keys};
+use crate::{Error, Result};
+
+/// Increments after which a new base is written.
+const INCREMENTS: usize = 20;
+/// How old a file must be that nothing names.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// The state of a partition at a cut, to be written.
+#[derive(Debug)]
+pub struct Pending {
+    /// The partition.
+    pub partition: u32,
+    /// Whether it stands alone.
+    pub base: bool,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// The folder of one pipeline, and what each partition has in it.
+#[derive(Debug)]
+pub struct Checkpoints {
+    folder: PathBuf,
+    chains: BTreeMap<u32, Chain>,
+}
+
+#[derive(Debug, Default)]
+struct Chain {
+    increments: usize,
+    base_bytes: usize,
+    increment_bytes: usize,
+}
+
+impl Checkpoints {
+    /// The checkpoints of `pipeline`.
+    pub fn new(warehouse: &Path, pipeline: &str) -> Self {
+        Self { folder: warehouse.join("_streams").join(pipeline), chains: BTreeMap::new() }
+    }
+
+    /// Takes the state at a cut: what changed, or all of it when increments
+    /// are many or there is no base in this process.
+    pub fn take(&mut self, state: &mut EachEvent) -> Pending {
+        let partition = state.partition();
+        let full = self
+            .chains
+            .get(&partition)
+            .is_none_or(|chain| chain.increments >= INCREMENTS || chain.increment_bytes > chain.base_bytes);
+        if !full && let Ok(bytes) = state.increment() {
+            let chain = self.chains.entry(partition).or_default();
+            chain.increments += 1;
+            chain.increment_bytes += bytes.len();
+            return Pending { partition, base: false, bytes };
+        }
+        let bytes = state.checkpoint();
+        self.chains.insert(partition, Chain { base_bytes: bytes.len(), ..Chain::default() });
+        Pending { partition, base: true, bytes }
+    }
+
+    /// The state that the files hold.
+    ///
+    /// # Errors
+    /// `NotFound` when a file is gone, `Data` when one is damaged.
+    pub fn restore(&self, plan: &Arc<Plan>, files: &[String]) -> Result<Option<EachEvent>> {
+        let mut state: Option<EachEvent> = None;
+        for name in files {
+            let path = self.folder.join(name);
+            let bytes = std::fs::read(&path).map_err(|e| durable::io_error("read", &path, e))?;
+            let what = path.display().to_string();
+            state = Some(match state {
+                None => EachEvent::restore(plan, &bytes).map_err(|e| refused(e, &what))?,
+                Some(state) => state.apply(&bytes).map_err(|e| refused(e, &what))?,
+            });
+        }
+        Ok(state)
+    }
+
+    /// Removes old files that neither the stream's state nor a snapshot names.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn sweep(&self, table: &Table, pipeline: &str, state: &StreamState) -> Result<()> {
+        if !self.folder.is_dir() {
+            return Ok(());
+        }
+        let mut named: HashSet<String> = state.checkpoints.values().flatten().cloned().collect();
+        for snapshot in table.metadata().snapshots() {
+            let summary = &snapshot.summary().additional_properties;
+            if summary.get(keys::PIPELINE).is_some_and(|name| name == pipeline)
+                && let Some(text) = summary.get(keys::CHECKPOINT)
+            {
+                let files: BTreeMap<u32, Vec<String>> = serde_json::from_str(text).map_err(|e| {
+                    Error::data(format!("`{}` of table `{}` is damaged", keys::CHECKPOINT, table.name())).cause(e)
+                })?;
+                named.extend(files.into_values().flatten());
+            }
+        }
+        let entries = std::fs::read_dir(&self.folder).map_err(|e| durable::io_error("read folder", &self.folder, e))?;
+        for entry in entries.flatten() {
+            let old = entry.metadata().and_then(|meta| meta.modified()).ok();
+            let old = old.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > KEPT);
+            if old && entry.file_name().to_str().is_some_and(|name| !named.contains(name)) {
+                // A file that stays takes space and nothing else.
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes states; answers the names of their files, durable.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn write(warehouse: &Path, pipeline: &str, states: &[Pending]) -> Result<Vec<(u32, bool, String)>> {
+    let folder = warehouse.join("_streams").join(pipeline);
+    states
+        .iter()
+        .map(|state| {
+            let kind = if state.base { "base" } else { "next" };
+            let name = format!("{}-{}-{kind}.state", state.partition, Uuid::now_v7());
+            durable::write_new(&folder.join(&name), &state.bytes)?;
+            Ok((state.partition, state.base, name))
+        })
+        .collect()
+}

@@ -1,0 +1,374 @@
+//! Intervals into tables: side tables first, the prediction table last, each
+//! with the positions of its own, so that every row is there exactly once.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use insightera_core::stream::position::{self, Act, Claim, Decision, Intent};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::checkpoints::{self, Pending};
+use super::flow::SideRows;
+use super::program::{Program, Scorer};
+use crate::lake::commit::{Change, StreamMove, StreamOutcome, StreamState, commit_stream};
+use crate::lake::faults::{self, Bug};
+use crate::lake::writer::{TableWriter, WriteOptions};
+use crate::lake::{Lake, Table, TableName, keys};
+use crate::score::{Consumed, write_rows};
+use crate::{Error, Result};
+
+/// Tries to take partitions over against others that take them as well.
+const TAKEOVERS: usize = 10;
+/// The longest pause between two tries of a commit.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// What goes into one commit.
+#[derive(Debug)]
+pub struct Interval {
+    /// Partition to where it begins and where it ends.
+    pub ranges: BTreeMap<u32, (i64, i64)>,
+    /// Rows of the prediction table.
+    pub rows: Vec<RecordBatch>,
+    /// Rows of side tables.
+    pub sides: Vec<SideRows>,
+    /// The state of the windows at its end.
+    pub states: Vec<Pending>,
+    /// What scored.
+    pub scorer: Arc<Scorer>,
+    /// What was joined.
+    pub inputs: BTreeMap<String, Consumed>,
+    /// The newest prediction time, microseconds since the epoch.
+    pub timestamp: i64,
+}
+
+/// What was committed.
+#[derive(Debug, Clone)]
+pub struct Committed {
+    /// The positions in the prediction table now.
+    pub positions: BTreeMap<u32, i64>,
+    /// Its snapshot.
+    pub snapshot_id: i64,
+    /// Seconds that it took.
+    pub seconds: f64,
+}
+
+/// What a process owns in one table.
+#[derive(Debug, Clone)]
+struct Owned {
+    name: TableName,
+    uuid: Uuid,
+    positions: BTreeMap<u32, i64>,
+    epochs: BTreeMap<u32, u64>,
+}
+
+/// Writes and commits, one interval after the other.
+#[derive(Debug)]
+pub struct Committer {
+    lake: Lake,
+    program: Arc<Program>,
+    run_id: String,
+    source: String,
+    warehouse: PathBuf,
+    main: Option<Owned>,
+    sides: Vec<Owned>,
+    chains: BTreeMap<u32, Vec<String>>,
+}
+
+impl Committer {
+    /// Owns nothing yet.
+    pub fn new(lake: &Lake, program: Arc<Program>, run_id: String, source: String) -> Self {
+        let (main, sides, chains) = Default::default();
+        let warehouse = lake.warehouse().to_owned();
+        Self { lake: lake.clone(), program, run_id, source, warehouse, main, sides, chains }
+    }
+
+    /// Makes or extends the tables, and says what the prediction table says.
+    ///
+    /// # Errors
+    /// When a table cannot be made, or is another kind of table.
+    pub fn prepare(&self) -> Result<(Table, StreamState)> {
+        let output = &self.program.output;
+        let name = self.program.table();
+        let table = match self.lake.find(&name)? {
+            Some(table) => {
+                output.evolution(&self.program.pipeline.file, &table)?;
+                output.fit(&self.lake, &name)?
+            }
+            None => {
+                let mut new = output.new_table(&self.program.pipeline.output);
+                for (key, value) in super::table_properties() {
+                    new.properties.entry(key).or_insert(value);
+                }
+                self.lake.create_table(&new)?
+            }
+        };
+        for side in &self.program.sides {
+            self.lake.create_table(side)?;
+        }
+        let state = StreamState::read(&table, &self.program.pipeline.name)?;
+        Ok((table, state))
+    }
+
+    /// Takes partitions over in all tables: raises their epochs, so that who
+    /// had them cannot commit any more. Answers the positions to go on from.
+    ///
+    /// # Errors
+    /// When a table's positions are of another source, or others keep taking
+    /// the partitions.
+    pub fn acquire(&mut self, starts: &BTreeMap<u32, i64>, descriptions: &BTreeMap<u32, Value>) -> Result<StreamState> {
+        let name = self.program.table();
+        let (mut owned, state) = self.acquire_in(&name, starts, descriptions)?;
+        let positions: BTreeMap<u32, i64> = owned.positions.clone();
+        if let Some(before) = self.main.take() {
+            owned = joined(before, owned);
+        }
+        self.main = Some(owned);
+        let names: Vec<TableName> = self.program.sides.iter().map(|side| side.name.clone()).collect();
+        for (index, name) in names.iter().enumerate() {
+            let (owned, _) = self.acquire_in(name, &positions, &BTreeMap::new())?;
+            match self.sides.get_mut(index) {
+                Some(before) => *before = joined(before.clone(), owned),
+                None => self.sides.push(owned),
+            }
+        }
+        for (partition, files) in &state.checkpoints {
+            if starts.contains_key(partition) {
+                self.chains.insert(*partition, files.clone());
+            }
+        }
+        Ok(state)
+    }
+
+    fn acquire_in(
+        &self,
+        name: &TableName,
+        starts: &BTreeMap<u32, i64>,
+        descriptions: &BTreeMap<u32, Value>,
+    ) -> Result<(Owned, StreamState)> {
+        let pipeline = &self.program.pipeline.name;
+        for _ in 0..TAKEOVERS {
+            let table = self.lake.table(name)?;
+            let state = StreamState::read(&table, pipeline)?;
+            let id = Uuid::new_v4().to_string();
+            let intent = position::acquire(&state.committed, id, self.source.clone(), starts)
+                .map_err(|reason| fatal(name, &reason))?;
+            let (partitions, checkpoints) = (descriptions.clone(), BTreeMap::new());
+            let moved = StreamMove { pipeline: pipeline.clone(), intent, partitions, checkpoints };
+            let mut change = Change::append(&table, Vec::new());
+            change.summary.insert(keys::RUN_ID.into(), self.run_id.clone());
+            if let Some(timestamp) = state.timestamp {
+                change.summary.insert(keys::TIMESTAMP.into(), timestamp.to_string());
+            }
+            match commit_stream(&self.lake, &change, &moved)? {
+                StreamOutcome::Committed { table, .. } => {
+                    let claims = moved.intent.claims.iter();
+                    let owned = Owned {
+                        name: name.clone(),
+                        uuid: table.metadata().uuid(),
+                        positions: claims.clone().map(|(partition, claim)| (*partition, claim.lo)).collect(),
+                        epochs: claims.map(|(partition, claim)| (*partition, claim.epoch)).collect(),
+                    };
+                    return Ok((owned, StreamState::read(&table, pipeline)?));
+                }
+                StreamOutcome::Refused(Decision::Fatal(reason)) => return Err(fatal(name, &reason)),
+                StreamOutcome::Refused(_) => {}
+            }
+        }
+        Err(Error::conflict(format!("other processes kept taking the partitions of `{pipeline}` in table `{name}`"))
+            .hint("give every process partitions of its own with --partitions"))
+    }
+
+    /// Commits an interval: when it answers, every row of it is in its table.
+    ///
+    /// # Errors
+    /// `Conflict` when someone else owns a partition now; other errors that
+    /// trying again does not mend. `keep_trying` is asked before another try.
+    pub fn commit(&mut self, interval: &Interval, keep_trying: &dyn Fn(u32) -> bool) -> Result<Committed> {
+        let start = self.lake.clock().monotonic_seconds();
+        if faults::bug(Bug::PredictionsFirst) {
+            let snapshot_id = self.commit_predictions(interval, keep_trying)?;
+            self.commit_sides(interval, keep_trying)?;
+            return self.committed(snapshot_id, start);
+        }
+        self.commit_sides(interval, keep_trying)?;
+        let snapshot_id = self.commit_predictions(interval, keep_trying)?;
+        self.committed(snapshot_id, start)
+    }
+
+    fn committed(&self, snapshot_id: i64, start: f64) -> Result<Committed> {
+        let positions = self.main.as_ref().map(|main| main.positions.clone()).unwrap_or_default();
+        Ok(Committed { positions, snapshot_id, seconds: self.lake.clock().monotonic_seconds() - start })
+    }
+
+    fn commit_sides(&mut self, interval: &Interval, keep_trying: &dyn Fn(u32) -> bool) -> Result<()> {
+        for side in 0..self.sides.len() {
+            let mut owned = self.sides[side].clone();
+            let mut batches = Vec::new();
+            for rows in interval.sides.iter().filter(|rows| rows.side == side) {
+                // After an accident the side table may be ahead.
+                let new = |(partition, offset): &(u32, i64)| {
+                    faults::bug(Bug::RepeatSideRows)
+                        || owned.positions.get(partition).is_none_or(|position| offset >= position)
+                };
+                let wanted: BooleanArray = rows.places.iter().map(|place| Some(new(place))).collect();
+                let rows = filter_record_batch(&rows.rows, &wanted)
+                    .map_err(|e| Error::internal(format!("rows of a side table: {e}")).cause(e))?;
+                if rows.num_rows() > 0 {
+                    batches.push(rows);
+                }
+            }
+            if batches.is_empty() {
+                continue;
+            }
+            let table = self.lake.table(&owned.name)?;
+            same_table(&table, &owned)?;
+            let mut writer = TableWriter::new(&table, WriteOptions::default())?;
+            batches.iter().try_for_each(|batch| writer.write(batch))?;
+            let mut change = Change::append(&table, writer.finish()?);
+            change.summary.insert(keys::RUN_ID.into(), self.run_id.clone());
+            let claims = self.claims(&owned, interval);
+            self.retry(&mut owned, &change, claims, BTreeMap::new(), keep_trying)?;
+            self.sides[side] = owned;
+        }
+        Ok(())
+    }
+
+    fn commit_predictions(&mut self, interval: &Interval, keep_trying: &dyn Fn(u32) -> bool) -> Result<i64> {
+        let Some(mut owned) = self.main.clone() else { return Err(Error::internal("a commit without a table")) };
+        for (partition, base, name) in
+            checkpoints::write(&self.warehouse, &self.program.pipeline.name, &interval.states)?
+        {
+            let chain = self.chains.entry(partition).or_default();
+            if base {
+                chain.clear();
+            }
+            chain.push(name);
+        }
+        let states = interval.states.iter().map(|state| state.partition);
+        let chains = states.filter_map(|p| Some((p, self.chains.get(&p)?.clone()))).collect();
+        let table = self.lake.table(&owned.name)?;
+        same_table(&table, &owned)?;
+        let files = write_rows(&table, interval.rows.clone(), &self.program.pipeline.entity_key)?;
+        let mut change = Change::append(&table, files);
+        let scorer = &interval.scorer;
+        let model = scorer.resolved.as_ref();
+        let inputs = serde_json::to_string(&interval.inputs)
+            .map_err(|e| Error::internal(format!("inputs have no JSON form: {e}")))?;
+        let optional = [
+            (keys::RUN_ID, Some(self.run_id.clone())),
+            (keys::INPUTS, Some(inputs)),
+            (keys::MODEL, model.map(|model| model.name.clone())),
+            (keys::MODEL_VERSION, Some(scorer.version.clone())),
+            (keys::MODEL_SHA256, model.map(|model| model.sha256.clone())),
+            (keys::DEFINITION_HASH, Some(format!("{:016x}", scorer.definition_hash))),
+            (keys::TIMESTAMP, (interval.timestamp > i64::MIN).then(|| interval.timestamp.to_string())),
+        ];
+        change.summary.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
+        let claims = self.claims(&owned, interval);
+        let snapshot_id = self.retry(&mut owned, &change, claims, chains, keep_trying)?;
+        self.main = Some(owned);
+        Ok(snapshot_id)
+    }
+
+    /// What the interval claims in a table: from where that table is.
+    fn claims(&self, owned: &Owned, interval: &Interval) -> BTreeMap<u32, Claim> {
+        let claim = |(partition, (_, hi)): (&u32, &(i64, i64))| {
+            let lo = *owned.positions.get(partition)?;
+            let epoch = *owned.epochs.get(partition)?;
+            // A side table that is ahead stays where it is.
+            Some((*partition, Claim { epoch, lo, hi: lo.max(*hi) }))
+        };
+        interval.ranges.iter().filter_map(claim).collect()
+    }
+
+    /// One intent, tried until it is known to be in the table or refused.
+    fn retry(
+        &self,
+        owned: &mut Owned,
+        change: &Change,
+        claims: BTreeMap<u32, Claim>,
+        checkpoints: BTreeMap<u32, Vec<String>>,
+        keep_trying: &dyn Fn(u32) -> bool,
+    ) -> Result<i64> {
+        let moved = StreamMove {
+            pipeline: self.program.pipeline.name.clone(),
+            intent: Intent {
+                id: change.intent_id.clone(),
+                table: owned.uuid.to_string(),
+                source: self.source.clone(),
+                act: Act::Append,
+                claims,
+            },
+            partitions: BTreeMap::new(),
+            checkpoints,
+        };
+        let mut pause = Duration::from_millis(100);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match commit_stream(&self.lake, change, &moved) {
+                Ok(StreamOutcome::Committed { snapshot_id, .. }) => {
+                    owned.positions.extend(moved.intent.claims.iter().map(|(p, claim)| (*p, claim.hi)));
+                    return Ok(snapshot_id);
+                }
+                Ok(StreamOutcome::Refused(decision)) => return Err(refused(&owned.name, &decision)),
+                // What was sent may be in the table: the same intent again.
+                Err(error) if error.retryable() && keep_trying(tries) => {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn joined(mut before: Owned, now: Owned) -> Owned {
+    before.positions.extend(now.positions);
+    before.epochs.extend(now.epochs);
+    before
+}
+
+fn same_table(table: &Table, owned: &Owned) -> Result<()> {
+    if table.metadata().uuid() == owned.uuid {
+        return Ok(());
+    }
+    Err(Error::conflict(format!("table `{}` was dropped and made again while the stream wrote it", owned.name))
+        .hint("start the stream again: the new table has no positions, so it begins at the source's first event"))
+}
+
+fn fatal(name: &TableName, reason: &position::Reason) -> Error {
+    let error = Error::data(format!("table `{name}`: {reason}"));
+    match reason {
+        position::Reason::SourceReplaced { .. } => {
+            error.hint("positions of one source mean nothing in another: write to a new table, or restore the source")
+        }
+        position::Reason::TableReplaced { .. } => error.hint("start the stream again"),
+        position::Reason::EpochLost { .. } => error.hint("the table was rolled back: start the stream again"),
+        _ => error,
+    }
+}
+
+fn refused(name: &TableName, decision: &Decision) -> Error {
+    match decision {
+        Decision::Fatal(reason) => fatal(name, reason),
+        Decision::Fenced(epochs) => {
+            let partitions: Vec<String> = epochs.keys().map(u32::to_string).collect();
+            Error::conflict(format!(
+                "another process has taken over the partitions {} of table `{name}`",
+                partitions.join(", ")
+            ))
+            .hint("one process per partition; nothing was lost, the other goes on from the last commit")
+        }
+        Decision::Rebuild(positions) => {
+            Error::conflict(format!("table `{name}` is at {positions:?}, which is not where this process read on from"))
+                .hint("start the stream again: it goes on from where the table is")
+        }
+        Decision::Done | Decision::Proceed(_) => Error::internal(format!("table `{name}` refused without a reason")),
+    }
+}

@@ -1,0 +1,464 @@
+//! Payloads to columns: JSON is walked once, and only the declared fields are
+//! kept. An event is taken whole or set aside whole.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
+};
+use arrow::datatypes::{DataType, Field};
+
+use super::json::{self, Next, Reader, Scalar};
+use super::time::TimeReader;
+use crate::config::{EventSettings, FieldKind};
+use crate::lake::schema::timestamptz;
+
+/// Why an event was set aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Problem {
+    /// The payload is not JSON.
+    Json,
+    /// A field holds something else than was declared.
+    Type,
+    /// A time cannot be read, or the event has none.
+    Time,
+    /// A column of the entity key is missing.
+    Key,
+    /// The event's time is too far after its arrival.
+    Future,
+    /// It is older than its partition's watermark.
+    Late,
+}
+
+impl Problem {
+    /// Its word in the tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Type => "type",
+            Self::Time => "time",
+            Self::Key => "key",
+            Self::Future => "future",
+            Self::Late => "late",
+        }
+    }
+}
+
+/// A field and how it is read.
+#[derive(Debug)]
+struct Wanted {
+    name: String,
+    kind: FieldKind,
+    time: Option<TimeReader>,
+}
+
+/// A place in the payload: the fields that are there, and names below it.
+#[derive(Debug, Default)]
+struct Node {
+    fields: Vec<usize>,
+    children: Vec<(String, usize)>,
+}
+
+/// Reads payloads.
+#[derive(Debug)]
+pub struct Decoder {
+    wanted: Vec<Wanted>,
+    nodes: Vec<Node>,
+    time: usize,
+    key: Vec<usize>,
+}
+
+/// A value of the event at hand.
+#[derive(Debug, Clone, Copy)]
+enum Cell {
+    Null,
+    Boolean(bool),
+    Long(i64),
+    Double(f64),
+    /// A range of the scratch text.
+    Text(usize, usize),
+}
+
+/// The event at hand.
+#[derive(Debug, Default)]
+struct Event {
+    cells: Vec<Cell>,
+    /// The nodes that have been there.
+    seen: Vec<bool>,
+    text: String,
+    problem: Option<(Problem, String)>,
+}
+
+/// Columns that are being filled.
+#[derive(Debug)]
+pub struct Columns {
+    builders: Vec<Builder>,
+    /// Event times, microseconds UTC.
+    pub times: Vec<i64>,
+    event: Event,
+}
+
+#[derive(Debug)]
+enum Builder {
+    Text(StringBuilder),
+    Long(Int64Builder),
+    Double(Float64Builder),
+    Boolean(BooleanBuilder),
+    Time(TimestampMicrosecondBuilder),
+}
+
+impl Decoder {
+    /// Reads the declared fields; events without a value in `key` are set
+    /// aside.
+    pub fn new(events: &EventSettings, key: &[String]) -> Self {
+        let mut decoder = Self { wanted: Vec::new(), nodes: vec![Node::default()], time: 0, key: Vec::new() };
+        for (index, field) in events.fields.iter().enumerate() {
+            let time = match &field.kind {
+                FieldKind::Timestamp(format) => Some(TimeReader::new(format, &events.time_zone)),
+                _ => None,
+            };
+            decoder.wanted.push(Wanted { name: field.name.clone(), kind: field.kind.clone(), time });
+            let mut at = 0;
+            for name in &field.path {
+                at = decoder.child(at, name);
+            }
+            decoder.nodes[at].fields.push(index);
+            if field.name == events.time {
+                decoder.time = index;
+            }
+            if key.contains(&field.name) {
+                decoder.key.push(index);
+            }
+        }
+        decoder
+    }
+
+    fn child(&mut self, at: usize, name: &str) -> usize {
+        if let Some((_, child)) = self.nodes[at].children.iter().find(|(child, _)| child == name) {
+            return *child;
+        }
+        self.nodes.push(Node::default());
+        let child = self.nodes.len() - 1;
+        self.nodes[at].children.push((name.to_owned(), child));
+        child
+    }
+
+    /// The columns that come out.
+    pub fn fields(&self) -> Vec<Field> {
+        let of = |kind: &FieldKind| match kind {
+            FieldKind::String => DataType::Utf8,
+            FieldKind::Long => DataType::Int64,
+            FieldKind::Double => DataType::Float64,
+            FieldKind::Boolean => DataType::Boolean,
+            FieldKind::Timestamp(_) => timestamptz(),
+        };
+        self.wanted.iter().map(|wanted| Field::new(&wanted.name, of(&wanted.kind), true)).collect()
+    }
+
+    /// Empty columns for about `rows` events.
+    pub fn columns(&self, rows: usize) -> Columns {
+        let builder = |wanted: &Wanted| match wanted.kind {
+            FieldKind::String => Builder::Text(StringBuilder::with_capacity(rows, rows * 12)),
+            FieldKind::Long => Builder::Long(Int64Builder::with_capacity(rows)),
+            FieldKind::Double => Builder::Double(Float64Builder::with_capacity(rows)),
+            FieldKind::Boolean => Builder::Boolean(BooleanBuilder::with_capacity(rows)),
+            FieldKind::Timestamp(_) => Builder::Time(TimestampMicrosecondBuilder::with_capacity(rows)),
+        };
+        let builders = self.wanted.iter().map(builder).collect();
+        Columns { builders, times: Vec::with_capacity(rows), event: Event::default() }
+    }
+
+    /// Takes in one event, or says why not and leaves the columns as they
+    /// were.
+    pub fn read(&self, payload: &[u8], columns: &mut Columns) -> Result<(), (Problem, String)> {
+        let event = &mut columns.event;
+        event.cells.clear();
+        event.cells.resize(self.wanted.len(), Cell::Null);
+        event.seen.clear();
+        event.seen.resize(self.nodes.len(), false);
+        event.text.clear();
+        event.problem = None;
+        let text = std::str::from_utf8(payload).map_err(|error| (Problem::Json, error.to_string()))?;
+        let mut json = Reader::new(text);
+        let mut walk = Walk { decoder: self, event: &mut *event };
+        let walked = walk.value(0, &mut json).and_then(|()| json.end());
+        if let Some(problem) = event.problem.take() {
+            return Err(problem);
+        }
+        walked.map_err(|error| (Problem::Json, error))?;
+        let Cell::Long(time) = event.cells[self.time] else {
+            return Err((Problem::Time, format!("the event has no `{}`", self.wanted[self.time].name)));
+        };
+        for index in &self.key {
+            if let Cell::Null = event.cells[*index] {
+                return Err((Problem::Key, format!("the event has no `{}`", self.wanted[*index].name)));
+            }
+        }
+        for (builder, cell) in columns.builders.iter_mut().zip(&event.cells) {
+            match (builder, *cell) {
+                (Builder::Text(text), Cell::Text(from, to)) => text.append_value(&event.text[from..to]),
+                (Builder::Text(text), _) => text.append_null(),
+                (Builder::Long(numbers), Cell::Long(number)) => numbers.append_value(number),
+                (Builder::Long(numbers), _) => numbers.append_null(),
+                (Builder::Double(numbers), Cell::Double(number)) => numbers.append_value(number),
+                (Builder::Double(numbers), _) => numbers.append_null(),
+                (Builder::Boolean(flags), Cell::Boolean(flag)) => flags.append_value(flag),
+                (Builder::Boolean(flags), _) => flags.append_null(),
+                (Builder::Time(times), Cell::Long(time)) => times.append_value(time),
+                (Builder::Time(times), _) => times.append_null(),
+            }
+        }
+        columns.times.push(time);
+        Ok(())
+    }
+}
+
+impl Columns {
+    /// The filled columns.
+    pub fn finish(&mut self) -> Vec<ArrayRef> {
+        let finish = |builder: &mut Builder| -> ArrayRef {
+            match builder {
+                Builder::Text(text) => Arc::new(text.finish()),
+                Builder::Long(numbers) => Arc::new(numbers.finish()),
+                Builder::Double(numbers) => Arc::new(numbers.finish()),
+                Builder::Boolean(flags) => Arc::new(flags.finish()),
+                Builder::Time(times) => Arc::new(times.finish().with_timezone("UTC")),
+            }
+        };
+        self.builders.iter_mut().map(finish).collect()
+    }
+}
+
+/// Walks one value of the payload.
+struct Walk<'a> {
+    decoder: &'a Decoder,
+    event: &'a mut Event,
+}
+
+impl Walk<'_> {
+    /// The fields of a node take the value that was found, or it is a problem.
+    fn set(&mut self, at: usize, found: impl Fn(&Wanted, &mut String) -> Option<Cell>, what: &str) {
+        let decoder = self.decoder;
+        for index in &decoder.nodes[at].fields {
+            let wanted = &decoder.wanted[*index];
+            match found(wanted, &mut self.event.text) {
+                Some(cell) => self.event.cells[*index] = cell,
+                None if self.event.problem.is_none() => {
+                    let (problem, kind) = match wanted.kind {
+                        FieldKind::String => (Problem::Type, "a string"),
+                        FieldKind::Long => (Problem::Type, "a whole number of 64 bits"),
+                        FieldKind::Double => (Problem::Type, "a number"),
+                        FieldKind::Boolean => (Problem::Type, "true or false"),
+                        FieldKind::Timestamp(_) => (Problem::Time, "a time of the declared format"),
+                    };
+                    self.event.problem = Some((problem, format!("`{}` is {what}, not {kind}", wanted.name)));
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn value(&mut self, at: usize, json: &mut Reader<'_>) -> json::Result<()> {
+        match json.peek()? {
+            Next::String => {
+                let text = json.string()?;
+                self.string(at, &text)
+            }
+            Next::Array => {
+                self.set(at, |_, _| None, "an array");
+                json.skip()
+            }
+            Next::Object => {
+                self.set(at, |_, _| None, "an object");
+                self.object(at, json)
+            }
+            Next::Scalar => {
+                let scalar = json.scalar()?;
+                self.scalar(at, scalar);
+                Ok(())
+            }
+        }
+    }
+
+    fn scalar(&mut self, at: usize, scalar: Scalar) {
+        match scalar {
+            Scalar::Null => {}
+            Scalar::Boolean(value) => {
+                let read = |wanted: &Wanted, _: &mut String| match wanted.kind {
+                    FieldKind::Boolean => Some(Cell::Boolean(value)),
+                    _ => None,
+                };
+                self.set(at, read, "true or false");
+            }
+            Scalar::Whole(value) => {
+                let read = |wanted: &Wanted, _: &mut String| match (&wanted.kind, &wanted.time) {
+                    (FieldKind::Long, _) => Some(Cell::Long(value)),
+                    (FieldKind::Double, _) => Some(Cell::Double(value as f64)),
+                    (_, Some(time)) => time.whole(value).map(Cell::Long),
+                    _ => None,
+                };
+                self.set(at, read, "a number");
+            }
+            Scalar::Number(value) => {
+                let read = |wanted: &Wanted, _: &mut String| match (&wanted.kind, &wanted.time) {
+                    (FieldKind::Double, _) => Some(Cell::Double(value)),
+                    (_, Some(time)) => time.fraction(value).map(Cell::Long),
+                    _ => None,
+                };
+                self.set(at, read, "a number");
+            }
+        }
+    }
+
+    fn string(&mut self, at: usize, value: &str) -> json::Result<()> {
+        let read = |wanted: &Wanted, text: &mut String| match (&wanted.kind, &wanted.time) {
+            (FieldKind::String, _) => {
+                let from = text.len();
+                text.push_str(value);
+                Some(Cell::Text(from, text.len()))
+            }
+            (_, Some(time)) => time.text(value).map(Cell::Long),
+            _ => None,
+        };
+        self.set(at, read, "a string");
+        if self.decoder.nodes[at].children.is_empty() {
+            return Ok(());
+        }
+        let mut inner = Reader::new(value);
+        let read = match inner.peek() {
+            Ok(Next::Object) => self.object(at, &mut inner).and_then(|()| inner.end()),
+            Ok(_) => Err("it is no object".to_owned()),
+            Err(error) => Err(error),
+        };
+        read.map_err(|error| format!("in a string that holds JSON: {error}"))
+    }
+
+    fn object(&mut self, at: usize, json: &mut Reader<'_>) -> json::Result<()> {
+        let decoder = self.decoder;
+        let children = &decoder.nodes[at].children;
+        let mut more = json.enter()?;
+        while more {
+            let name = json.name()?;
+            match children.iter().position(|(wanted, _)| *wanted == name) {
+                None => json.skip()?,
+                Some(index) => {
+                    // What a name means that stands twice nobody knows.
+                    let child = children[index].1;
+                    if std::mem::replace(&mut self.event.seen[child], true) {
+                        return Err(format!("`{name}` stands twice"));
+                    }
+                    self.value(child, json)?;
+                }
+            }
+            more = json.more(b'}')?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{FieldSettings, TimeFormat};
+    use arrow::array::AsArray;
+    use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
+
+    fn decoder() -> Decoder {
+        let field = |name: &str, kind, path: &str| FieldSettings {
+            name: name.into(),
+            kind,
+            path: path.split('.').map(str::to_owned).collect(),
+        };
+        let fields = vec![
+            field("nim", FieldKind::String, "nim"),
+            field("flag", FieldKind::Double, "event_data.attendance_flag"),
+            field("raw", FieldKind::String, "event_data"),
+            field("deep", FieldKind::Boolean, "a.b.c"),
+            field("timestamp", FieldKind::Timestamp(TimeFormat::Iso), "timestamp"),
+        ];
+        let events = EventSettings {
+            fields,
+            columns: Vec::new(),
+            time: "timestamp".into(),
+            time_zone: "UTC".into(),
+            filter: None,
+            allowed_lateness: 0,
+            max_future: 0,
+            late_grace: None,
+        };
+        Decoder::new(&events, &["nim".into()])
+    }
+
+    #[test]
+    fn fields_are_found_by_path_also_in_a_string_that_holds_json() {
+        let decoder = decoder();
+        let mut columns = decoder.columns(3);
+        for payload in [
+            r#"{"nim":"1","x":[1,{"y":2}],"event_data":"{\"attendance_flag\":1,\"z\":{}}","timestamp":"1970-01-01T00:00:01Z"}"#,
+            r#" {"timestamp":"1970-01-01 00:00:02","nim":"2\n","a":{"b":{"c":true},"d":null},"event_data":null} "#,
+        ] {
+            decoder.read(payload.as_bytes(), &mut columns).unwrap();
+        }
+        assert_eq!(columns.times, [1_000_000, 2_000_000]);
+        let arrays = columns.finish();
+        assert_eq!(arrays[0].as_string::<i32>().value(1), "2\n");
+        assert_eq!(arrays[1].as_primitive::<Float64Type>().iter().collect::<Vec<_>>(), [Some(1.0), None]);
+        assert_eq!(arrays[2].as_string::<i32>().value(0), r#"{"attendance_flag":1,"z":{}}"#);
+        assert_eq!(arrays[3].as_boolean().iter().collect::<Vec<_>>(), [None, Some(true)]);
+        assert_eq!(arrays[4].as_primitive::<TimestampMicrosecondType>().value(0), 1_000_000);
+    }
+
+    #[test]
+    fn names_of_many_fields_are_told_apart() {
+        let names: Vec<String> = (0..130).map(|n| format!("f{n}")).collect();
+        let field = |name: &String| FieldSettings {
+            name: name.clone(),
+            kind: if name == "f0" { FieldKind::Timestamp(TimeFormat::Seconds) } else { FieldKind::Long },
+            path: vec![name.clone()],
+        };
+        let events = EventSettings {
+            fields: names.iter().map(field).collect(),
+            columns: Vec::new(),
+            time: "f0".into(),
+            time_zone: "UTC".into(),
+            filter: None,
+            allowed_lateness: 0,
+            max_future: 0,
+            late_grace: None,
+        };
+        let decoder = Decoder::new(&events, &["f1".into()]);
+        let mut columns = decoder.columns(2);
+        let entries: Vec<String> = (0..130).rev().map(|n| format!(r#""f{n}":{n}"#)).collect();
+        decoder.read(format!("{{{}}}", entries.join(",")).as_bytes(), &mut columns).unwrap();
+        let twice = format!(r#"{{{},"f129":0}}"#, entries.join(","));
+        let (problem, message) = decoder.read(twice.as_bytes(), &mut columns).unwrap_err();
+        assert_eq!((problem, message.contains("`f129` stands twice")), (Problem::Json, true), "{message}");
+        assert_eq!(columns.finish()[129].as_primitive::<Int64Type>().values().as_ref(), [129]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_why_and_leaves_the_columns_alone() {
+        let decoder = decoder();
+        let mut columns = decoder.columns(3);
+        let time = r#""timestamp":"1970-01-01T00:00:01Z""#;
+        for (payload, problem, words) in [
+            ("".to_owned(), Problem::Json, "ends early"),
+            ("[]".to_owned(), Problem::Time, "has no `timestamp`"),
+            (format!(r#"{{"nim":"1",{time}"#), Problem::Json, "ends early"),
+            (format!(r#"{{"nim":"1",{time}}} x"#), Problem::Json, "something follows"),
+            (format!(r#"{{"nim":7,{time}}}"#), Problem::Type, "`nim` is a number, not a string"),
+            (format!(r#"{{"nim":null,{time}}}"#), Problem::Key, "has no `nim`"),
+            (format!(r#"{{"nim":"1","nim":"2",{time}}}"#), Problem::Json, "stands twice"),
+            (r#"{"nim":"1"}"#.to_owned(), Problem::Time, "has no `timestamp`"),
+            (r#"{"nim":"1","timestamp":"soon"}"#.to_owned(), Problem::Time, "not a time of the declared format"),
+            (format!(r#"{{"nim":"1","event_data":"{{",{time}}}"#), Problem::Json, "in a string that holds JSON"),
+            (format!(r#"{{"nim":"1","a":{{"b":{{"c":1}}}},{time}}}"#), Problem::Type, "`deep` is a number"),
+            ("{\"nim\":\"\u{0}\"".to_owned(), Problem::Json, "control character"),
+        ] {
+            let (found, message) = decoder.read(payload.as_bytes(), &mut columns).unwrap_err();
+            assert_eq!(found, problem, "{payload}: {message}");
+            assert!(message.contains(words), "{payload}: {message}");
+        }
+        assert!(columns.times.is_empty() && columns.finish()[0].is_empty());
+    }
+}

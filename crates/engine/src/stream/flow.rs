@@ -1,0 +1,470 @@
+//! The hot path: a poll in, rows out. One thread, no locks, columns all the
+//! way; all events of a poll are scored by one call.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray, UInt32Array,
+};
+use arrow::compute::{filter, filter_record_batch};
+use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType, UInt32Type};
+use insightera_core::Clock;
+use insightera_core::stream::{Disposition, EventOutput, Partitions, QuantileSketch};
+use insightera_entities::hash::FeatureHasher;
+
+use super::decode::Problem;
+use super::join::JoinTable;
+use super::program::{Program, Scorer};
+use super::set_aside::{self, SetAside};
+use super::source::RawPart;
+use crate::score::{RowFacts, output_batch, text};
+use crate::{Error, Result};
+
+/// Polls to rows.
+pub struct Flow {
+    program: Arc<Program>,
+    clock: Arc<dyn Clock>,
+    run_id: String,
+    source: String,
+    /// The windows of the assigned partitions.
+    pub states: Partitions,
+    out: EventOutput,
+    /// The model that scores.
+    pub scorer: Arc<Scorer>,
+    /// The features that are joined.
+    pub join: Option<Arc<JoinTable>>,
+    /// The newest prediction time.
+    pub timestamp: i64,
+    /// Where a partition is only read to build up its windows: until here.
+    pub silent_until: BTreeMap<u32, i64>,
+    /// Milliseconds from arrival to prediction.
+    pub latency: QuantileSketch,
+}
+
+/// Rows of a side table, and where each comes from.
+#[derive(Debug)]
+pub struct SideRows {
+    /// Which side table.
+    pub side: usize,
+    /// The rows.
+    pub rows: RecordBatch,
+    /// Partition and offset of each.
+    pub places: Vec<(u32, i64)>,
+}
+
+/// What became of the events of polls.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counts {
+    /// Events read.
+    pub events: u64,
+    /// Predictions.
+    pub rows: u64,
+    /// Events that the filter took out.
+    pub filtered: u64,
+    /// Late events.
+    pub late: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Alerts.
+    pub alerts: u64,
+}
+
+impl Counts {
+    /// Adds others.
+    pub fn add(&mut self, other: Self) {
+        self.events += other.events;
+        self.rows += other.rows;
+        self.filtered += other.filtered;
+        self.late += other.late;
+        self.dead += other.dead;
+        self.alerts += other.alerts;
+    }
+}
+
+/// What a poll gave.
+#[derive(Debug, Default)]
+pub struct PollOutput {
+    /// Rows of the prediction table.
+    pub rows: Option<RecordBatch>,
+    /// Rows of side tables.
+    pub sides: Vec<SideRows>,
+    /// Alerts: name and rows.
+    pub alerts: Vec<(String, RecordBatch)>,
+    /// What became of the events.
+    pub counts: Counts,
+}
+
+/// The events of a poll that were decoded.
+struct Decoded {
+    batch: RecordBatch,
+    /// The number of each event in the poll.
+    raw: UInt32Array,
+    ranges: Vec<(u32, Range<usize>)>,
+}
+
+impl Flow {
+    /// Nothing read yet.
+    pub fn new(
+        program: Arc<Program>,
+        clock: Arc<dyn Clock>,
+        run_id: String,
+        source: String,
+        scorer: Arc<Scorer>,
+        join: Option<Arc<JoinTable>>,
+    ) -> Self {
+        let out = match &program.windows {
+            Some(windows) => windows.plan.event_output(),
+            None => EventOutput { dispositions: Vec::new(), sets: Vec::new() },
+        };
+        Self {
+            program,
+            clock,
+            run_id,
+            source,
+            states: Partitions::default(),
+            out,
+            scorer,
+            join,
+            timestamp: i64::MIN,
+            silent_until: BTreeMap::new(),
+            latency: QuantileSketch::default(),
+        }
+    }
+
+    /// Takes in a poll.
+    ///
+    /// # Errors
+    /// When the windows may not grow, a key comes from two partitions, or an
+    /// expression or the model refuses a value.
+    pub fn process(&mut self, parts: &[RawPart]) -> Result<PollOutput> {
+        let program = self.program.clone();
+        let mut output = PollOutput::default();
+        let mut aside: Vec<SetAside> = Vec::new();
+        let decoded = self.decode(parts, &mut aside)?;
+        output.counts.events = parts.iter().map(|part| part.len() as u64).sum();
+        let decoded = match &program.filter {
+            None => decoded,
+            Some(condition) => {
+                let wanted = condition.is_true(&decoded.batch)?;
+                let before = decoded.batch.num_rows();
+                let kept = decoded.keep(&wanted)?;
+                output.counts.filtered = (before - kept.batch.num_rows()) as u64;
+                kept
+            }
+        };
+        let late_from = aside.len();
+        let entered = self.windows(&decoded, parts, &mut aside)?;
+        self.unsilence(parts);
+        if let Some((batch, windows)) = entered {
+            self.score(&batch, windows, &mut output)?;
+        }
+        let late = aside.split_off(late_from);
+        let (late, future): (Vec<_>, Vec<_>) = late.into_iter().partition(|event| event.problem == Problem::Late);
+        aside.extend(future);
+        (output.counts.dead, output.counts.late) = (aside.len() as u64, late.len() as u64);
+        for (side, events) in [(0, aside), (program.late_side, late)] {
+            if !events.is_empty() {
+                let rows = set_aside::rows(&events, &program.pipeline.name, &self.source, &self.run_id)?;
+                let places = events.iter().map(|event| (event.partition, event.offset)).collect();
+                output.sides.push(SideRows { side, rows, places });
+            }
+        }
+        Ok(output)
+    }
+
+    fn is_silent(&self, partition: u32, offset: i64) -> bool {
+        self.silent_until.get(&partition).is_some_and(|until| offset < *until)
+    }
+
+    /// Partitions that have come to where they speak.
+    fn unsilence(&mut self, parts: &[RawPart]) {
+        for part in parts {
+            if self.silent_until.get(&part.partition).is_some_and(|until| part.next_offset >= *until) {
+                self.silent_until.remove(&part.partition);
+            }
+        }
+    }
+
+    fn decode(&self, parts: &[RawPart], aside: &mut Vec<SetAside>) -> Result<Decoded> {
+        let events = parts.iter().map(RawPart::len).sum();
+        let mut columns = self.program.decoder.columns(events);
+        let (mut raw, mut ranges) = (Vec::with_capacity(events), Vec::with_capacity(parts.len()));
+        let (mut partitions, mut offsets, mut arrivals) =
+            (Vec::with_capacity(events), Vec::with_capacity(events), Vec::with_capacity(events));
+        let mut first = 0;
+        for part in parts {
+            let start = offsets.len();
+            for index in 0..part.len() {
+                match self.program.decoder.read(part.payload(index), &mut columns) {
+                    Ok(()) => {
+                        raw.push((first + index) as u32);
+                        partitions.push(part.partition as i32);
+                        offsets.push(part.offsets[index]);
+                        arrivals.push(part.arrivals[index]);
+                    }
+                    Err(_) if self.is_silent(part.partition, part.offsets[index]) => {}
+                    Err((problem, message)) => aside.push(taken(part, index, None, problem, message)),
+                }
+            }
+            ranges.push((part.partition, start..offsets.len()));
+            first += part.len();
+        }
+        let times = TimestampMicrosecondArray::from(std::mem::take(&mut columns.times)).with_timezone("UTC");
+        let mut arrays = columns.finish();
+        if !self.program.computed.is_empty() {
+            let payload = RecordBatch::try_new(self.program.payload_schema.clone(), arrays.clone()).map_err(misfit)?;
+            for column in &self.program.computed {
+                arrays.push(column.evaluate(&payload)?);
+            }
+        }
+        arrays.extend([
+            Arc::new(times) as ArrayRef,
+            Arc::new(TimestampMicrosecondArray::from(arrivals).with_timezone("UTC")),
+            Arc::new(Int32Array::from(partitions)),
+            Arc::new(Int64Array::from(offsets)),
+        ]);
+        let batch = RecordBatch::try_new(self.program.event_schema.clone(), arrays).map_err(misfit)?;
+        let decoded = Decoded { batch, raw: raw.into(), ranges };
+        self.with_keys(decoded, parts, aside)
+    }
+
+    /// Only events whose computed key has a value; the others are set aside.
+    fn with_keys(&self, decoded: Decoded, parts: &[RawPart], aside: &mut Vec<SetAside>) -> Result<Decoded> {
+        let pipeline = &self.program.pipeline;
+        for (name, _) in pipeline.events.columns.iter().filter(|(name, _)| pipeline.entity_key.contains(name)) {
+            let column = named(&decoded.batch, name).clone();
+            if column.null_count() == 0 {
+                continue;
+            }
+            let times = micros(&decoded.batch, "event_timestamp");
+            for row in (0..column.len()).filter(|row| column.is_null(*row)) {
+                let (part, index) = place(parts, decoded.raw.value(row) as usize);
+                if !self.is_silent(part.partition, part.offsets[index]) {
+                    let message = format!("the event has no `{name}`");
+                    aside.push(taken(part, index, Some(times.value(row)), Problem::Key, message));
+                }
+            }
+            let wanted: BooleanArray = (0..column.len()).map(|row| Some(column.is_valid(row))).collect();
+            return self.with_keys(decoded.keep(&wanted)?, parts, aside);
+        }
+        Ok(decoded)
+    }
+
+    /// The events that entered their windows, with the windows' columns;
+    /// others are set aside.
+    fn windows(
+        &mut self,
+        decoded: &Decoded,
+        parts: &[RawPart],
+        aside: &mut Vec<SetAside>,
+    ) -> Result<Option<(RecordBatch, Vec<ArrayRef>)>> {
+        let batch = &decoded.batch;
+        if batch.num_rows() == 0 {
+            return Ok(None);
+        }
+        let program = self.program.clone();
+        let (mut columns, complete, dispositions): (Vec<ArrayRef>, BooleanArray, Vec<Disposition>) =
+            match &program.windows {
+                Some(windows) => {
+                    self.out.clear();
+                    windows.process(&mut self.states, batch, &decoded.ranges, &mut self.out)?;
+                    let (columns, complete) = windows.columns(&self.out);
+                    (columns, complete, self.out.dispositions.clone())
+                }
+                None => {
+                    let future = program.pipeline.events.max_future;
+                    let (times, arrivals) = (micros(batch, "event_timestamp"), micros(batch, "arrival_timestamp"));
+                    let judged = times.values().iter().zip(arrivals.values().iter()).map(|(time, arrival)| {
+                        if *time > arrival.saturating_add(future) { Disposition::Future } else { Disposition::OnTime }
+                    });
+                    (Vec::new(), BooleanArray::from(vec![true; batch.num_rows()]), judged.collect())
+                }
+            };
+        columns.insert(0, Arc::new(complete));
+        let all_in = self.silent_until.is_empty() && dispositions.iter().all(|disposition| disposition.entered());
+        if all_in {
+            return Ok(Some((batch.clone(), columns)));
+        }
+        let (times, partitions) = (micros(batch, "event_timestamp"), batch_partitions(batch));
+        let offsets = batch_offsets(batch);
+        let mut wanted = Vec::with_capacity(dispositions.len());
+        for (row, disposition) in dispositions.iter().enumerate() {
+            let silent = self.is_silent(partitions.value(row) as u32, offsets.value(row));
+            wanted.push(disposition.entered() && !silent);
+            if disposition.entered() || silent {
+                continue;
+            }
+            let (problem, message) = match disposition {
+                Disposition::Late => (Problem::Late, "older than the watermark of its partition"),
+                Disposition::Future => (Problem::Future, "its time is too far after its arrival"),
+                _ => (Problem::Time, "its time is out of range"),
+            };
+            let (part, index) = place(parts, decoded.raw.value(row) as usize);
+            aside.push(taken(part, index, Some(times.value(row)), problem, message.to_owned()));
+        }
+        let wanted = BooleanArray::from(wanted);
+        let kept = filter_record_batch(batch, &wanted).map_err(misfit)?;
+        if kept.num_rows() == 0 {
+            return Ok(None);
+        }
+        let columns = columns.iter().map(|column| filter(column, &wanted));
+        Ok(Some((kept, columns.collect::<Result<_, _>>().map_err(misfit)?)))
+    }
+
+    /// Features, model, output, alerts.
+    fn score(&mut self, events: &RecordBatch, windows: Vec<ArrayRef>, output: &mut PollOutput) -> Result<()> {
+        let program = self.program.clone();
+        let mut columns = events.columns().to_vec();
+        columns.extend(windows);
+        if let Some(join) = &self.join {
+            columns.extend(join.look_up(events)?);
+        }
+        let base = RecordBatch::try_new(program.base_schema.clone(), columns).map_err(misfit)?;
+        let features = if program.features.is_empty() {
+            base
+        } else {
+            let mut columns = base.columns().to_vec();
+            for feature in &program.features {
+                columns.push(feature.evaluate(&base)?);
+            }
+            RecordBatch::try_new(program.feature_schema.clone(), columns).map_err(misfit)?
+        };
+        let scorer = self.scorer.clone();
+        let predictions = match &scorer.model {
+            None => None,
+            Some(model) => Some(model.score(&features).map_err(|e| {
+                let new = Error::new(e.kind(), format!("{}: {e}", program.pipeline.file.display()));
+                match e.hint() {
+                    Some(hint) => new.hint(hint),
+                    None => new,
+                }
+            })?),
+        };
+        let hashes = FeatureHasher::new(&features, &scorer.hashed)?.hashes();
+        self.timestamp = self.clock.now_micros().max(self.timestamp);
+        let facts = RowFacts {
+            pipeline: &program.pipeline.name,
+            model_name: scorer.resolved.as_ref().map(|model| model.name.as_str()),
+            model_version: &scorer.version,
+            run_id: &self.run_id,
+            definition_hash: scorer.definition_hash,
+            timestamp: self.timestamp,
+            inference_type: "stream",
+        };
+        let rows = output_batch(
+            facts,
+            &program.output,
+            &program.row_schema,
+            &features,
+            predictions,
+            None,
+            text(Some("event"), features.num_rows()),
+            hashes.into_iter().map(|hash| hash as i64).collect(),
+        )?;
+        for arrival in micros(events, "arrival_timestamp").values().iter() {
+            self.latency.insert((self.timestamp - arrival).max(0) as f64 / 1000.0);
+        }
+        output.counts.rows = rows.num_rows() as u64;
+        for (name, when, side) in &program.alerts {
+            self.alert(name, when.is_true(&rows)?, *side, events, &rows, output)?;
+        }
+        output.rows = Some(rows);
+        Ok(())
+    }
+
+    fn alert(
+        &self,
+        name: &str,
+        when: BooleanArray,
+        side: usize,
+        events: &RecordBatch,
+        rows: &RecordBatch,
+        output: &mut PollOutput,
+    ) -> Result<()> {
+        if when.true_count() == 0 {
+            return Ok(());
+        }
+        let chosen = filter_record_batch(rows, &when).map_err(misfit)?;
+        let places = filter_record_batch(events, &when).map_err(misfit)?;
+        let (partitions, offsets) = (batch_partitions(&places), batch_offsets(&places));
+        let places: Vec<(u32, i64)> =
+            partitions.values().iter().zip(offsets.values().iter()).map(|(p, o)| (*p as u32, *o)).collect();
+        let mut fields: Vec<_> = chosen.schema().fields().iter().cloned().collect();
+        fields.push(Arc::new(arrow::datatypes::Field::new("alert", arrow::datatypes::DataType::Utf8, false)));
+        let mut columns = chosen.columns().to_vec();
+        let names = StringArray::from_iter_values(std::iter::repeat_n(name, chosen.num_rows()));
+        columns.push(Arc::new(names));
+        let schema = Arc::new(arrow::datatypes::Schema::new(fields));
+        let rows = RecordBatch::try_new(schema, columns).map_err(misfit)?;
+        output.counts.alerts += rows.num_rows() as u64;
+        output.alerts.push((name.to_owned(), rows.clone()));
+        output.sides.push(SideRows { side, rows, places });
+        Ok(())
+    }
+}
+
+impl Decoded {
+    /// Only some events.
+    fn keep(self, wanted: &BooleanArray) -> Result<Self> {
+        if wanted.true_count() == wanted.len() {
+            return Ok(self);
+        }
+        let batch = filter_record_batch(&self.batch, wanted).map_err(misfit)?;
+        let raw = filter(&self.raw, wanted).map_err(misfit)?;
+        let mut start = 0;
+        let ranges = self.ranges.iter().map(|(partition, rows)| {
+            let count = wanted.slice(rows.start, rows.len()).true_count();
+            start += count;
+            (*partition, start - count..start)
+        });
+        let ranges = ranges.collect();
+        Ok(Self { batch, raw: raw.as_primitive::<UInt32Type>().clone(), ranges })
+    }
+}
+
+fn misfit(error: arrow::error::ArrowError) -> Error {
+    Error::internal(format!("the columns of a poll do not fit: {error}")).cause(error)
+}
+
+fn named<'a>(batch: &'a RecordBatch, name: &str) -> &'a ArrayRef {
+    batch.column_by_name(name).expect("every event has it")
+}
+
+fn micros<'a>(batch: &'a RecordBatch, name: &str) -> &'a TimestampMicrosecondArray {
+    named(batch, name).as_primitive::<TimestampMicrosecondType>()
+}
+
+fn batch_partitions(batch: &RecordBatch) -> Int32Array {
+    named(batch, "source_partition").as_primitive::<Int32Type>().clone()
+}
+
+fn batch_offsets(batch: &RecordBatch) -> Int64Array {
+    named(batch, "source_offset").as_primitive::<Int64Type>().clone()
+}
+
+/// The part and place in it of an event by its number in the poll.
+fn place(parts: &[RawPart], mut number: usize) -> (&RawPart, usize) {
+    for part in parts {
+        if number < part.len() {
+            return (part, number);
+        }
+        number -= part.len();
+    }
+    unreachable!("events are numbered over all parts")
+}
+
+fn taken(part: &RawPart, index: usize, event_time: Option<i64>, problem: Problem, message: String) -> SetAside {
+    SetAside {
+        partition: part.partition,
+        offset: part.offsets[index],
+        arrival: part.arrivals[index],
+        event_time,
+        problem,
+        message,
+        key: part.key(index).map(<[u8]>::to_vec),
+        payload: part.payload(index).to_vec(),
+    }
+}

@@ -1,0 +1,184 @@
+//! Features from the lake, looked up by key: a query over pinned inputs, its
+//! rows in memory, replaced as a whole when an input has a newer snapshot.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasherDefault;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, take};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::SessionContext;
+
+use crate::config::{JoinSettings, StreamPipeline};
+use crate::key::{HashOfHash, KeyHash, Keys, check_key_type};
+use crate::lake::TableName;
+use crate::score::{Consumed, Inputs, clock_functions, table_names};
+use crate::sql::{plan_error, session};
+use crate::workspace::Workspace;
+use crate::{Error, Result};
+
+/// A checked query.
+#[derive(Debug, Clone)]
+pub struct Join {
+    settings: JoinSettings,
+    what: String,
+    names: Vec<TableName>,
+    /// The columns that a look-up gives.
+    pub fields: Vec<Field>,
+}
+
+/// The rows of the query at some moment.
+#[derive(Debug)]
+pub struct JoinTable {
+    /// What it was made of.
+    pub inputs: BTreeMap<String, Consumed>,
+    /// When, microseconds UTC.
+    pub loaded: i64,
+    key: Vec<String>,
+    columns: Vec<ArrayRef>,
+    index: HashMap<KeyHash, u32, BuildHasherDefault<HashOfHash>>,
+}
+
+impl Join {
+    /// Plans the query and checks its key against the event's columns.
+    ///
+    /// # Errors
+    /// When the query is wrong, or its key is not the event's.
+    pub async fn new(
+        workspace: &Workspace,
+        pipeline: &StreamPipeline,
+        settings: &JoinSettings,
+        event: &Schema,
+    ) -> Result<Self> {
+        let file = pipeline.file.display();
+        let what = match &settings.sql_file {
+            Some(file) => file.display().to_string(),
+            None => format!("{file}: [join] sql"),
+        };
+        let names = table_names(workspace, &what, &settings.sql, &settings.time_zone)?;
+        let mut join = Self { settings: settings.clone(), what, names, fields: Vec::new() };
+        let (_, plan, _) = join.plan(workspace).await?;
+        if let Some(name) = clock_functions(&plan).first() {
+            return Err(Error::invalid(format!(
+                "{}: it calls `{name}()`, which gives another answer every time",
+                join.what
+            ))
+            .hint("features must be a function of the inputs"));
+        }
+        let schema = plan.schema().as_arrow().clone();
+        for name in &settings.key {
+            let Ok(field) = schema.field_with_name(name) else {
+                return Err(Error::invalid(format!("{}: it yields no column `{name}`, which is its key", join.what))
+                    .hint(format!("add `{name}` to the SELECT list")));
+            };
+            check_key_type(name, field.data_type())?;
+            let of_event = event.field_with_name(name).map_err(|e| Error::internal(e.to_string()))?;
+            if class(field.data_type()) != class(of_event.data_type()) {
+                return Err(Error::invalid(format!(
+                    "{}: its key `{name}` is {}, and {} in the event: they never meet",
+                    join.what,
+                    field.data_type(),
+                    of_event.data_type()
+                ))
+                .hint("cast it in the SELECT list, or declare the field with the other type"));
+            }
+        }
+        join.fields = schema
+            .fields()
+            .iter()
+            .filter(|field| !settings.key.contains(field.name()))
+            .map(|field| field.as_ref().clone().with_nullable(true))
+            .collect();
+        Ok(join)
+    }
+
+    async fn plan(&self, workspace: &Workspace) -> Result<(SessionContext, LogicalPlan, Inputs)> {
+        let failed = |e| plan_error(&self.what, &self.settings.sql, e);
+        let inputs = Inputs::pin(workspace, &self.names)?;
+        let context = session(workspace, &self.settings.time_zone)?;
+        for (name, scan) in inputs.scans(&BTreeMap::new())? {
+            crate::sql::put(&context, &TableName::parse(&name)?, Arc::new(scan) as Arc<dyn TableProvider>)?;
+        }
+        let plan = context.state().create_logical_plan(&self.settings.sql).await.map_err(failed)?;
+        if matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_))
+        {
+            return Err(Error::invalid(format!("{}: it must be a SELECT", self.what)));
+        }
+        Ok((context, plan, inputs))
+    }
+
+    /// Whether an input has changed since `before`.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn is_stale(&self, workspace: &Workspace, before: &JoinTable) -> Result<bool> {
+        Ok(!Inputs::pin(workspace, &self.names)?.same_as(&before.inputs))
+    }
+
+    /// Runs the query on the newest snapshots.
+    ///
+    /// # Errors
+    /// When it fails, or gives two rows for a key.
+    pub async fn load(&self, workspace: &Workspace) -> Result<JoinTable> {
+        let failed = |e| plan_error(&self.what, &self.settings.sql, e);
+        let (context, plan, inputs) = self.plan(workspace).await?;
+        let frame = datafusion::dataframe::DataFrame::new(context.state(), plan);
+        let schema: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
+        let batches = frame.collect().await.map_err(failed)?;
+        let rows = concat_batches(&schema, &batches)
+            .map_err(|e| Error::internal(format!("{}: its rows do not fit together: {e}", self.what)).cause(e))?;
+        let keys = Keys::new(&rows, &self.settings.key)?;
+        let mut index: HashMap<KeyHash, u32, BuildHasherDefault<HashOfHash>> = HashMap::default();
+        index.reserve(rows.num_rows());
+        for (row, hash) in keys.hashes().into_iter().enumerate() {
+            if !keys.is_null(row) && index.insert(hash, row as u32).is_some() {
+                return Err(Error::data(format!(
+                    "{}: it yields two rows for the key `{}`",
+                    self.what,
+                    keys.display(row)
+                ))
+                .hint("make the query yield one row per key"));
+            }
+        }
+        let columns = self.fields.iter().map(|field| {
+            let column = rows.column_by_name(field.name()).cloned();
+            column.ok_or_else(|| Error::internal(format!("{}: no column `{}`", self.what, field.name())))
+        });
+        Ok(JoinTable {
+            inputs: inputs.consumed(&BTreeMap::new()),
+            loaded: workspace.clock().now_micros(),
+            key: self.settings.key.clone(),
+            columns: columns.collect::<Result<_>>()?,
+            index,
+        })
+    }
+}
+
+impl JoinTable {
+    /// The features of every row of a batch; null where there are none.
+    ///
+    /// # Errors
+    /// Never for batches of the checked event.
+    pub fn look_up(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
+        let hashes = Keys::new(batch, &self.key)?.hashes();
+        let rows: UInt32Array = hashes.iter().map(|hash| self.index.get(hash).copied()).collect();
+        let taken = self.columns.iter().map(|column| take(column, &rows, None));
+        taken.collect::<Result<_, _>>().map_err(|e| Error::internal(format!("features by key: {e}")).cause(e))
+    }
+}
+
+/// Types of one class have one encoding.
+fn class(data_type: &DataType) -> u8 {
+    match data_type {
+        DataType::Dictionary(_, value) => class(value),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => 1,
+        DataType::Date32 => 2,
+        DataType::Boolean => 3,
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => 4,
+        other if other.is_integer() => 5,
+        _ => 0,
+    }
+}

@@ -1,0 +1,58 @@
+//! Streams: events in, a prediction for every one of them out, each exactly
+//! once in its table.
+//!
+//! **Words.** A *source* gives events by partition, each at an *offset*; the
+//! *position* of a partition is the offset that comes next. A *poll* is what
+//! the source gives at once. An *interval* is what goes into one commit; a
+//! *cut* ends it. A *side table* holds what is no prediction: dead letters,
+//! late events, alerts. A *checkpoint* is the state of the windows at a cut.
+//!
+//! **Flow.** [`source`] → [`decode`] (JSON to columns; what cannot be read is
+//! set aside) → filter → [`windows`] (a fold per partition, in offset order)
+//! → [`join`] (features from the lake, pinned) → model → rows. All of a poll
+//! is scored at once. Alerts leave as soon as their row is there; rows wait for
+//! the cut, and another thread ([`commit`]) writes and commits them while the
+//! next interval fills.
+//!
+//! **Guarantees.**
+//! - An event has one row in exactly one of: predictions, late events, dead
+//!   letters; or the filter took it out.
+//! - The tables are the truth: a run begins where the prediction table says,
+//!   with the window state that it names. Side tables commit first, the
+//!   prediction table last; rows below a side table's own position are not
+//!   written again.
+//! - A partition belongs to whoever raised its epoch last; all others are
+//!   refused at their next commit.
+//! - A source that is not the one the positions are of, or that has lost
+//!   events that were not read, stops the stream.
+//! - A row is a function of its partition's events up to it, of the model and
+//!   of the joined features at that moment; not of how polls were cut.
+
+mod checkpoints;
+mod commit;
+mod decode;
+mod expression;
+mod flow;
+mod join;
+mod json;
+mod program;
+mod run;
+mod set_aside;
+mod source;
+mod status;
+mod time;
+mod windows;
+
+pub use program::check;
+pub use run::{Alert, StreamEnd, StreamOptions, StreamSummary, run};
+pub use status::{LiveStatus, Status, status};
+
+/// Properties of the tables that a stream makes: commits are many, so few old
+/// metadata files are kept.
+fn table_properties() -> std::collections::HashMap<String, String> {
+    [
+        ("write.metadata.previous-versions-max".to_owned(), "20".to_owned()),
+        ("write.metadata.delete-after-commit.enabled".to_owned(), "true".to_owned()),
+    ]
+    .into()
+}

@@ -1,0 +1,569 @@
+//! The loop of a stream: poll, score, cut, commit beside it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use insightera_core::stream::{Coverage, EachEvent};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::checkpoints::Checkpoints;
+use super::commit::{Committed, Committer, Interval};
+use super::flow::{Counts, Flow, PollOutput};
+use super::join::JoinTable;
+use super::program::{Program, Scorer};
+use super::source::{self, RawPart, Source};
+use super::status::{self, LiveStatus};
+use super::windows::refused;
+use crate::config::SourceSettings;
+use crate::lake::commit::StreamState;
+use crate::lake::faults::{self, Bug};
+use crate::workspace::Workspace;
+use crate::{Error, Result};
+
+/// Bytes of a poll, about: at most, and for each row that a commit may have.
+const POLL_BYTES: usize = 4 << 20;
+const POLL_BYTES_OF_A_ROW: usize = 64;
+/// How long a poll waits for events.
+const POLL_WAIT: Duration = Duration::from_millis(20);
+/// Seconds between two statuses.
+const LOOK: f64 = 1.0;
+/// Looks after which new partitions are looked for.
+const PARTITION_LOOKS: u64 = 2;
+/// Seconds between two looks for a newer model.
+const MODEL_LOOK: Duration = Duration::from_secs(2);
+/// Bytes of rows that may wait for the commit before them.
+const WAITING_BYTES: usize = 512 << 20;
+/// Tries of a commit after the stream was told to stop.
+const LAST_TRIES: u32 = 5;
+
+/// What the caller wants.
+#[derive(Clone, Default)]
+pub struct StreamOptions {
+    /// End when every event that is there has been committed.
+    pub until_end: bool,
+    /// Only these partitions; the others are other processes'.
+    pub partitions: Option<Vec<u32>>,
+    /// Set to end: what was read is committed first.
+    pub stop: Arc<AtomicBool>,
+    /// Told of every alert at once.
+    pub on_alert: Option<Arc<dyn Fn(&Alert) + Send + Sync>>,
+    /// Told how it goes, about once a second.
+    pub on_status: Option<Arc<dyn Fn(&LiveStatus) + Send + Sync>>,
+}
+
+impl fmt::Debug for StreamOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StreamOptions {{ until_end: {}, partitions: {:?} }}", self.until_end, self.partitions)
+    }
+}
+
+/// Rows that somebody should know of. They are told at least once: a row is in
+/// the alerts' table exactly once, but a stream that ended before its commit
+/// tells them again.
+#[derive(Debug, Clone)]
+pub struct Alert {
+    /// The pipeline.
+    pub pipeline: String,
+    /// The alert's name.
+    pub name: String,
+    /// The prediction rows.
+    pub rows: RecordBatch,
+}
+
+/// Why a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamEnd {
+    /// It was told to.
+    Stopped,
+    /// There were no more events.
+    EndOfEvents,
+}
+
+/// What a stream did.
+#[derive(Debug, Clone, Serialize)]
+pub struct StreamSummary {
+    /// The pipeline.
+    pub pipeline: String,
+    /// The run.
+    pub run_id: String,
+    /// Why it ended.
+    pub end: StreamEnd,
+    /// What became of the events.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Commits of the prediction table.
+    pub commits: u64,
+    /// The last of them.
+    pub snapshot_id: Option<i64>,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+    /// Milliseconds from arrival to prediction: median.
+    pub latency_p50_ms: Option<f64>,
+    /// And the 99th of a hundred.
+    pub latency_p99_ms: Option<f64>,
+}
+
+/// What is loaded beside the loop and taken over by it.
+#[derive(Debug, Default)]
+struct Fresh {
+    join: Mutex<Option<Arc<JoinTable>>>,
+    scorer: Mutex<Option<Arc<Scorer>>>,
+}
+
+fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// Runs the stream `name` until it is told to stop, or to the end of its
+/// events.
+///
+/// # Errors
+/// What is wrong with the pipeline; `Conflict` when another process took its
+/// partitions over; `Data` when the source is another one or lost events. What
+/// was committed stays right: the next start goes on from there.
+pub async fn run(workspace: &Workspace, name: &str, options: &StreamOptions) -> Result<StreamSummary> {
+    let program = Arc::new(Program::new(workspace, name).await?);
+    let scorer = Arc::new(program.scorer(workspace)?);
+    let join = match &program.join {
+        None => None,
+        Some(join) => Some(Arc::new(join.load(workspace).await?)),
+    };
+    let fresh = Arc::new(Fresh::default());
+    let refresh = refresher(workspace.clone(), program.clone(), fresh.clone(), join.clone(), scorer.clone());
+    let refresh = tokio::spawn(refresh);
+    let (workspace, options) = (workspace.clone(), options.clone());
+    let work = move || Stream::start(&workspace, program, scorer, join, options)?.run(&fresh);
+    let done = tokio::task::spawn_blocking(work).await;
+    refresh.abort();
+    done.map_err(|e| Error::internal(format!("the stream stopped with a panic: {e}")))?
+}
+
+/// Looks for newer inputs of the join and a newer model. A failure leaves what
+/// is there, and is tried again.
+async fn refresher(
+    workspace: Workspace,
+    program: Arc<Program>,
+    fresh: Arc<Fresh>,
+    mut join: Option<Arc<JoinTable>>,
+    mut scorer: Arc<Scorer>,
+) {
+    let every = program.pipeline.join.as_ref().map_or(MODEL_LOOK, |join| Duration::from_micros(join.refresh as u64));
+    let mut joined = 0.0;
+    loop {
+        tokio::time::sleep(every.min(MODEL_LOOK)).await;
+        let now = workspace.clock().monotonic_seconds();
+        if let (Some(query), Some(table)) = (&program.join, &join)
+            && now - joined >= every.as_secs_f64()
+        {
+            joined = now;
+            if query.is_stale(&workspace, table).unwrap_or(false)
+                && let Ok(table) = query.load(&workspace).await
+            {
+                let table = Arc::new(table);
+                join = Some(table.clone());
+                *fresh.join.lock().unwrap_or_else(PoisonError::into_inner) = Some(table);
+            }
+        }
+        let current = scorer.resolved.as_ref().map(|model| (model.version, model.sha256.clone()));
+        if let Ok(Some(now)) = program.resolve(&workspace)
+            && current != Some((now.version, now.sha256))
+            && let Ok(newer) = program.scorer(&workspace)
+        {
+            scorer = Arc::new(newer);
+            *fresh.scorer.lock().unwrap_or_else(PoisonError::into_inner) = Some(scorer.clone());
+        }
+    }
+}
+
+/// A running stream.
+struct Stream {
+    workspace: Workspace,
+    program: Arc<Program>,
+    options: StreamOptions,
+    run_id: String,
+    source: Box<dyn Source>,
+    flow: Flow,
+    checkpoints: Checkpoints,
+    /// What the partitions are of the source.
+    known: BTreeMap<u32, Value>,
+    /// How far each partition was read.
+    positions: BTreeMap<u32, i64>,
+    worker: Worker,
+    interval: Interval,
+    /// When its first event came, monotonic seconds.
+    opened: Option<f64>,
+    interval_rows: usize,
+    interval_bytes: usize,
+    counts: Counts,
+    commits: u64,
+    last: Option<Committed>,
+    started: f64,
+}
+
+/// The thread that commits, and the ways to and from it.
+struct Worker {
+    committer: Arc<Mutex<Committer>>,
+    intervals: Option<SyncSender<Interval>>,
+    results: Receiver<Result<Committed>>,
+    busy: bool,
+}
+
+impl Worker {
+    fn new(committer: Committer, stop: Arc<AtomicBool>) -> Self {
+        let committer = Arc::new(Mutex::new(committer));
+        let (intervals, incoming) = sync_channel::<Interval>(1);
+        let (outgoing, results) = channel();
+        let own = committer.clone();
+        std::thread::spawn(move || {
+            let keep_trying = |tries: u32| !stop.load(Ordering::SeqCst) || tries <= LAST_TRIES;
+            while let Ok(interval) = incoming.recv() {
+                let mut committer = own.lock().unwrap_or_else(PoisonError::into_inner);
+                let result = committer.commit(&interval, &keep_trying);
+                drop(committer);
+                let failed = result.is_err();
+                if outgoing.send(result).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Self { committer, intervals: Some(intervals), results, busy: false }
+    }
+
+    fn send(&mut self, interval: Interval) -> Result<()> {
+        let gone = || Error::internal("the committing thread is gone");
+        self.busy = true;
+        self.intervals.as_ref().ok_or_else(gone)?.send(interval).map_err(|_| gone())
+    }
+
+    /// The result of the commit that runs, if it is there.
+    fn result(&mut self, wait: bool) -> Result<Option<Committed>> {
+        if !self.busy {
+            return Ok(None);
+        }
+        let gone = || Error::internal("the committing thread stopped with a panic");
+        let result = if wait {
+            self.results.recv().map_err(|_| gone())?
+        } else {
+            match self.results.try_recv() {
+                Ok(result) => result,
+                Err(TryRecvError::Empty) => return Ok(None),
+                Err(TryRecvError::Disconnected) => return Err(gone()),
+            }
+        };
+        self.busy = false;
+        result.map(Some)
+    }
+}
+
+impl Stream {
+    fn start(
+        workspace: &Workspace,
+        program: Arc<Program>,
+        scorer: Arc<Scorer>,
+        join: Option<Arc<JoinTable>>,
+        options: StreamOptions,
+    ) -> Result<Self> {
+        let clock = workspace.clock().clone();
+        if options.partitions.is_some() && matches!(program.pipeline.source, SourceSettings::Files { .. }) {
+            return Err(Error::invalid(
+                "`--partitions` shares out the partitions of a topic; files are read by one process",
+            ));
+        }
+        let source = source::open(&workspace.project().dir, &program.pipeline.source, &clock)?;
+        let run_id = workspace.new_run_id().to_string();
+        let identity = source.identity().to_owned();
+        let committer = Committer::new(workspace.lake(), program.clone(), run_id.clone(), identity.clone());
+        let (table, state) = committer.prepare()?;
+        let checkpoints = Checkpoints::new(workspace.lake().warehouse(), &program.pipeline.name);
+        checkpoints.sweep(&table, &program.pipeline.name, &state)?;
+        let mut flow = Flow::new(program.clone(), clock.clone(), run_id.clone(), identity, scorer.clone(), join);
+        flow.timestamp = state.timestamp.unwrap_or(i64::MIN);
+        let mut stream = Self {
+            interval: empty(&flow),
+            flow,
+            source,
+            checkpoints,
+            worker: Worker::new(committer, options.stop.clone()),
+            known: state.partitions,
+            positions: BTreeMap::new(),
+            run_id,
+            options,
+            opened: None,
+            interval_rows: 0,
+            interval_bytes: 0,
+            counts: Counts::default(),
+            commits: 0,
+            last: None,
+            started: clock.monotonic_seconds(),
+            workspace: workspace.clone(),
+            program,
+        };
+        stream.look_for_partitions()?;
+        Ok(stream)
+    }
+
+    /// Takes over partitions that are new to this process.
+    fn look_for_partitions(&mut self) -> Result<()> {
+        let found = match self.source.partitions(&self.known) {
+            // A broker that is away for a while comes back.
+            Err(error) if error.retryable() && !self.positions.is_empty() => return Ok(()),
+            found => found?,
+        };
+        let wanted = |partition: &u32| {
+            let own = self.options.partitions.as_ref().is_none_or(|own| own.contains(partition));
+            own && !self.positions.contains_key(partition)
+        };
+        let new: BTreeMap<u32, source::Partition> = found.into_iter().filter(|(p, _)| wanted(p)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        self.cut()?;
+        self.finish_commit(true)?;
+        let starts = new.iter().map(|(partition, found)| (*partition, found.start)).collect();
+        let described = new.iter().filter(|(_, found)| !found.description.is_null());
+        let described: BTreeMap<u32, Value> = described.map(|(p, found)| (*p, found.description.clone())).collect();
+        let mut committer = self.worker.committer.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = committer.acquire(&starts, &described)?;
+        drop(committer);
+        for (partition, found) in &new {
+            self.take_over(*partition, found.start, &state)?;
+        }
+        self.known = state.partitions;
+        self.source.assign(&self.positions)
+    }
+
+    /// Restores the windows of a partition, or reads it again to build them.
+    fn take_over(&mut self, partition: u32, start: i64, state: &StreamState) -> Result<()> {
+        let position = state.committed.positions.get(&partition).copied().unwrap_or(start);
+        let mut from = position;
+        if let Some(windows) = &self.program.windows {
+            let files = state.checkpoints.get(&partition).map(Vec::as_slice).unwrap_or_default();
+            let restored = match self.checkpoints.restore(&windows.plan, files) {
+                Ok(restored) => restored.filter(|state| state.next_offset() <= position),
+                // Windows that were declared otherwise, or files that are
+                // gone: the source has the events.
+                Err(_) => None,
+            };
+            let restored = restored.filter(|_| !faults::bug(Bug::ForgetWindows));
+            let windows = match restored {
+                Some(restored) => restored,
+                None => {
+                    if !faults::bug(Bug::ForgetWindows) {
+                        from = start;
+                    }
+                    EachEvent::new(&windows.plan, partition, from, Coverage::FirstEvent)
+                }
+            };
+            self.flow.states.assign(windows).map_err(|e| refused(e, "windows"))?;
+        }
+        if from < position {
+            self.flow.silent_until.insert(partition, position);
+        }
+        self.positions.insert(partition, from);
+        Ok(())
+    }
+
+    fn run(mut self, fresh: &Fresh) -> Result<StreamSummary> {
+        let end = self.work(fresh);
+        let end = end.and_then(|end| {
+            self.cut()?;
+            self.finish_commit(true)?;
+            Ok(end)
+        });
+        if end.is_err() {
+            // A commit that runs is let through, but not tried for ever.
+            self.options.stop.store(true, Ordering::SeqCst);
+            let _ = self.worker.result(true);
+        }
+        self.tell(true);
+        self.worker.intervals = None;
+        let end = end?;
+        Ok(StreamSummary {
+            pipeline: self.program.pipeline.name.clone(),
+            run_id: self.run_id.clone(),
+            end,
+            counts: self.counts,
+            commits: self.commits,
+            snapshot_id: self.last.as_ref().map(|last| last.snapshot_id),
+            seconds: self.now() - self.started,
+            latency_p50_ms: self.flow.latency.quantile(0.5),
+            latency_p99_ms: self.flow.latency.quantile(0.99),
+        })
+    }
+
+    fn now(&self) -> f64 {
+        self.workspace.clock().monotonic_seconds()
+    }
+
+    fn work(&mut self, fresh: &Fresh) -> Result<StreamEnd> {
+        let (mut looked, mut looks) = (self.now(), 0u64);
+        let bytes = POLL_BYTES.min(self.program.pipeline.stream.max_rows.saturating_mul(POLL_BYTES_OF_A_ROW));
+        loop {
+            if self.options.stop.load(Ordering::SeqCst) {
+                return Ok(StreamEnd::Stopped);
+            }
+            if let Some(join) = take(&fresh.join) {
+                self.flow.join = Some(join);
+            }
+            if let Some(scorer) = take(&fresh.scorer) {
+                // One commit, one model: it changes at a cut.
+                self.cut()?;
+                self.flow.scorer = scorer.clone();
+                self.interval.scorer = scorer;
+            }
+            let parts = match self.source.poll(bytes, POLL_WAIT) {
+                Err(error) if error.retryable() => {
+                    std::thread::sleep(POLL_WAIT);
+                    Vec::new()
+                }
+                parts => parts?,
+            };
+            let idle = parts.is_empty();
+            if !idle {
+                self.take(&parts)?;
+            }
+            self.finish_commit(false)?;
+            if self.is_due() {
+                self.cut()?;
+            }
+            if self.now() - looked >= LOOK {
+                looked = self.now();
+                self.tell(false);
+                looks += 1;
+                if looks.is_multiple_of(PARTITION_LOOKS) {
+                    self.look_for_partitions()?;
+                }
+            }
+            if idle && self.options.until_end && self.source.at_end()? {
+                return Ok(StreamEnd::EndOfEvents);
+            }
+        }
+    }
+
+    /// A poll into the interval.
+    fn take(&mut self, parts: &[RawPart]) -> Result<()> {
+        if self.opened.is_none() {
+            self.opened = Some(self.now());
+        }
+        let PollOutput { rows, sides, alerts, counts } = self.flow.process(parts)?;
+        if let Some(told) = &self.options.on_alert {
+            for (name, rows) in alerts {
+                told(&Alert { pipeline: self.program.pipeline.name.clone(), name, rows });
+            }
+        }
+        for part in parts {
+            let from = self.positions.insert(part.partition, part.next_offset).unwrap_or(part.next_offset);
+            let range = self.interval.ranges.entry(part.partition).or_insert((from, from));
+            range.1 = part.next_offset;
+        }
+        self.counts.add(counts);
+        self.interval.timestamp = self.flow.timestamp;
+        if let Some(rows) = rows {
+            self.interval_rows += rows.num_rows();
+            self.interval_bytes += rows.get_array_memory_size();
+            self.interval.rows.push(rows);
+        }
+        self.interval_rows += sides.iter().map(|side| side.rows.num_rows()).sum::<usize>();
+        self.interval_bytes += sides.iter().map(|side| side.rows.get_array_memory_size()).sum::<usize>();
+        self.interval.sides.extend(sides);
+        Ok(())
+    }
+
+    /// Whether the interval is old or large enough, and may go.
+    fn is_due(&self) -> bool {
+        let Some(opened) = self.opened else { return false };
+        let settings = &self.program.pipeline.stream;
+        let freshness = settings.freshness as f64 / 1e6;
+        // The commit takes its time as well.
+        let lead = self.last.as_ref().map_or(freshness / 4.0, |last| (2.0 * last.seconds).min(freshness / 2.0));
+        let old = self.now() - opened >= freshness - lead;
+        let full = self.interval_rows >= settings.max_rows || self.interval_bytes >= WAITING_BYTES;
+        // While a commit runs the next interval waits, until it is full.
+        if self.worker.busy { full } else { old || full }
+    }
+
+    /// Ends the interval and sends it off. Partitions that are still building
+    /// up their windows have nothing to commit.
+    fn cut(&mut self) -> Result<()> {
+        let silent = &self.flow.silent_until;
+        self.interval.ranges.retain(|partition, _| !silent.contains_key(partition));
+        self.opened = None;
+        if self.interval.ranges.is_empty() {
+            return Ok(());
+        }
+        self.finish_commit(true)?;
+        if self.program.windows.is_some() {
+            for state in self.flow.states.states() {
+                if self.interval.ranges.contains_key(&state.partition()) {
+                    self.interval.states.push(self.checkpoints.take(state));
+                }
+            }
+        }
+        if let Some(join) = &self.flow.join {
+            self.interval.inputs = join.inputs.clone();
+        }
+        let interval = std::mem::replace(&mut self.interval, empty(&self.flow));
+        (self.interval_rows, self.interval_bytes) = (0, 0);
+        self.worker.send(interval)
+    }
+
+    fn finish_commit(&mut self, wait: bool) -> Result<()> {
+        if let Some(committed) = self.worker.result(wait)? {
+            self.source.committed(&committed.positions);
+            self.commits += 1;
+            self.last = Some(committed);
+        }
+        Ok(())
+    }
+
+    /// Says how it goes.
+    fn tell(&mut self, ended: bool) {
+        let (mut keys, mut bytes, mut watermark) = (0, 0, None::<i64>);
+        for state in self.flow.states.states() {
+            keys += state.keys() as u64;
+            bytes += state.state_bytes();
+            if let Some(mark) = state.watermark() {
+                watermark = Some(watermark.map_or(mark, |other| other.min(mark)));
+            }
+        }
+        let live = LiveStatus {
+            pipeline: self.program.pipeline.name.clone(),
+            run_id: self.run_id.clone(),
+            at: self.workspace.clock().now_micros(),
+            seconds: self.now() - self.started,
+            ended,
+            events: self.counts.events,
+            rows: self.counts.rows,
+            filtered: self.counts.filtered,
+            late: self.counts.late,
+            dead: self.counts.dead,
+            alerts: self.counts.alerts,
+            waiting_rows: self.interval_rows as u64,
+            commits: self.commits,
+            last_commit_seconds: self.last.as_ref().map_or(0.0, |last| last.seconds),
+            latency_p50_ms: self.flow.latency.quantile(0.5),
+            latency_p99_ms: self.flow.latency.quantile(0.99),
+            state_bytes: bytes,
+            state_keys: keys,
+            watermark,
+            features_loaded: self.flow.join.as_ref().map(|join| join.loaded),
+            model_version: self.flow.scorer.version.clone(),
+        };
+        status::publish(&self.workspace, &live);
+        if let Some(told) = &self.options.on_status {
+            told(&live);
+        }
+    }
+}
+
+fn empty(flow: &Flow) -> Interval {
+    let (ranges, rows, sides, states, inputs) = Default::default();
+    Interval { ranges, rows, sides, states, scorer: flow.scorer.clone(), inputs, timestamp: flow.timestamp }
+}

@@ -1,0 +1,260 @@
+//! A Kafka topic. Partitions are assigned by this process, not by a group: who
+//! owns one is written in the tables, and so is how far it was read. The
+//! group's offsets are told to the broker for others to see, and never read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use insightera_core::Clock;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Message, Timestamp};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use serde_json::Value;
+
+use super::{Partition, RawPart, Source};
+use crate::{Error, Result};
+
+/// How long the broker may take to answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Events of a poll.
+const POLL_EVENTS: usize = 16 * 1024;
+
+/// What the tables decide; an option that says otherwise is refused.
+const OURS: &[(&str, &str)] = &[
+    ("enable.auto.commit", "false"),
+    ("enable.auto.offset.store", "false"),
+    ("auto.offset.reset", "error"),
+    ("enable.partition.eof", "true"),
+];
+
+/// A topic.
+pub struct Kafka {
+    topic: String,
+    identity: String,
+    clock: Arc<dyn Clock>,
+    consumer: BaseConsumer<Quiet>,
+    assigned: BTreeMap<u32, i64>,
+    at_end: BTreeSet<u32>,
+    read: BTreeMap<u32, RawPart>,
+}
+
+/// The client's own log goes nowhere: what matters comes as an error.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+
+    fn error(&self, _: KafkaError, _: &str) {}
+}
+
+impl ConsumerContext for Quiet {}
+
+impl Kafka {
+    /// Connects to the brokers.
+    pub fn new(topic: &str, options: &BTreeMap<String, String>, clock: Arc<dyn Clock>) -> Result<Self> {
+        let mut config = ClientConfig::new();
+        config.set("group.id", format!("insightera-{topic}"));
+        config.set("client.id", "insightera");
+        config.set("fetch.wait.max.ms", "5");
+        config.set("queued.max.messages.kbytes", "65536");
+        for (key, value) in options {
+            if let Some((_, wanted)) = OURS.iter().find(|(ours, wanted)| ours == key && wanted != value) {
+                return Err(Error::invalid(format!("[source.kafka] `{key}` cannot be `{value}`"))
+                    .hint(format!("remove it: positions are kept in the tables, and it is always `{wanted}`")));
+            }
+            config.set(key, value);
+        }
+        for (key, value) in OURS {
+            config.set(*key, *value);
+        }
+        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(|e| match &e {
+            KafkaError::ClientConfig(_, why, key, value) => {
+                Error::invalid(format!("[source.kafka] `{key}` = `{value}`: {why}"))
+                    .hint("the options are librdkafka's, by its names")
+                    .cause(e)
+            }
+            _ => Error::invalid(format!("[source.kafka]: {e}")).cause(e),
+        })?;
+        // Answered once a broker was reached.
+        consumer.fetch_metadata(Some(topic), PATIENCE).map_err(|e| unreachable_broker(options, e))?;
+        let cluster = consumer.client().fetch_cluster_id(PATIENCE).unwrap_or_else(|| "unknown".to_owned());
+        let (assigned, at_end, read) = Default::default();
+        let identity = format!("kafka:{cluster}/{topic}");
+        Ok(Self { topic: topic.to_owned(), identity, clock, consumer, assigned, at_end, read })
+    }
+
+    fn watermarks(&self, partition: u32) -> Result<(i64, i64)> {
+        self.consumer.fetch_watermarks(&self.topic, partition as i32, PATIENCE).map_err(|e| {
+            Error::unavailable(format!("partition {partition} of the topic `{}` has no answer: {e}", self.topic))
+                .cause(e)
+        })
+    }
+
+    /// What a poll without an event says.
+    fn interpret(&self, error: KafkaError) -> Result<()> {
+        let code = match &error {
+            KafkaError::MessageConsumption(code) | KafkaError::MessageConsumptionFatal(code) => *code,
+            KafkaError::Global(code) => *code,
+            _ => return Err(Error::unavailable(format!("the topic `{}`: {error}", self.topic)).cause(error)),
+        };
+        match code {
+            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => Err(Error::data(format!(
+                "the topic `{}` has not got the events that come next any more: {error}",
+                self.topic
+            ))
+            .hint("its retention is shorter than this stream was away; write to a new table to begin anew")
+            .cause(error)),
+            RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
+                Err(Error::data(format!("the topic `{}` is gone", self.topic)).cause(error))
+            }
+            RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::SaslAuthenticationFailed
+            | RDKafkaErrorCode::Authentication => {
+                Err(Error::invalid(format!("the topic `{}` may not be read: {error}", self.topic)).cause(error))
+            }
+            // The client itself connects again.
+            _ => Ok(()),
+        }
+    }
+}
+
+fn unreachable_broker(options: &BTreeMap<String, String>, error: KafkaError) -> Error {
+    let servers = options.get("bootstrap.servers").map_or("", String::as_str);
+    Error::unavailable(format!("no answer from the brokers `{servers}`: {error}"))
+        .hint("correct `\"bootstrap.servers\"` in [source.kafka], or start the broker")
+        .cause(error)
+}
+
+impl Source for Kafka {
+    fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    fn partitions(&mut self, known: &BTreeMap<u32, Value>) -> Result<BTreeMap<u32, Partition>> {
+        let _ = known;
+        let metadata = self
+            .consumer
+            .fetch_metadata(Some(&self.topic), PATIENCE)
+            .map_err(|e| Error::unavailable(format!("the topic `{}` has no answer: {e}", self.topic)).cause(e))?;
+        let numbers: Vec<u32> = metadata
+            .topics()
+            .iter()
+            .filter(|topic| topic.name() == self.topic)
+            .flat_map(|topic| topic.partitions().iter().map(|partition| partition.id() as u32))
+            .collect();
+        if numbers.is_empty() {
+            return Err(Error::not_found(format!("there is no topic `{}`", self.topic))
+                .hint("create it, or correct `topic` in [source]"));
+        }
+        let mut partitions = BTreeMap::new();
+        for number in numbers {
+            // The beginning of one that is being read does not matter.
+            let start = if self.assigned.contains_key(&number) { 0 } else { self.watermarks(number)?.0 };
+            partitions.insert(number, Partition { description: Value::Null, start });
+        }
+        Ok(partitions)
+    }
+
+    fn assign(&mut self, positions: &BTreeMap<u32, i64>) -> Result<()> {
+        let mut list = TopicPartitionList::new();
+        for (partition, position) in positions {
+            let (low, high) = self.watermarks(*partition)?;
+            if *position < low {
+                return Err(Error::data(format!(
+                    "partition {partition} of the topic `{}` begins at offset {low}, and offset {position} comes next: events were removed before they were read",
+                    self.topic
+                ))
+                .hint("its retention is shorter than this stream was away; write to a new table to begin anew"));
+            }
+            if *position > high {
+                return Err(Error::data(format!(
+                    "partition {partition} of the topic `{}` ends at offset {high}, and was read up to {position}: it was made again",
+                    self.topic
+                ))
+                .hint("positions of one topic mean nothing in another: write to a new table"));
+            }
+            list.add_partition_offset(&self.topic, *partition as i32, Offset::Offset(*position))
+                .map_err(|e| Error::internal(format!("an assignment of the topic `{}`: {e}", self.topic)).cause(e))?;
+        }
+        self.consumer
+            .assign(&list)
+            .map_err(|e| Error::unavailable(format!("the topic `{}` cannot be read: {e}", self.topic)).cause(e))?;
+        self.assigned = positions.clone();
+        self.at_end.clear();
+        self.read.clear();
+        Ok(())
+    }
+
+    fn poll(&mut self, max_bytes: usize, wait: Duration) -> Result<Vec<RawPart>> {
+        let now = self.clock.now_micros();
+        let (mut bytes, mut events) = (0, 0);
+        let mut problems = Vec::new();
+        let mut patience = wait;
+        while bytes < max_bytes && events < POLL_EVENTS {
+            let Some(found) = self.consumer.poll(patience) else { break };
+            let message = match found {
+                Ok(message) => message,
+                Err(KafkaError::PartitionEOF(partition)) => {
+                    self.at_end.insert(partition as u32);
+                    patience = Duration::ZERO;
+                    continue;
+                }
+                Err(error) => {
+                    problems.push(error);
+                    patience = Duration::ZERO;
+                    continue;
+                }
+            };
+            patience = Duration::ZERO;
+            let partition = message.partition() as u32;
+            if message.offset() < self.assigned.get(&partition).copied().unwrap_or(i64::MAX) {
+                continue;
+            }
+            let part = self.read.entry(partition).or_insert_with(|| RawPart { partition, ..RawPart::default() });
+            self.assigned.insert(partition, message.offset() + 1);
+            part.next_offset = message.offset() + 1;
+            self.at_end.remove(&partition);
+            // A tombstone is no event; its offset counts.
+            let Some(payload) = message.payload() else { continue };
+            part.payload.extend_from_slice(payload);
+            part.ends.push(part.payload.len());
+            part.keys.extend_from_slice(message.key().unwrap_or_default());
+            part.key_ends.push(part.keys.len());
+            part.offsets.push(message.offset());
+            part.arrivals.push(match message.timestamp() {
+                Timestamp::NotAvailable => now,
+                Timestamp::CreateTime(ms) | Timestamp::LogAppendTime(ms) => ms.saturating_mul(1000),
+            });
+            bytes += payload.len();
+            events += 1;
+        }
+        for problem in problems {
+            self.interpret(problem)?;
+        }
+        Ok(std::mem::take(&mut self.read).into_values().collect())
+    }
+
+    fn ends(&mut self) -> Result<BTreeMap<u32, i64>> {
+        self.assigned.keys().map(|partition| Ok((*partition, self.watermarks(*partition)?.1))).collect()
+    }
+
+    fn at_end(&mut self) -> Result<bool> {
+        Ok(self.assigned.keys().all(|partition| self.at_end.contains(partition)))
+    }
+
+    fn committed(&mut self, positions: &BTreeMap<u32, i64>) {
+        let mut list = TopicPartitionList::new();
+        for (partition, position) in positions {
+            if list.add_partition_offset(&self.topic, *partition as i32, Offset::Offset(*position)).is_err() {
+                return;
+            }
+        }
+        // Only for others to see: nothing here ever reads it.
+        let _ = self.consumer.commit(&list, CommitMode::Async);
+    }
+}

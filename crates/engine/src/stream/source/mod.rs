@@ -1,0 +1,135 @@
+//! Where events come from.
+//!
+//! A source has an *identity*, which is written down beside the positions: a
+//! position means nothing in another source. Its partitions are numbered, and
+//! what a number means is written down as well, where the source does not
+//! number them itself.
+
+mod files;
+#[cfg(feature = "kafka")]
+mod kafka;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::Result;
+use crate::config::SourceSettings;
+
+/// Events of a topic or of a folder of files.
+pub trait Source: Send {
+    /// What the positions are positions of.
+    fn identity(&self) -> &str;
+
+    /// The partitions there are now: of `known` ones nothing but that they
+    /// are still the same, of new ones a number, a description and the offset
+    /// of their first event.
+    ///
+    /// # Errors
+    /// `Data` when a known partition is gone or is another one now.
+    fn partitions(&mut self, known: &BTreeMap<u32, Value>) -> Result<BTreeMap<u32, Partition>>;
+
+    /// Reads these partitions from these offsets on, and no others.
+    ///
+    /// # Errors
+    /// `Data` when the source has not got the events from there on.
+    fn assign(&mut self, positions: &BTreeMap<u32, i64>) -> Result<()>;
+
+    /// The next events; none after `wait`. About `max_bytes` at once.
+    ///
+    /// # Errors
+    /// `Unavailable` when the source cannot be reached, `Data` when events
+    /// were lost.
+    fn poll(&mut self, max_bytes: usize, wait: Duration) -> Result<Vec<RawPart>>;
+
+    /// The offsets behind the newest events, of the assigned partitions.
+    ///
+    /// # Errors
+    /// `Unavailable` when the source cannot be reached.
+    fn ends(&mut self) -> Result<BTreeMap<u32, i64>>;
+
+    /// Whether everything that was there has been given out, as far as the
+    /// last poll knew.
+    ///
+    /// # Errors
+    /// `Unavailable` when the source cannot be reached.
+    fn at_end(&mut self) -> Result<bool>;
+
+    /// The rows before these offsets are in their tables.
+    fn committed(&mut self, positions: &BTreeMap<u32, i64>) {
+        let _ = positions;
+    }
+}
+
+/// A partition of a source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Partition {
+    /// What the source knows it by; null where its number is enough.
+    pub description: Value,
+    /// The offset of its first event.
+    pub start: i64,
+}
+
+/// Events of one partition, in offset order.
+#[derive(Debug, Clone, Default)]
+pub struct RawPart {
+    /// The partition.
+    pub partition: u32,
+    /// Where each event stands.
+    pub offsets: Vec<i64>,
+    /// When each came, microseconds UTC.
+    pub arrivals: Vec<i64>,
+    /// Where each payload ends in `payload`.
+    pub ends: Vec<usize>,
+    /// All payloads.
+    pub payload: Vec<u8>,
+    /// Where each key ends in `keys`; empty when the source has no keys.
+    pub key_ends: Vec<usize>,
+    /// All keys.
+    pub keys: Vec<u8>,
+    /// The offset that comes next.
+    pub next_offset: i64,
+}
+
+impl RawPart {
+    /// How many events.
+    pub fn len(&self) -> usize {
+        self.offsets.len()
+    }
+
+    /// The payload of an event.
+    pub fn payload(&self, index: usize) -> &[u8] {
+        let from = if index == 0 { 0 } else { self.ends[index - 1] };
+        &self.payload[from..self.ends[index]]
+    }
+
+    /// The key of an event.
+    pub fn key(&self, index: usize) -> Option<&[u8]> {
+        let to = *self.key_ends.get(index)?;
+        let from = if index == 0 { 0 } else { self.key_ends[index - 1] };
+        (to > from).then(|| &self.keys[from..to])
+    }
+}
+
+/// Opens the source of a pipeline of the project in `project`.
+///
+/// # Errors
+/// When its settings are wrong or it is not there.
+pub fn open(
+    project: &Path,
+    settings: &SourceSettings,
+    clock: &std::sync::Arc<dyn insightera_core::Clock>,
+) -> Result<Box<dyn Source>> {
+    match settings {
+        SourceSettings::Files { path } => Ok(Box::new(files::Files::new(project, path, clock.clone())?)),
+        #[cfg(feature = "kafka")]
+        SourceSettings::Kafka { topic, options } => Ok(Box::new(kafka::Kafka::new(topic, options, clock.clone())?)),
+        #[cfg(not(feature = "kafka"))]
+        SourceSettings::Kafka { topic, .. } => Err(crate::Error::invalid(format!(
+            "the topic `{topic}` cannot be read: this insightera was built without Kafka"
+        ))
+        .hint("build it with the feature `kafka`, or read `files`")),
+    }
+}

@@ -1,0 +1,154 @@
+//! How a stream is: what the tables say, and what the running process says of
+//! itself.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::source;
+use crate::config::SourceSettings;
+use crate::lake::TableName;
+use crate::lake::commit::StreamState;
+use crate::lake::durable;
+use crate::workspace::Workspace;
+use crate::{Error, Result};
+
+/// What a running stream says of itself, about once a second.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LiveStatus {
+    /// The pipeline.
+    pub pipeline: String,
+    /// Its run.
+    pub run_id: String,
+    /// When it said this, microseconds since the epoch.
+    pub at: i64,
+    /// Seconds since it started.
+    pub seconds: f64,
+    /// Whether it has ended.
+    pub ended: bool,
+    /// Events read by this process.
+    pub events: u64,
+    /// Predictions made.
+    pub rows: u64,
+    /// Events that the filter took out.
+    pub filtered: u64,
+    /// Late events.
+    pub late: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Alerts.
+    pub alerts: u64,
+    /// Rows that wait for their commit.
+    pub waiting_rows: u64,
+    /// Commits.
+    pub commits: u64,
+    /// Seconds of the last commit.
+    pub last_commit_seconds: f64,
+    /// Milliseconds from arrival to prediction: median.
+    pub latency_p50_ms: Option<f64>,
+    /// And the 99th of a hundred.
+    pub latency_p99_ms: Option<f64>,
+    /// Bytes of window state.
+    pub state_bytes: u64,
+    /// Keys with window state.
+    pub state_keys: u64,
+    /// The oldest watermark of a partition, microseconds since the epoch.
+    pub watermark: Option<i64>,
+    /// When the joined features were read, microseconds since the epoch.
+    pub features_loaded: Option<i64>,
+    /// What `model_version` says.
+    pub model_version: String,
+}
+
+/// How a stream is.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// The pipeline.
+    pub pipeline: String,
+    /// Its prediction table.
+    pub table: String,
+    /// What the positions are positions of.
+    pub source: Option<String>,
+    /// The last commit.
+    pub snapshot_id: Option<i64>,
+    /// When, milliseconds since the epoch.
+    pub committed_ms: Option<i64>,
+    /// By partition.
+    pub partitions: Vec<PartitionStatus>,
+    /// What the process said last.
+    pub live: Option<LiveStatus>,
+}
+
+/// How a partition is.
+#[derive(Debug, Clone, Serialize)]
+pub struct PartitionStatus {
+    /// Its number.
+    pub partition: u32,
+    /// What the source calls it.
+    pub name: Option<String>,
+    /// The committed position.
+    pub position: i64,
+    /// Behind the newest event, where the source can be asked.
+    pub end: Option<i64>,
+    /// How often it has been taken over.
+    pub epoch: u64,
+    /// Files of its window state.
+    pub state_files: usize,
+}
+
+/// Where a process writes its status.
+fn live_file(workspace: &Workspace, pipeline: &str) -> PathBuf {
+    workspace.cache().join("stream").join(format!("{pipeline}.json"))
+}
+
+/// Writes the live status; losing it loses nothing.
+pub(super) fn publish(workspace: &Workspace, live: &LiveStatus) {
+    if let Ok(bytes) = serde_json::to_vec(live) {
+        let _ = durable::replace(&live_file(workspace, &live.pipeline), &bytes, false);
+    }
+}
+
+/// The status of the stream `name`.
+///
+/// # Errors
+/// When the pipeline or its table cannot be read.
+pub fn status(workspace: &Workspace, name: &str) -> Result<Status> {
+    let pipeline = workspace.project().stream(name)?;
+    let table = TableName { namespace: pipeline.output.namespace.clone(), name: pipeline.output.table.clone() };
+    let state = match workspace.lake().find(&table)? {
+        Some(table) => StreamState::read(&table, name)?,
+        None => StreamState::default(),
+    };
+    let mut ends = BTreeMap::new();
+    if let SourceSettings::Files { .. } = &pipeline.source
+        && let Ok(mut source) = source::open(&workspace.project().dir, &pipeline.source, workspace.clock())
+        && source.partitions(&state.partitions).and_then(|_| source.assign(&state.committed.positions)).is_ok()
+    {
+        ends = source.ends()?;
+    }
+    let partitions = state.committed.positions.iter().map(|(partition, position)| PartitionStatus {
+        partition: *partition,
+        name: state.partitions.get(partition).and_then(|value| Some(value.get("file")?.as_str()?.to_owned())),
+        position: *position,
+        end: ends.get(partition).copied(),
+        epoch: state.committed.owners.get(partition).map_or(0, |owner| owner.epoch),
+        state_files: state.checkpoints.get(partition).map_or(0, Vec::len),
+    });
+    let live =
+        match std::fs::read(live_file(workspace, name)) {
+            Err(_) => None,
+            Ok(bytes) => Some(serde_json::from_slice(&bytes).map_err(|e| {
+                Error::data(format!("`{}` cannot be read", live_file(workspace, name).display())).cause(e)
+            })?),
+        };
+    Ok(Status {
+        pipeline: name.to_owned(),
+        table: table.to_string(),
+        source: state.committed.source.clone(),
+        snapshot_id: state.snapshot_id,
+        committed_ms: state.snapshot_id.map(|_| state.committed_ms),
+        partitions: partitions.collect(),
+        live,
+    })
+}

@@ -1,0 +1,171 @@
+//! `stream`: score events as they come; `stream status`: how far streams are.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow::json::LineDelimitedWriter;
+use insightera_engine::Workspace;
+use insightera_engine::config::PipelineKind;
+use insightera_engine::stream::{self, Alert, Status, StreamOptions, StreamSummary};
+
+use super::Answer;
+use super::several;
+use crate::cli::ReportFormat;
+use crate::printer::Printer;
+use crate::resolve::{Selection, StreamRun};
+use crate::text;
+
+/// Runs streams side by side until they end.
+pub async fn run(workspace: &Workspace, command: &StreamRun, printer: &Printer) -> anyhow::Result<Answer> {
+    let stop = Arc::new(AtomicBool::new(false));
+    tokio::spawn(stop_on_signal(stop.clone(), printer.clone()));
+    let told = printer.clone();
+    let options = StreamOptions {
+        until_end: command.until_end,
+        partitions: command.partitions.clone(),
+        stop,
+        on_alert: Some(Arc::new(move |alert: &Alert| tell(alert, &told))),
+        on_status: None,
+    };
+    let outcomes = several::in_parallel(names(workspace, &command.pipelines), |name| {
+        let (workspace, options) = (workspace.clone(), options.clone());
+        async move {
+            let ended = stream::run(&workspace, &name, &options).await;
+            // One that fails ends the others: nobody watches half of a system.
+            if ended.is_err() {
+                options.stop.store(true, Ordering::SeqCst);
+            }
+            Ok(ended?)
+        }
+    })
+    .await;
+    several::answer(outcomes, &Selection::All, command.format, printer, |outcomes| {
+        outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()).map(line).collect()
+    })
+}
+
+/// The named streams, or all.
+fn names(workspace: &Workspace, pipelines: &[String]) -> Vec<String> {
+    match pipelines {
+        [] => workspace.project().names_of(PipelineKind::Stream).map(str::to_owned).collect(),
+        named => named.to_vec(),
+    }
+}
+
+/// Waits for Ctrl-C or SIGTERM. The second one ends the process at once.
+async fn stop_on_signal(stop: Arc<AtomicBool>, printer: Printer) {
+    signal().await;
+    printer.message("stopping: what was read is committed first; once more stops at once");
+    stop.store(true, Ordering::SeqCst);
+    signal().await;
+    std::process::exit(1);
+}
+
+#[cfg(unix)]
+async fn signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminated) = signal(SignalKind::terminate()) else {
+        let _ = tokio::signal::ctrl_c().await;
+        return;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated.recv() => {}
+    }
+}
+
+#[cfg(not(unix))]
+async fn signal() {
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+/// An alert as lines of JSON on standard error.
+fn tell(alert: &Alert, printer: &Printer) {
+    let mut lines = LineDelimitedWriter::new(Vec::new());
+    if lines.write(&alert.rows).and_then(|()| lines.finish()).is_ok() {
+        for row in String::from_utf8_lossy(&lines.into_inner()).lines() {
+            printer.message(&format!("alert `{}` of `{}`: {row}", alert.name, alert.pipeline));
+        }
+    }
+}
+
+fn line(summary: &StreamSummary) -> String {
+    let counts = &summary.counts;
+    let per_second = if summary.seconds > 0.0 { counts.events as f64 / summary.seconds } else { 0.0 };
+    let latency = match (summary.latency_p50_ms, summary.latency_p99_ms) {
+        (Some(p50), Some(p99)) => format!(", arrival to prediction p50 {p50:.1} ms, p99 {p99:.1} ms"),
+        _ => String::new(),
+    };
+    format!(
+        "{}: {} events, {} predictions, {} filtered, {} late, {} dead letters, {} alerts, {} commits, {:.1} s, {} events/s{latency}\n",
+        summary.pipeline,
+        text::count(counts.events),
+        text::count(counts.rows),
+        text::count(counts.filtered),
+        text::count(counts.late),
+        text::count(counts.dead),
+        text::count(counts.alerts),
+        text::count(summary.commits),
+        summary.seconds,
+        text::count(per_second as u64),
+    )
+}
+
+/// How far streams are.
+pub fn status(
+    workspace: &Workspace,
+    pipelines: &[String],
+    format: ReportFormat,
+    printer: &Printer,
+) -> anyhow::Result<Answer> {
+    let outcomes = names(workspace, pipelines)
+        .into_iter()
+        .map(|name| {
+            let status = stream::status(workspace, &name);
+            (name, status.map_err(anyhow::Error::from))
+        })
+        .collect();
+    several::answer(outcomes, &Selection::All, format, printer, |outcomes| {
+        outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()).map(block).collect()
+    })
+}
+
+fn block(status: &Status) -> String {
+    let mut lines = format!("{}: table {}", status.pipeline, status.table);
+    match (status.snapshot_id, status.committed_ms) {
+        (Some(snapshot), Some(ms)) => {
+            let when = chrono::DateTime::from_timestamp_millis(ms).map(|time| time.to_rfc3339()).unwrap_or_default();
+            lines.push_str(&format!(", last commit {snapshot} at {when}\n"));
+        }
+        _ => lines.push_str(", nothing committed yet\n"),
+    }
+    for partition in &status.partitions {
+        let name = partition.name.clone().map(|name| format!(" ({name})")).unwrap_or_default();
+        let lag =
+            partition.end.map(|end| format!(", {} behind", text::count((end - partition.position).max(0) as u64)));
+        lines.push_str(&format!(
+            "  partition {}{name}: position {}{}, epoch {}\n",
+            partition.partition,
+            partition.position,
+            lag.unwrap_or_default(),
+            partition.epoch
+        ));
+    }
+    if let Some(live) = &status.live {
+        let word = if live.ended { "ended" } else { "said last" };
+        let when = chrono::DateTime::from_timestamp_micros(live.at).map(|time| time.to_rfc3339()).unwrap_or_default();
+        lines.push_str(&format!(
+            "  process {word} at {when}: {} events, {} predictions, {} late, {} dead letters, state {} bytes of {} keys\n",
+            text::count(live.events),
+            text::count(live.rows),
+            text::count(live.late),
+            text::count(live.dead),
+            text::count(live.state_bytes),
+            text::count(live.state_keys),
+        ));
+        if let (Some(p50), Some(p99)) = (live.latency_p50_ms, live.latency_p99_ms) {
+            lines.push_str(&format!("  arrival to prediction: p50 {p50:.1} ms, p99 {p99:.1} ms\n"));
+        }
+    }
+    lines
+}

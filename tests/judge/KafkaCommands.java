@@ -1,0 +1,92 @@
+import java.io.BufferedReader;
+import java.io.InputStreamReader;
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Properties;
+import java.util.concurrent.Future;
+import java.util.stream.Collectors;
+import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.NewTopic;
+import org.apache.kafka.clients.admin.RecordsToDelete;
+import org.apache.kafka.clients.producer.KafkaProducer;
+import org.apache.kafka.clients.producer.ProducerRecord;
+import org.apache.kafka.clients.producer.RecordMetadata;
+import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.serialization.StringSerializer;
+
+/** Commands, one a line, words by tabs: create, delete, trim, begin, send, end. */
+public class KafkaCommands {
+    public static void main(String[] arguments) throws Exception {
+        Properties plain = new Properties();
+        plain.put("bootstrap.servers", arguments[0]);
+        plain.put("key.serializer", StringSerializer.class.getName());
+        plain.put("value.serializer", StringSerializer.class.getName());
+        plain.put("linger.ms", "5");
+        Properties transactional = new Properties();
+        transactional.putAll(plain);
+        transactional.put("transactional.id", "tests");
+        Admin admin = Admin.create(Map.of("bootstrap.servers", arguments[0]));
+        KafkaProducer<String, String> free = new KafkaProducer<>(plain);
+        KafkaProducer<String, String> bound = null;
+        KafkaProducer<String, String> current = free;
+        List<Future<RecordMetadata>> sent = new ArrayList<>();
+        BufferedReader lines = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        for (String line = lines.readLine(); line != null; line = lines.readLine()) {
+            String[] words = line.split("\t", -1);
+            String answer = "";
+            try {
+                switch (words[0]) {
+                    case "ready" -> admin.describeCluster().nodes().get();
+                    case "create" -> {
+                        Map<String, String> settings = new HashMap<>();
+                        for (int i = 3; i < words.length; i++) {
+                            String[] pair = words[i].split("=", 2);
+                            settings.put(pair[0].replace('_', '.'), pair[1]);
+                        }
+                        NewTopic topic = new NewTopic(words[1], Integer.parseInt(words[2]), (short) 1).configs(settings);
+                        admin.createTopics(List.of(topic)).all().get();
+                    }
+                    case "delete" -> admin.deleteTopics(List.of(words[1])).all().get();
+                    case "trim" -> admin.deleteRecords(Map.of(new TopicPartition(words[1], Integer.parseInt(words[2])),
+                        RecordsToDelete.beforeOffset(Long.parseLong(words[3])))).all().get();
+                    case "begin" -> {
+                        sent.clear();
+                        current = free;
+                        if (!words[1].equals("plain")) {
+                            if (bound == null) {
+                                bound = new KafkaProducer<>(transactional);
+                                bound.initTransactions();
+                            }
+                            current = bound;
+                            bound.beginTransaction();
+                        }
+                    }
+                    case "send" -> sent.add(current.send(new ProducerRecord<>(words[1], Integer.parseInt(words[2]),
+                        null, words[3].equals("TOMBSTONE") ? null : words[3])));
+                    case "end" -> {
+                        current.flush();
+                        List<String> offsets = new ArrayList<>();
+                        for (Future<RecordMetadata> one : sent) {
+                            offsets.add(Long.toString(one.get().offset()));
+                        }
+                        if (words[1].equals("commit")) {
+                            bound.commitTransaction();
+                        } else if (words[1].equals("abort")) {
+                            bound.abortTransaction();
+                        }
+                        answer = offsets.stream().collect(Collectors.joining(","));
+                    }
+                    default -> throw new IllegalArgumentException(words[0]);
+                }
+                System.out.println("ok " + answer);
+            } catch (Exception error) {
+                error.printStackTrace();
+                System.out.println("failed " + error);
+            }
+            System.out.flush();
+        }
+    }
+}

@@ -1,0 +1,281 @@
+"""A stream of events from a file, killed again and again, against a fold in Python and the model's own library; read by PyIceberg."""
+
+import datetime
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+from lakehouse import FEATURES, rows
+
+DAY = 86_400_000_000
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+NOW = 1_767_225_600_000_000
+
+PIPELINE = """
+kind = "stream"
+[source]
+%s
+[events]
+time = "at"
+filter = "kind <> 'noise'"
+[events.fields]
+nim = "string"
+kind = "string"
+value = { type = "double", path = "data.value" }
+at = { type = "timestamp", format = "microseconds" }
+[entity]
+key = ["nim"]
+[windows.week]
+rolling = { tile = "1 day", tiles = 7 }
+[windows.week.columns]
+seen = "count(*)"
+x = "avg(value)"
+[join]
+key = ["nim"]
+sql = "SELECT nim, y FROM features.student"
+[model]
+name = "risk_model"
+[output]
+table = "predictions.live"
+[output.columns]
+nim = "nim"
+probability = "probability"
+seen = "seen"
+x = "x"
+y = "y"
+event_timestamp = "event_timestamp"
+source_partition = "source_partition"
+source_offset = "source_offset"
+[stream]
+freshness = "200 ms"
+max_rows = 300
+dead_letters = "predictions.dead"
+late_events = "predictions.late"
+"""
+
+
+def write_pipeline(project, source):
+    (project.folder / "pipelines" / "live.toml").write_text(PIPELINE % source)
+
+
+def events(seed, count, students=40, start=0):
+    """Lines of one file or partition, which has students of its own; a few are noise, late or broken."""
+    numbers = random.Random(seed)
+    made = []
+    for index in range(start + count):
+        dice = numbers.random()
+        student = f"{seed * students + numbers.randrange(students):06d}"
+        at = NOW - 20 * DAY + index * DAY // 60 - numbers.randrange(DAY // 4) - (4 * DAY if dice < 0.02 else 0)
+        kind = "noise" if 0.02 <= dice < 0.1 else "attendance"
+        value = None if 0.1 <= dice < 0.2 else round(numbers.uniform(-3, 3), 3)
+        data = json.dumps({"value": value})
+        line = json.dumps({"nim": student, "kind": kind, "at": at, "data": data if dice > 0.5 else json.loads(data)})
+        if 0.2 <= dice < 0.22:
+            line = line[:-1]
+        if index >= start:
+            made.append(line)
+    return made
+
+
+class Fold:
+    """What the tables must hold of one partition, by the definition of the windows alone."""
+
+    def __init__(self):
+        self.seen, self.newest = {}, None
+        self.predictions, self.late, self.dead = {}, set(), set()
+
+    def take(self, place, line):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            self.dead.add(place)
+            return
+        if event["kind"] == "noise":
+            return
+        at, student = event["at"], event["nim"]
+        if self.newest is not None and at < self.newest - DAY:
+            self.late.add(place)
+            return
+        self.newest = at if self.newest is None else max(self.newest, at)
+        data = event["data"]
+        value = (json.loads(data) if isinstance(data, str) else data)["value"]
+        days = self.seen.setdefault(student, {})
+        days.setdefault(at // DAY, []).append(value)
+        # As the windows define it: a sum per day in the order of arrival, then the days from old to new.
+        window = [days.get(day, []) for day in range(at // DAY - 6, at // DAY + 1)]
+        values = [value for day in window for value in day if value is not None]
+        total = sum(sum((v for v in day if v is not None), 0.0) for day in window)
+        mean = total / len(values) if values else None
+        self.predictions[place] = (student, sum(len(day) for day in window), mean)
+
+
+def check(project, folds, small_model):
+    """Every event once, in the right table, with the values of the fold and the probability of XGBoost."""
+    import numpy as np
+    import xgboost
+
+    def places(table):
+        found = project.table(table).scan(selected_fields=("source_partition", "source_offset")).to_arrow()
+        listed = list(zip(found["source_partition"].to_pylist(), found["source_offset"].to_pylist()))
+        assert len(listed) == len(set(listed)), f"{table} has rows twice"
+        return set(listed)
+
+    found = project.table("predictions.live").scan().to_arrow().to_pylist()
+    wanted = {place: row for fold in folds for place, row in fold.predictions.items()}
+    by_place = {(row["source_partition"], row["source_offset"]): row for row in found}
+    assert len(by_place) == len(found), f"{len(found) - len(by_place)} events are predicted twice"
+    assert by_place.keys() == wanted.keys()
+    for place, (student, seen, mean) in wanted.items():
+        row = by_place[place]
+        assert (row["nim"], row["seen"]) == (student, seen), place
+        assert (row["x"] is None) == (mean is None) and (mean is None or abs(row["x"] - mean) < 1e-9), place
+    assert places("predictions.late") == {place for fold in folds for place in fold.late}
+    assert places("predictions.dead") == {place for fold in folds for place in fold.dead}
+    booster = xgboost.Booster(model_file=str(small_model))
+    values = np.array([[row["x"], row["y"]] for row in found], dtype=float).astype(np.float32)
+    expected = booster.predict(xgboost.DMatrix(values, feature_names=["x", "y"]))
+    assert np.max(np.abs(expected - np.array([row["probability"] for row in found]))) < 1e-6
+    assert {row["score_reason"] for row in found} == {"event"} and {row["inference_type"] for row in found} == {"stream"}
+
+
+@pytest.fixture
+def live(project):
+    (project.folder / "events").mkdir()
+    write_pipeline(project, 'files = "events"')
+    return project
+
+
+def append(project, file, lines):
+    with open(project.folder / "events" / f"{file}.ndjson", "a") as out:
+        out.writelines(f"{line}\n" for line in lines)
+
+
+def fold_files(project):
+    folds = []
+    for number, path in enumerate(sorted((project.folder / "events").iterdir())):
+        fold, offset = Fold(), 0
+        for line in path.read_bytes().splitlines(keepends=True):
+            fold.take((number, offset), line)
+            offset += len(line)
+        folds.append(fold)
+    return folds
+
+
+def test_check_knows_streams_and_a_run_refuses_them(live):
+    checked = live.json("check", "live")[0]
+    assert (checked["status"], checked["table"], checked["strategy"]) == ("ok", "predictions.live", "each_event")
+    assert checked["inputs"] == [FEATURES]
+    answer = live.call("run", "live")
+    assert answer.code == 1 and "insightera stream live" in answer.stderr, answer
+    for old, new, says in [
+        ('seen = "count(*)"', 'seen = "count(DISTINCT nim)"', "approx_distinct"),
+        ('value = { type = "double"', 'value = { type = "float"', "the types are"),
+        ('tiles = 7', 'tils = 7', "did you mean"),
+        ('time = "at"', 'time = "kind"', "is no timestamp"),
+        ('sql = "SELECT nim, y', 'sql = "SELECT y', "add `nim` to the SELECT list"),
+        ('x = "avg(value)"', 'z = "avg(value)"', "[output.columns] x"),
+        ('freshness = "200 ms"', 'freshness = "soon"', "a number and a unit"),
+        ("kind <> 'noise'", "kinds <> 'noise'", "kinds"),
+    ]:
+        text = PIPELINE % 'files = "events"'
+        assert old in text
+        (live.folder / "pipelines" / "live.toml").write_text(text.replace(old, new))
+        answer = live.call("check", "live")
+        assert answer.code == 1 and says in answer.stderr and "live.toml" in answer.stderr, (old, answer)
+
+
+def test_a_stream_is_a_fold_of_its_files_scored_by_the_model(live, small_model):
+    for file in range(3):
+        append(live, file, events(file, 400))
+    report = live.json("stream", "live", "--until-end")[0]
+    assert report["end"] == "end_of_events" and report["events"] == 1200, report
+    check(live, fold_files(live), small_model)
+    status = live.json("stream", "status")[0]
+    assert [p["position"] == p["end"] for p in status["partitions"]] == [True] * 3, status
+    assert status["live"]["ended"] and status["live"]["rows"] == report["rows"]
+
+
+def test_kill_9_at_any_time_loses_and_repeats_nothing(live, small_model):
+    numbers = random.Random(11)
+    written = [0, 0]
+    for round_ in range(12):
+        process = subprocess.Popen([live.binary, "--project", str(live.folder), "stream", "live"],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + numbers.uniform(0.3, 1.2)
+        while time.monotonic() < deadline:
+            for file in range(2):
+                append(live, file, events(file, 30, start=written[file]))
+                written[file] += 30
+            time.sleep(0.03)
+        if round_ % 4 == 3:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 0, "a graceful stop is no failure"
+        else:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+    live.json("stream", "live", "--until-end")
+    check(live, fold_files(live), small_model)
+
+
+def test_a_second_process_takes_over_and_the_first_ends(live, small_model):
+    append(live, 0, events(0, 200))
+    first = subprocess.Popen([live.binary, "--project", str(live.folder), "stream", "live"],
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while not (live.metadata_location("predictions.live") and live.predictions("predictions.live")):
+        assert time.monotonic() < deadline and first.poll() is None
+        time.sleep(0.1)
+    live.json("stream", "live", "--until-end")
+    append(live, 0, events(0, 200, start=200))
+    _, said = first.communicate(timeout=60)
+    assert first.returncode == 1 and "has taken over the partitions 0" in said, said
+    live.json("stream", "live", "--until-end")
+    check(live, fold_files(live), small_model)
+
+
+def test_a_promoted_model_scores_from_a_commit_on(live, small_model, tmp_path):
+    import xgboost
+
+    append(live, 0, events(0, 100))
+    live.json("stream", "live", "--until-end")
+    booster = xgboost.Booster(model_file=str(small_model))
+    other = tmp_path / "other.json"
+    booster[:10].save_model(other)
+    live.register(other)
+    append(live, 0, events(0, 100, start=100))
+    live.json("stream", "live", "--until-end")
+    versions = {}
+    for commit in live.commits("predictions.live"):
+        if "insightera.model-version" in commit.summary.additional_properties:
+            versions[commit.snapshot_id] = commit.summary.additional_properties["insightera.model-version"]
+    assert sorted(set(versions.values())) == ["1", "2"]
+    assert {row["model_version"] for row in live.predictions("predictions.live")} == {"1", "2"}
+
+
+def test_newer_features_are_joined_while_the_stream_runs(live):
+    write_pipeline(live, 'files = "events"')
+    path = live.folder / "pipelines" / "live.toml"
+    path.write_text(path.read_text().replace("[join]\n", '[join]\nrefresh = "200 ms"\n'))
+    line = json.dumps({"nim": "000001", "kind": "a", "at": NOW, "data": {"value": 1}})
+    append(live, 0, [line])
+    process = subprocess.Popen([live.binary, "--project", str(live.folder), "stream", "live"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(1)
+        live.table(FEATURES).overwrite(rows(range(200), y=lambda n: 42.0))
+        deadline = time.monotonic() + 30
+        while True:
+            append(live, 0, [line])
+            time.sleep(0.5)
+            if live.metadata_location("predictions.live") and \
+                    42.0 in {row["y"] for row in live.predictions("predictions.live")}:
+                break
+            assert time.monotonic() < deadline and process.poll() is None
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0

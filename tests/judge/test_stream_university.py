@@ -1,0 +1,88 @@
+"""The university's two streams, as the demo leaves them: what an absence does to a risk, and what is unusual in a payment."""
+
+import json
+import math
+import subprocess
+
+import pytest
+
+from lakehouse import Project
+
+HOUR = 3_600_000_000
+NOW = 1_767_225_600_000_000
+RISK, PAYMENTS = "ml_predictions.dropout_risk_predictions_realtime", "ml_predictions.anomaly_detections"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory, binary):
+    folder = tmp_path_factory.mktemp("demo") / "university"
+    done = subprocess.run([str(binary), "demo", "--students", "4000", "--seed", "7", "--dir", str(folder)],
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return Project(folder, binary)
+
+
+def iso(micros):
+    import datetime
+
+    return (datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=micros)).isoformat() + "Z"
+
+
+def test_ten_absences_raise_the_risk_of_students_who_never_missed_a_lecture(demo):
+    full = demo.sql("SELECT nim FROM student_features.attendance_features WHERE attendance_rate_7d = 1.0 ORDER BY nim "
+                    "LIMIT 1000")
+    students = [row["nim"] for row in full]
+    assert len(students) == 1000
+    with open(demo.folder / "events" / "student-events" / "attendance.ndjson", "w") as out:
+        for step in range(11):
+            for student in students:
+                data = {"attendance_flag": 1 if step == 0 else 0, "room": "A1"}
+                event = {"nim": student, "event_type": "attendance", "timestamp": iso(NOW + step * 8 * HOUR),
+                         "event_data": json.dumps(data) if step % 2 else data}
+                out.write(json.dumps(event) + "\n")
+    report = demo.json("stream", "dropout_risk_realtime", "--until-end")[0]
+    assert (report["events"], report["rows"], report["dead"]) == (11_000, 11_000, 0), report
+    risks = {}
+    for row in demo.table(RISK).scan().to_arrow().to_pylist():
+        risks.setdefault(row["nim"], {})[row["source_offset"]] = row
+    raised = 0
+    for student in students:
+        rows = [risks[student][offset] for offset in sorted(risks[student])]
+        assert [row["event_count_7d"] for row in rows] == list(range(1, 12))
+        assert [row["attendance_rate_7d_realtime"] for row in rows] == pytest.approx([1 / n for n in range(1, 12)])
+        raised += rows[-1]["dropout_probability"] - rows[0]["dropout_probability"] >= 0.05
+    assert raised >= 800, f"raised for {raised} of 1000"
+
+
+def test_every_payment_is_judged_by_the_statistics_of_its_unit(demo):
+    statistics = {row["unit_kerja_sk"]: row for row in demo.sql(
+        "SELECT unit_kerja_sk, avg_amount, stddev_amount FROM gold_keuangan.transaction_statistics")}
+    units = sorted(statistics)
+    lines, wanted = [], {}
+    for index in range(2000):
+        unit = "nobody" if index % 97 == 0 else units[index % len(units)]
+        known = statistics.get(unit)
+        amount = 1e6 if known is None else known["avg_amount"] + (index % 60 - 20) / 6 * (known["stddev_amount"] or 0)
+        lines.append({"transaksi_id": f"live-{index}", "unit_kerja_sk": unit, "jumlah_transaksi": amount,
+                      "timestamp": NOW // 1000 + index})
+        z = abs(amount - known["avg_amount"]) / known["stddev_amount"] if known and known["stddev_amount"] else None
+        score = None if z is None else 0 if z <= 3 else int(min(100.0, max(1.0, math.ceil(20 * (z - 3)))))
+        wanted[f"financial:live-{index}"] = (z, score, None if z is None else z > 3)
+    before = len(demo.predictions(PAYMENTS))
+    path = demo.folder / "events" / "financial-transactions" / "payments.ndjson"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    answer = demo.call("stream", "transaction_anomaly_realtime", "--until-end", "--format", "json")
+    assert answer.code == 0, answer
+    rows = [row for row in demo.predictions(PAYMENTS) if row["pipeline"] == "transaction_anomaly_realtime"]
+    assert len(demo.predictions(PAYMENTS)) == before + len(lines) == before + len(rows)
+    for row in rows:
+        z, score, anomalous = wanted[row["anomaly_id"]]
+        assert (row["anomaly_score"], row["is_anomaly"]) == (score, anomalous), row
+        assert (row["z_score"] is None) == (z is None) and (z is None or math.isclose(row["z_score"], z)), row
+        assert (row["anomaly_reason"] == "no statistics") == (z is None)
+    alerts = demo.table("ml_predictions.anomaly_alerts").scan().to_arrow().to_pylist()
+    assert {row["anomaly_id"] for row in alerts} == {key for key, value in wanted.items() if value[2]}
+    assert len(alerts) == answer.stderr.count("alert `unusual_payment` of `transaction_anomaly_realtime`") > 0
+    # The batch pipeline of the same table goes on as before.
+    assert demo.json("run", "transaction_anomaly")["status"] == "unchanged"
+    assert demo.verify("transaction_anomaly")[0] == 0
