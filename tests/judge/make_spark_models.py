@@ -1,6 +1,6 @@
 """Trains small Spark ML pipelines and writes what Spark itself scores.
 
-    python make_spark_models.py FOLDER
+    python make_spark_models.py FOLDER [NAME...]
 
 Per model `NAME`: the PipelineModel folder `NAME`, and `NAME.rows.parquet` with
 the inputs and, as far as they apply, the columns
@@ -14,7 +14,7 @@ and `NAME.contributions.parquet` as make_reference_models.py has it: what shap's
 TreeExplainer says of the trees that Spark saved, and for linear models
 coefficient times distance from the mean, both added up by input column.
 
-The Rust test `every_judged_model_scores_as_its_library_does` reads the folder
+With names only those models are made. The Rust test `every_judged_model_scores_as_its_library_does` reads the folder
 from INSIGHTERA_JUDGE_MODELS and compares every row. Needs Java 17, no network.
 """
 
@@ -197,8 +197,9 @@ def tree_explainer(folder, model):
 
 
 class Writer:
-    def __init__(self, folder, spark):
-        self.folder, self.spark, self.names, self.explained = Path(folder), spark, [], 0
+    def __init__(self, folder, spark, names):
+        self.folder, self.spark, self.wanted = Path(folder), spark, set(names)
+        self.names, self.explained = [], 0
         self.folder.mkdir(parents=True, exist_ok=True)
         self.temporary = self.folder / "temporary"
         self.temporary.mkdir(exist_ok=True)
@@ -209,6 +210,8 @@ class Writer:
         self.score = spark.read.parquet(str(self.temporary / "score.parquet")).cache()
 
     def write(self, name, stages, labels=("0", "1"), train=None, score=None, drop=("binary", "outcome", "several", "value")):
+        if self.wanted and name not in self.wanted:
+            return
         model = Pipeline(stages=stages).fit(self.train if train is None else train)
         model.write().overwrite().save(str(self.folder / name))
         # What is compared is what comes back from disk.
@@ -291,10 +294,11 @@ def forests(writer):
     writer.write("boosted_binary", cat + [GBTClassifier(labelCol="binary", maxIter=25, maxDepth=4, seed=7)])
     writer.write("boosted_threshold", hot + [GBTClassifier(labelCol="binary", maxIter=5, maxDepth=3, seed=7).setThresholds([0.2, 0.8])])
     writer.write("boosted_value", cat + [GBTRegressor(labelCol="value", maxIter=30, maxDepth=5, stepSize=0.2, seed=7)])
-    # Null and NaN reach the trees.
+    # Null and NaN reach the trees. Spark trains on neither ("Vector values MUST NOT be NaN or Infinity").
+    full = writer.train.dropna(subset=NUMBERS)
     nan = features(imputed=False, assemble="keep", indexed=["kind"])
-    writer.write("forest_missing", nan + [RandomForestClassifier(labelCol="binary", numTrees=10, maxDepth=6, seed=7)])
-    writer.write("boosted_missing", nan + [GBTRegressor(labelCol="value", maxIter=10, maxDepth=5, seed=7)])
+    writer.write("forest_missing", nan + [RandomForestClassifier(labelCol="binary", numTrees=10, maxDepth=6, seed=7)], train=full)
+    writer.write("boosted_missing", nan + [GBTRegressor(labelCol="value", maxIter=10, maxDepth=5, seed=7)], train=full)
 
 
 def linear(writer):
@@ -351,7 +355,9 @@ def shapes(writer):
     # An imputer with a value that means missing, and the column's own type.
     imputer = Imputer(inputCols=["credits", "grade", "absent"], outputCols=["c", "g", "a"], missingValue=2.0, strategy="mode")
     assembler = VectorAssembler(inputCols=["c", "g", "a"], outputCol="features", handleInvalid="keep")
-    writer.write("imputer_value", [imputer, assembler, DecisionTreeRegressor(labelCol="value", maxDepth=5)])
+    # It does not fill NaN then, which trees are not trained on.
+    few = writer.train.filter("not isnan(absent) or absent is null")
+    writer.write("imputer_value", [imputer, assembler, DecisionTreeRegressor(labelCol="value", maxDepth=5)], train=few)
     # Rows that Spark would drop are not among the rows.
     index = StringIndexer(inputCol="town", outputCol="town_index", handleInvalid="skip")
     assembler = VectorAssembler(inputCols=["town_index", "gpa"], outputCol="features", handleInvalid="skip")
@@ -364,11 +370,13 @@ def main():
              .config("spark.driver.host", "127.0.0.1").config("spark.driver.bindAddress", "127.0.0.1")
              .config("spark.log.level", "ERROR").config("spark.driver.memory", "2g").getOrCreate())
     spark.sparkContext.setLogLevel("ERROR")
-    writer = Writer(sys.argv[1], spark)
+    writer = Writer(sys.argv[1], spark, sys.argv[2:])
     forests(writer)
     linear(writer)
     shapes(writer)
     shutil.rmtree(writer.temporary)
+    unknown = writer.wanted - set(writer.names)
+    assert not unknown, f"no such models: {unknown}"
     print(f"Spark {spark.version}: {len(writer.names)} models, {writer.explained} explained, up to {ROWS} rows each: {', '.join(writer.names)}")
     spark.stop()
 

@@ -57,7 +57,11 @@ fn numeric(column: &ArrayRef, name: &str) -> Result<()> {
 
 /// A numeric column; null stays null.
 pub fn numbers(batch: &RecordBatch, name: &str, wanted: &[Input]) -> Result<Float64Array> {
-    let column = find(batch, name, wanted)?;
+    number_array(find(batch, name, wanted)?, name)
+}
+
+/// The numbers of a column; null stays null.
+pub fn number_array(column: &ArrayRef, name: &str) -> Result<Float64Array> {
     numeric(column, name)?;
     let plain = cast(column, &DataType::Float64).map_err(|_| wrong(name, "numbers", column.data_type()))?;
     Ok(plain.as_primitive::<Float64Type>().clone())

@@ -45,6 +45,7 @@ pub use model::{ClassProbabilities, Description, Input, InputKind, Model, Predic
 #[cfg(feature = "onnxruntime")]
 pub use onnx::use_onnx_runtime;
 pub use row::{RowPrediction, RowScorer, Scratch};
+pub use spark::{SqlPlan, SqlStage};
 
 const KNOWN: &str = "known are XGBoost .json and .ubj files, LightGBM .txt files, CatBoost .cbm and .json files, \
                      ONNX .onnx files, Spark ML PipelineModel and MLflow folders";
@@ -55,12 +56,25 @@ const KNOWN: &str = "known are XGBoost .json and .ubj files, LightGBM .txt files
 /// `Invalid` when the format or a part of it is not supported, `Data` when a
 /// file is damaged. A model is never half loaded.
 pub fn load(artifact: &Artifact) -> Result<Arc<dyn Model>> {
+    load_any(artifact, None)
+}
+
+/// As [`load`], with an engine for the SQL statements that are stages of some
+/// Spark ML pipelines.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(artifact: &Artifact, engine: &Arc<dyn SqlStage>) -> Result<Arc<dyn Model>> {
+    load_any(artifact, Some(engine))
+}
+
+fn load_any(artifact: &Artifact, engine: Option<&Arc<dyn SqlStage>>) -> Result<Arc<dyn Model>> {
     let files = artifact.files();
     if files.contains_key(mlflow::FILE) {
-        return mlflow::load(artifact);
+        return mlflow::load(artifact, engine);
     }
     if files.keys().any(|path| path.starts_with("metadata/part-")) {
-        return spark::load(artifact);
+        return spark::load(artifact, engine);
     }
     if files.keys().any(|path| path == "metadata" || path.starts_with("metadata/")) {
         return Err(Error::invalid(

@@ -115,32 +115,6 @@ impl Predictions {
     }
 }
 
-impl Predictions {
-    /// The rows of several parts, of one model and so with the same columns.
-    pub(crate) fn concat(parts: Vec<Self>) -> Self {
-        let mut parts = parts.into_iter();
-        let Some(mut all) = parts.next() else { return Self::plain(Vec::<f64>::new()) };
-        let mut columns: [Option<Vec<f64>>; 3] = [Some(&all.prediction), all.probability.as_ref(), all.margin.as_ref()]
-            .map(|c| c.map(|c| c.values().to_vec()));
-        for part in parts {
-            let next = [Some(&part.prediction), part.probability.as_ref(), part.margin.as_ref()];
-            for (column, next) in columns.iter_mut().zip(next) {
-                if let (Some(column), Some(next)) = (column, next) {
-                    column.extend_from_slice(next.values());
-                }
-            }
-            if let (Some(classes), Some(next)) = (&mut all.probabilities, part.probabilities) {
-                classes.values.extend(next.values);
-            }
-            if let (Some(raw), Some(next)) = (&mut all.raw, part.raw) {
-                raw.values.extend(next.values);
-            }
-        }
-        let [prediction, probability, margin] = columns.map(|c| c.map(Float64Array::from));
-        Self { prediction: prediction.unwrap_or(all.prediction), probability, margin, ..all }
-    }
-}
-
 /// Raw scores, row by row.
 #[derive(Debug, Clone)]
 pub struct Raw {

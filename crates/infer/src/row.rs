@@ -3,7 +3,7 @@
 //! [`RowScorer::new`] finds the columns by name once; after the first row
 //! nothing is allocated for models of trees (a model without a form for rows is
 //! scored as a batch of one). Scores are those of [`Model::score`] on a batch
-//! with columns of `Float64`, to the bit.
+//! with columns of `Float64` in which NaN is null, to the bit.
 
 use std::sync::Arc;
 
@@ -98,11 +98,11 @@ impl RowScorer {
     }
 }
 
-/// A row as a batch of one.
+/// A row as a batch of one; NaN becomes null.
 pub fn as_batch(model: &(impl Model + ?Sized), row: &[f64], found: &mut RowPrediction) -> Result<()> {
     let inputs = &model.signature().inputs;
     let columns = inputs.iter().zip(row).map(|(input, value)| {
-        let column: ArrayRef = Arc::new(Float64Array::from(vec![*value]));
+        let column: ArrayRef = Arc::new(Float64Array::from(vec![Some(*value).filter(|v| !v.is_nan())]));
         (input.name.as_str(), column)
     });
     let batch = RecordBatch::try_from_iter(columns)

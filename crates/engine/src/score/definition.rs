@@ -194,7 +194,7 @@ impl Prepared {
 /// Loads a version of a model.
 pub fn load_model(workspace: &Workspace, resolved: &ResolvedModel) -> Result<Arc<dyn Model>> {
     let artifact = workspace.registry().load_artifact(resolved)?;
-    insightera_infer::load(&artifact).map_err(|e| {
+    crate::sql::load_model(&artifact).map_err(|e| {
         Error::new(e.kind(), format!("model `{}` version {} cannot be loaded: {e}", resolved.name, resolved.version))
             .hint(e.hint().unwrap_or("register a working artifact as a new version and promote it"))
     })

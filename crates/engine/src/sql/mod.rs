@@ -10,6 +10,7 @@ mod run;
 mod session;
 mod statement;
 mod tokens;
+mod transformer;
 mod travel;
 
 pub(crate) use asof::AsOfJoin;
@@ -20,6 +21,7 @@ pub(crate) use query::{put, show_time};
 pub use run::Shell;
 pub use session::session;
 pub(crate) use session::{physical_expression, single_threaded_session};
+pub use transformer::load_model;
 pub(crate) use travel::parse;
 pub(crate) use travel::snapshot_at;
 pub use travel::snapshot_of_version;

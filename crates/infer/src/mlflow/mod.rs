@@ -24,6 +24,7 @@ use crate::explain::Contributions;
 use crate::model::{Description, Input, Model, Predictions, Signature};
 use crate::onnx;
 use crate::row::{RowPrediction, Scratch};
+use crate::spark::SqlStage;
 use yaml::Yaml;
 
 /// The file that makes a folder an MLflow model.
@@ -73,14 +74,14 @@ const FLAVORS: [(&str, &str, &[&str]); 5] = [
 /// # Errors
 /// `Invalid` when the flavor cannot be loaded or the columns do not go with
 /// the model, `Data` when a part is damaged.
-pub fn load(artifact: &Artifact) -> Result<Arc<dyn Model>> {
+pub fn load(artifact: &Artifact, engine: Option<&Arc<dyn SqlStage>>) -> Result<Arc<dyn Model>> {
     let within = |error: Error| error.within("MLflow model folder");
     let bytes = artifact.files().get(FILE).map_or(&[][..], |bytes| &bytes[..]);
     let text = std::str::from_utf8(bytes).map_err(|e| within(Error::data(format!("`{FILE}` is no text: {e}"))))?;
     let file = yaml::parse(text).map_err(|e| within(Error::data(format!("`{FILE}` cannot be read: {e}"))))?;
     let names = names(&file).map_err(within)?;
     let model = match part(artifact, &file).map_err(within)? {
-        Part::Alone(inner) => crate::load(&inner),
+        Part::Alone(inner) => crate::load_any(&inner, engine),
         Part::Onnx { path, bytes, beside } => onnx::load_beside(&path, &bytes, &beside).map(|(model, _)| model),
     };
     let model = model.map_err(within)?;

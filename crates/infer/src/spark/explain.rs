@@ -1,8 +1,11 @@
 //! Contributions of a pipeline's input columns.
 //!
 //! Every slot of the feature vector comes from one input column: labels and
-//! one-hot positions from the column of labels, filled and scaled numbers from
-//! the column of numbers. What slots contribute is added up by column.
+//! one-hot positions from the column of labels, filled, bucketed and scaled
+//! numbers from the column of numbers; vectors that the rows bring are one
+//! column. What slots contribute is added up by column. A stage that mixes
+//! columns (PCA, Normalizer, FeatureHasher, products, SQL) cannot be explained,
+//! which is said by its name when contributions are asked for.
 //!
 //! Trees: Shapley values by path, covers are Spark's own row counts. Linear
 //! models: coefficient times the distance from the mean where the pipeline
@@ -12,7 +15,8 @@
 
 use std::collections::HashMap;
 
-use super::stage::Stage;
+use super::stage::Step;
+use crate::error::{Error, Result};
 use crate::model::Input;
 
 /// A place of a feature vector.
@@ -24,54 +28,39 @@ pub struct Slot {
     pub mean: f64,
 }
 
-/// The slots of the column `features`.
-pub fn slots(stages: &[Stage], inputs: &[Input], features: &str) -> Vec<Slot> {
-    let mut made: HashMap<&str, Vec<Slot>> = HashMap::new();
+/// The slots of the `width` values of the column `features`.
+///
+/// # Errors
+/// `Invalid`, naming the stage whose columns come from several.
+pub fn slots(steps: &[Step], inputs: &[Input], features: &str, width: usize) -> Result<Vec<Slot>> {
     let places: HashMap<&str, u32> = inputs.iter().map(|i| i.name.as_str()).zip(0..).collect();
-    fn of(made: &HashMap<&str, Vec<Slot>>, places: &HashMap<&str, u32>, name: &str) -> Vec<Slot> {
-        let given = || places.get(name).map(|column| vec![Slot { column: *column, mean: 0.0 }]);
-        made.get(name).cloned().or_else(given).unwrap_or_default()
+    let mut made: HashMap<&str, Vec<Slot>> = HashMap::new();
+    for step in steps {
+        let read = |name: &String| {
+            let given = || places.get(name.as_str()).map(|column| vec![Slot { column: *column, mean: 0.0 }]);
+            made.get(name.as_str()).cloned().or_else(given).unwrap_or_default()
+        };
+        let found = step.work.slots(step.reads.iter().map(read).collect()).ok_or_else(|| {
+            Error::invalid(format!("contributions through the Spark ML stage {} are not supported", step.class))
+        })?;
+        made.insert(&step.makes[0], found);
     }
-    for stage in stages {
-        match stage {
-            Stage::StringIndexer { columns, .. } => {
-                for column in columns {
-                    let slots = of(&made, &places, &column.input);
-                    made.insert(&column.output, slots);
-                }
-            }
-            Stage::OneHot { columns, .. } => {
-                for column in columns {
-                    let slot = of(&made, &places, &column.input).into_iter().take(1);
-                    let slots = slot.flat_map(|slot| vec![Slot { mean: 0.0, ..slot }; column.width]).collect();
-                    made.insert(&column.output, slots);
-                }
-            }
-            Stage::Imputer { columns, .. } => {
-                for column in columns {
-                    let mean = if column.mean { column.surrogate } else { 0.0 };
-                    let slots = of(&made, &places, &column.input).into_iter().map(|slot| Slot { mean, ..slot });
-                    let slots = slots.collect();
-                    made.insert(&column.output, slots);
-                }
-            }
-            Stage::Assembler { inputs, output, .. } => {
-                let slots = inputs.iter().flat_map(|input| of(&made, &places, input)).collect();
-                made.insert(output, slots);
-            }
-            Stage::Scaler { input, output, shift, scale, mean } => {
-                let at = |list: &Option<Vec<f64>>, place: usize| list.as_ref().and_then(|l| l.get(place)).copied();
-                let scaled = |(place, slot): (usize, Slot)| {
-                    let mean = mean.get(place).copied().unwrap_or(slot.mean);
-                    let mean = (mean - at(shift, place).unwrap_or(0.0)) * at(scale, place).unwrap_or(1.0);
-                    Slot { mean, ..slot }
-                };
-                let slots = of(&made, &places, input).into_iter().enumerate().map(scaled).collect();
-                made.insert(output, slots);
-            }
-        }
+    let slots = match (made.remove(features), places.get(features)) {
+        (Some(slots), _) => slots,
+        (None, column) => vec![Slot { column: column.copied().unwrap_or(0), mean: 0.0 }; width],
+    };
+    if slots.len() != width {
+        return Err(Error::invalid(format!(
+            "contributions are not supported: `{features}` has {width} values, of which {} come from a column",
+            slots.len()
+        )));
     }
-    of(&made, &places, features)
+    Ok(slots)
+}
+
+/// The same slots with nothing known of their means.
+pub fn without_means(slots: Vec<Slot>) -> Vec<Slot> {
+    slots.into_iter().map(|slot| Slot { mean: 0.0, ..slot }).collect()
 }
 
 /// Contributions of linear functions, row by row and output by output: a value

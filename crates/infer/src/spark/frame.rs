@@ -1,22 +1,24 @@
-//! The stages at work: the columns of a batch and those made from them.
+//! The columns of a block of rows: those that came in and those made from them.
+//!
+//! A column that came in is read by its type: numbers, or vectors (a struct
+//! `type, size, indices, values` as Spark writes it to Parquet, or a list of
+//! numbers).
 
-use std::borrow::Cow;
 use std::collections::HashMap;
+use std::rc::Rc;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type};
-use arrow::record_batch::RecordBatch;
+use arrow::datatypes::{DataType, Field, Float64Type, Int32Type, Schema};
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
-use super::stage::{IndexedColumn, Invalid, Stage};
+use super::stage::{Invalid, MAX_WIDTH, Step};
+use super::vectors::{Numbers, Sparsity, Vectors};
 use crate::columns;
 use crate::error::{Error, Result};
 use crate::model::Input;
 
-/// A one-hot position that stands for a null.
-const NULL: u32 = u32::MAX;
-
-/// The columns of a batch, and those the stages made.
+/// The columns of a block, and those the stages made.
 #[derive(Debug)]
 pub struct Frame<'a> {
     batch: &'a RecordBatch,
@@ -24,179 +26,189 @@ pub struct Frame<'a> {
     made: HashMap<&'a str, Made>,
 }
 
-#[derive(Debug)]
-enum Made {
-    Numbers(Vec<f64>),
-    /// The one position of every row; outside the width is the empty vector.
-    OneHot {
-        width: usize,
-        hot: Vec<u32>,
-    },
-    /// Column by column.
-    Vectors(Vec<Vec<f64>>),
+/// A column that a stage made.
+#[derive(Debug, Clone)]
+pub enum Made {
+    /// Numbers.
+    Numbers(Numbers),
+    /// Vectors.
+    Vectors(Vectors),
+    /// Anything else.
+    Raw(ArrayRef),
 }
 
 impl<'a> Frame<'a> {
-    /// A batch before any stage; `wanted` is the model's signature.
+    /// A block before any stage; `wanted` is the model's signature.
     pub fn new(batch: &'a RecordBatch, wanted: &'a [Input]) -> Self {
         Self { batch, wanted, made: HashMap::new() }
     }
 
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.batch.num_rows()
+    }
+
     /// Adds the columns that a stage makes.
-    pub fn apply(&mut self, stage: &'a Stage) -> Result<()> {
-        match stage {
-            Stage::StringIndexer { columns, invalid } => {
-                for column in columns {
-                    let numbers = self.index(column, *invalid)?;
-                    self.made.insert(&column.output, Made::Numbers(numbers));
-                }
-            }
-            Stage::OneHot { columns, invalid } => {
-                for column in columns {
-                    let place = |value: Option<f64>| match value {
-                        None => Ok(NULL),
-                        Some(value) if value >= 0.0 && value < f64::from(column.size) => Ok(value as u32),
-                        Some(_) if *invalid == Invalid::Keep => Ok(column.size),
-                        Some(value) => Err(unseen(&column.input, Some(&value.to_string()), *invalid)),
-                    };
-                    let hot = self.optional(&column.input)?.into_iter().map(place).collect::<Result<Vec<u32>>>()?;
-                    self.made.insert(&column.output, Made::OneHot { width: column.width, hot });
-                }
-            }
-            Stage::Imputer { columns, missing } => {
-                for column in columns {
-                    // Spark casts the value to the column's own type.
-                    let found = self.batch.column_by_name(&column.input).map(columns::value_type);
-                    let surrogate = match found {
-                        Some(t) if t.is_integer() => column.surrogate.trunc(),
-                        Some(DataType::Float32) => f64::from(column.surrogate as f32),
-                        _ => column.surrogate,
-                    };
-                    let fill = |value: Option<f64>| match value {
-                        Some(value) if value != *missing && !(value.is_nan() && missing.is_nan()) => value,
-                        _ => surrogate,
-                    };
-                    let values = self.optional(&column.input)?.into_iter().map(fill).collect();
-                    self.made.insert(&column.output, Made::Numbers(values));
-                }
-            }
-            Stage::Assembler { inputs, output, invalid } => {
-                let assembled = self.assemble(inputs, *invalid)?;
-                self.made.insert(output, assembled);
-            }
-            Stage::Scaler { input, output, shift, scale, .. } => {
-                let mut columns = self.vectors(input)?.into_owned();
-                for (place, column) in columns.iter_mut().enumerate() {
-                    if let Some(shift) = shift.as_ref().and_then(|shift| shift.get(place)) {
-                        column.iter_mut().for_each(|v| *v -= shift);
-                    }
-                    if let Some(scale) = scale.as_ref().and_then(|scale| scale.get(place)) {
-                        column.iter_mut().for_each(|v| *v *= scale);
-                    }
-                }
-                self.made.insert(output, Made::Vectors(columns));
-            }
-        }
+    pub fn apply(&mut self, step: &'a Step) -> Result<()> {
+        let made = step.work.apply(self, &step.reads).map_err(|e| e.within(&step.class))?;
+        self.made.extend(step.makes.iter().map(String::as_str).zip(made));
         Ok(())
     }
 
-    /// The vectors of a column, value by value.
-    pub fn into_vectors(mut self, name: &str) -> Result<Vec<Vec<f64>>> {
-        if let Some(Made::Vectors(columns)) = self.made.remove(name) {
-            return Ok(columns);
-        }
-        self.vectors(name).map(Cow::into_owned)
-    }
-
-    /// The numbers of labels.
-    fn index(&self, column: &IndexedColumn, invalid: Invalid) -> Result<Vec<f64>> {
-        let (name, other) = (column.input.as_str(), column.labels.len());
-        let source = columns::find(self.batch, name, self.wanted)?;
-        let number = |known: Option<&u32>, shown: &dyn Fn() -> Option<String>| match known {
-            Some(number) => Ok(f64::from(*number)),
-            None if invalid == Invalid::Keep => Ok(other as f64),
-            None => Err(unseen(name, shown().as_deref(), invalid)),
-        };
-        let wrong = || columns::wrong(name, "labels", source.data_type());
-        let floats = match columns::value_type(source) {
-            DataType::Float64 => Some(&column.doubles),
-            DataType::Float32 => Some(&column.singles),
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null | DataType::Boolean => None,
-            t if t.is_integer() => None,
-            _ => return Err(wrong()),
-        };
-        if let Some(known) = floats {
-            let plain = cast(source, &DataType::Float64).map_err(|_| wrong())?;
-            let canonical = |v: f64| if v.is_nan() { f64::NAN } else { v };
-            let values = plain.as_primitive::<Float64Type>().iter();
-            return values
-                .map(|v| number(v.and_then(|v| known.get(&canonical(v).to_bits())), &|| v.map(|v| v.to_string())))
-                .collect();
-        }
-        let plain = cast(source, &DataType::Utf8).map_err(|_| wrong())?;
-        let labels = plain.as_string::<i32>().iter();
-        labels.map(|l| number(l.and_then(|l| column.numbers.get(l)), &|| l.map(str::to_owned))).collect()
-    }
-
-    fn optional(&self, name: &str) -> Result<Vec<Option<f64>>> {
+    /// A column that is no vector and no number that a stage made.
+    pub fn raw(&self, name: &str) -> Option<&ArrayRef> {
         match self.made.get(name) {
-            Some(Made::Numbers(values)) => Ok(values.iter().copied().map(Some).collect()),
-            Some(_) => Err(Error::data(format!("column `{name}` holds vectors where numbers were expected"))),
-            None => Ok(columns::numbers(self.batch, name, self.wanted)?.iter().collect()),
+            Some(Made::Raw(array)) => Some(array),
+            Some(_) => None,
+            None => self.batch.column_by_name(name),
         }
     }
 
-    fn vectors(&self, name: &str) -> Result<Cow<'_, [Vec<f64>]>> {
-        match self.made.get(name) {
-            Some(Made::Vectors(columns)) => Ok(columns.into()),
-            Some(Made::OneHot { width, hot }) => one_hot(name, *width, hot, Invalid::Error).map(Cow::Owned),
-            _ => Err(Error::data(format!("column `{name}` does not hold vectors"))),
+    /// A column, read by its type.
+    pub fn get(&self, name: &str) -> Result<Made> {
+        let array = match self.made.get(name) {
+            Some(Made::Raw(array)) => array,
+            Some(made) => return Ok(made.clone()),
+            None => columns::find(self.batch, name, self.wanted)?,
+        };
+        Ok(match columns::value_type(array) {
+            DataType::Struct(_) | DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => {
+                Made::Vectors(read_vectors(array, name)?)
+            }
+            t if t.is_numeric() || matches!(t, DataType::Boolean) => {
+                Made::Numbers(columns::number_array(array, name)?.iter().collect())
+            }
+            _ => Made::Raw(array.clone()),
+        })
+    }
+
+    /// A column of numbers.
+    pub fn numbers(&self, name: &str) -> Result<Numbers> {
+        match self.get(name)? {
+            Made::Numbers(numbers) => Ok(numbers),
+            Made::Vectors(_) => {
+                Err(Error::invalid(format!("column `{name}` holds vectors where numbers were expected")))
+            }
+            Made::Raw(array) => columns::number_array(&array, name).map(|numbers| numbers.iter().collect()),
         }
     }
 
-    fn assemble(&self, inputs: &[String], invalid: Invalid) -> Result<Made> {
-        let mut out: Vec<Vec<f64>> = Vec::new();
-        for name in inputs {
-            let numbers = match self.made.get(name.as_str()) {
-                Some(Made::Numbers(values)) => values.clone(),
-                Some(Made::OneHot { width, hot }) => {
-                    out.extend(one_hot(name, *width, hot, invalid)?);
-                    continue;
+    /// A column of vectors without nulls, of this width where one is given.
+    pub fn vectors(&self, name: &str, width: Option<usize>) -> Result<Vectors> {
+        let vectors = match self.get(name)? {
+            Made::Vectors(vectors) => vectors,
+            Made::Numbers(_) => return Err(Error::invalid(format!("column `{name}` does not hold vectors"))),
+            Made::Raw(array) => return Err(columns::wrong(name, "vectors", array.data_type())),
+        };
+        if let Some(row) = vectors.nulls.as_ref().and_then(|nulls| nulls.iter().position(|null| *null)) {
+            return Err(missing(name, row, Invalid::Error));
+        }
+        if let Some(width) = width.filter(|w| *w != vectors.width()) {
+            let found = vectors.width();
+            return Err(Error::data(format!("column `{name}` has vectors of {found} values instead of {width}")));
+        }
+        Ok(vectors)
+    }
+
+    /// All columns that came in, and those in `names` that were made.
+    pub fn table(&self, names: &[String]) -> Result<RecordBatch> {
+        let mut table: Vec<(String, ArrayRef)> = Vec::new();
+        for name in names {
+            let array = match self.made.get(name.as_str()) {
+                None => columns::find(self.batch, name, self.wanted)?.clone(),
+                Some(Made::Raw(array)) => array.clone(),
+                Some(Made::Numbers(numbers)) => {
+                    std::sync::Arc::new(numbers.iter().collect::<arrow::array::Float64Array>())
                 }
-                Some(Made::Vectors(columns)) => {
-                    out.extend(columns.iter().cloned());
-                    continue;
+                Some(Made::Vectors(_)) => {
+                    return Err(Error::invalid(format!("column `{name}` holds vectors, which SQL here does not read")));
                 }
-                None => columns::with_nan(&columns::numbers(self.batch, name, self.wanted)?),
             };
-            if invalid != Invalid::Keep
-                && let Some(row) = numbers.iter().position(|v| v.is_nan())
-            {
-                return Err(missing(name, row, invalid));
-            }
-            out.push(numbers);
+            table.push((name.clone(), array));
         }
-        Ok(Made::Vectors(out))
+        let fields: Vec<Field> = table.iter().map(|(name, a)| Field::new(name, a.data_type().clone(), true)).collect();
+        let arrays = table.into_iter().map(|(_, array)| array).collect();
+        // A statement of constants reads no column.
+        let options = RecordBatchOptions::new().with_row_count(Some(self.rows()));
+        RecordBatch::try_new_with_options(Schema::new(fields).into(), arrays, &options)
+            .map_err(|e| Error::invalid(e.to_string()))
     }
 }
 
-/// One-hot positions as columns; a null is NaN in all of them, or refused.
-fn one_hot(name: &str, width: usize, hot: &[u32], invalid: Invalid) -> Result<Vec<Vec<f64>>> {
-    let mut columns = vec![vec![0.0; hot.len()]; width];
-    for (row, place) in hot.iter().enumerate() {
-        if *place == NULL {
-            if invalid != Invalid::Keep {
-                return Err(missing(name, row, invalid));
-            }
+/// Vectors in a column that came in.
+fn read_vectors(array: &ArrayRef, name: &str) -> Result<Vectors> {
+    let wrong = || columns::wrong(name, "vectors", array.data_type());
+    let lists = |array: &ArrayRef, inner: DataType| -> Result<ArrayRef> {
+        let field = Field::new("element", inner, true);
+        cast(array, &DataType::List(field.into())).map_err(|_| wrong())
+    };
+    let rows = array.len();
+    let nulls: Vec<bool> = (0..rows).map(|row| array.is_null(row)).collect();
+    let (kinds, sizes, indices, values) = match array.as_struct_opt() {
+        None => (None, None, None, lists(array, DataType::Float64)?),
+        Some(fields) => {
+            let field = |part: &str| fields.column_by_name(part).ok_or_else(wrong);
+            let integers = |part: &str| cast(field(part)?, &DataType::Int32).map_err(|_| wrong());
+            let indices = lists(field("indices")?, DataType::Int32)?;
+            let values = lists(field("values")?, DataType::Float64)?;
+            (Some(integers("type")?), Some(integers("size")?), Some(indices), values)
+        }
+    };
+    let values = values.as_list::<i32>();
+    // A null inside a vector has no meaning; it must not become a number.
+    if values.values().null_count() > 0 {
+        return Err(Error::data(format!("column `{name}` has a null inside a vector")));
+    }
+    let numbers = values.values().as_primitive::<Float64Type>();
+    let slice = |row: usize| {
+        let offsets = values.value_offsets();
+        &numbers.values()[offsets[row] as usize..offsets[row + 1] as usize]
+    };
+    let is_sparse = |row: usize| kinds.as_ref().is_some_and(|k| k.as_primitive::<Int32Type>().value(row) == 0);
+    let width_of = |row: usize| match (&sizes, is_sparse(row)) {
+        (Some(sizes), true) => usize::try_from(sizes.as_primitive::<Int32Type>().value(row)).unwrap_or(usize::MAX),
+        _ => slice(row).len(),
+    };
+    let width = (0..rows).find(|row| !nulls[*row]).map_or(0, width_of);
+    if width > MAX_WIDTH || width.saturating_mul(rows) > 1 << 27 {
+        return Err(Error::invalid(format!("column `{name}` has vectors of {width} values, which is too wide")));
+    }
+    let mut columns = vec![vec![0.0; rows]; width];
+    let mut sparse = vec![false; rows];
+    for row in 0..rows {
+        if nulls[row] {
             columns.iter_mut().for_each(|column| column[row] = f64::NAN);
-        } else if let Some(column) = columns.get_mut(*place as usize) {
-            column[row] = 1.0;
+            continue;
+        }
+        if width_of(row) != width {
+            return Err(Error::data(format!("column `{name}` has vectors of {width} and of {} values", width_of(row))));
+        }
+        sparse[row] = is_sparse(row);
+        match indices.as_ref().filter(|_| sparse[row]) {
+            None => columns.iter_mut().zip(slice(row)).for_each(|(column, value)| column[row] = *value),
+            Some(indices) => {
+                let places = indices.as_list::<i32>().value(row);
+                let places = places.as_primitive::<Int32Type>();
+                if places.len() != slice(row).len() || places.null_count() > 0 {
+                    return Err(Error::data(format!("column `{name}` has a damaged sparse vector")));
+                }
+                for (place, value) in places.values().iter().zip(slice(row)) {
+                    let column = usize::try_from(*place).ok().and_then(|place| columns.get_mut(place));
+                    let column =
+                        column.ok_or_else(|| Error::data(format!("column `{name}` has a damaged sparse vector")))?;
+                    column[row] = *value;
+                }
+            }
         }
     }
-    Ok(columns)
+    let mut vectors = Vectors::dense(rows, columns);
+    vectors.sparse = Sparsity::Rows(Rc::new(sparse));
+    vectors.nulls = nulls.contains(&true).then(|| Rc::new(nulls));
+    Ok(vectors)
 }
 
-fn unseen(column: &str, value: Option<&str>, invalid: Invalid) -> Error {
+/// A value that the model does not know.
+pub fn unseen(column: &str, value: Option<&str>, invalid: Invalid) -> Error {
     let shown = value.map_or_else(|| "null".to_owned(), |v| format!("`{v}`"));
     let error = Error::data(format!("column `{column}` has the value {shown}, which the model has never seen"));
     error.with_hint(match invalid {
@@ -205,7 +217,8 @@ fn unseen(column: &str, value: Option<&str>, invalid: Invalid) -> Error {
     })
 }
 
-fn missing(column: &str, row: usize, invalid: Invalid) -> Error {
+/// A value that is missing where the model refuses that.
+pub fn missing(column: &str, row: usize, invalid: Invalid) -> Error {
     let error = Error::data(format!(
         "column `{column}` has no value in row {row} of a batch, and the model refuses missing values"
     ));

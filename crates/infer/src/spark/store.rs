@@ -31,6 +31,16 @@ impl<'a> Folder<'a> {
         Self { artifact, path: path.to_owned() }
     }
 
+    /// A folder inside it; `name` without a slash.
+    pub fn inner(&self, name: &str) -> Self {
+        Self { artifact: self.artifact, path: format!("{}{name}/", self.path) }
+    }
+
+    /// Its path inside the artifact.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Its metadata: the first line of the first part.
     pub fn metadata(&self) -> Result<Value> {
         let prefix = format!("{}metadata/part-", self.path);
@@ -114,16 +124,42 @@ impl<'a> Parameters<'a> {
         self.get(name).and_then(Value::as_bool).unwrap_or(false)
     }
 
+    /// A number; infinities and NaN are text in Spark's files.
+    pub fn number(&self, name: &str) -> Result<Option<f64>> {
+        let number = |v| store_number(name, v);
+        self.get(name).map(number).transpose()
+    }
+
+    /// A list of numbers.
+    pub fn numbers(&self, name: &str) -> Result<Option<Vec<f64>>> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let list = value.as_array().ok_or_else(|| Error::data(format!("`{name}` is no list")))?;
+        list.iter().map(|v| store_number(name, v)).collect::<Result<Vec<f64>>>().map(Some)
+    }
+
+    /// A list of texts; anything else in it is an error.
+    pub fn texts(&self, name: &str) -> Result<Option<Vec<String>>> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let list = value.as_array().ok_or_else(|| Error::data(format!("`{name}` is no list")))?;
+        let text = |v: &Value| v.as_str().map(str::to_owned);
+        let texts: Option<Vec<String>> = list.iter().map(text).collect();
+        texts.map(Some).ok_or_else(|| Error::data(format!("`{name}` holds something that is no text")))
+    }
+
     /// Columns: the list `plural`, or the one `singular`.
     pub fn columns(&self, plural: &str, singular: &str) -> Result<Vec<String>> {
-        if let Some(list) = self.get(plural).and_then(Value::as_array) {
-            return Ok(list.iter().filter_map(Value::as_str).map(str::to_owned).collect());
+        if let Some(list) = self.texts(plural)? {
+            return Ok(list);
         }
         let one = self
             .text(singular)
             .ok_or_else(|| Error::data(format!("a stage has neither `{plural}` nor `{singular}`")))?;
         Ok(vec![one.to_owned()])
     }
+}
+
+fn store_number(name: &str, value: &Value) -> Result<f64> {
+    json_number(value).ok_or_else(|| Error::data(format!("`{name}` has the value {value}, which is no number")))
 }
 
 /// A column by name.
@@ -184,12 +220,41 @@ pub fn texts(array: &ArrayRef) -> Result<Vec<String>> {
     Ok(plain.as_string::<i32>().iter().map(|v| v.unwrap_or_default().to_owned()).collect())
 }
 
+/// A vector of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Vector {
+    /// All its values.
+    pub values: Vec<f64>,
+    /// It is stored without its zeros: Spark then adds in another order.
+    pub sparse: bool,
+}
+
+/// A matrix of a model, row by row.
+#[derive(Debug, Clone)]
+pub struct Matrix {
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub columns: usize,
+    /// `rows * columns` values, row by row whatever the file's order.
+    pub values: Vec<f64>,
+    /// It was stored row by row.
+    pub transposed: bool,
+    /// It was stored without its zeros.
+    pub sparse: bool,
+}
+
 /// A vector in one row: dense (type 1) or sparse (type 0).
 pub fn vector(array: &ArrayRef, row: usize) -> Result<Vec<f64>> {
+    stored_vector(array, row).map(|vector| vector.values)
+}
+
+/// A vector in one row, with the way it is stored.
+pub fn stored_vector(array: &ArrayRef, row: usize) -> Result<Vector> {
     let (kind, fields) = tagged(array, row)?;
     let values = list(&fields("values")?, row)?;
     if kind == 1 {
-        return Ok(values);
+        return Ok(Vector { values, sparse: false });
     }
     let size = integers(&fields("size")?.slice(row, 1))?[0];
     let size = usize::try_from(size).ok().filter(|s| *s <= MAX_WIDTH);
@@ -203,15 +268,66 @@ pub fn vector(array: &ArrayRef, row: usize) -> Result<Vec<f64>> {
         let slot = index(at).and_then(|at| dense.get_mut(at));
         *slot.ok_or_else(|| Error::data("a vector's index is out of range"))? = value;
     }
-    Ok(dense)
+    Ok(Vector { values: dense, sparse: true })
 }
 
-/// A matrix in one row, row-major: rows, columns, values.
-pub fn matrix(array: &ArrayRef, row: usize) -> Result<(usize, usize, Vec<f64>)> {
+/// A vector parameter, as Spark writes it into a stage's metadata.
+pub fn json_vector(value: &Value) -> Option<Vector> {
+    let numbers = |name: &str| -> Option<Vec<f64>> { value.get(name)?.as_array()?.iter().map(json_number).collect() };
+    let values = numbers("values")?;
+    if value.get("type")?.as_u64()? == 1 {
+        return Some(Vector { values, sparse: false });
+    }
+    let size = usize::try_from(value.get("size")?.as_u64()?).ok().filter(|s| *s <= MAX_WIDTH)?;
+    let indices = numbers("indices")?;
+    if indices.len() != values.len() {
+        return None;
+    }
+    let mut dense = vec![0.0; size];
+    for (at, value) in indices.into_iter().zip(values) {
+        *dense.get_mut(index(at)?)? = value;
+    }
+    Some(Vector { values: dense, sparse: true })
+}
+
+/// A number in JSON; infinities and NaN are text.
+pub fn json_number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => match text.as_str() {
+            "NaN" => Some(f64::NAN),
+            "Infinity" | "Inf" => Some(f64::INFINITY),
+            "-Infinity" | "-Inf" => Some(f64::NEG_INFINITY),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The categories of a VectorIndexer: of each of its features, values with
+/// their numbers.
+pub fn categories(array: &ArrayRef) -> Result<Vec<(usize, Vec<(f64, f64)>)>> {
+    let wrong = || Error::data("`categoryMaps` is no map of features to maps");
+    let outer = array.as_map_opt().filter(|m| !m.is_empty() && m.is_valid(0)).ok_or_else(wrong)?.value(0);
+    let features = integers(outer.column(0))?;
+    let maps = outer.column(1).as_map_opt().ok_or_else(wrong)?;
+    let mut out = Vec::with_capacity(features.len());
+    for (row, feature) in features.iter().enumerate() {
+        let inner = maps.value(row);
+        let (keys, values) = (numbers(inner.column(0))?, numbers(inner.column(1))?);
+        let feature = usize::try_from(*feature).map_err(|_| wrong())?;
+        out.push((feature, keys.into_iter().zip(values).collect()));
+    }
+    Ok(out)
+}
+
+/// A matrix in one row.
+pub fn matrix(array: &ArrayRef, row: usize) -> Result<Matrix> {
     let (kind, fields) = tagged(array, row)?;
     let size = |name: &str| -> Result<usize> {
         let value = integers(&fields(name)?.slice(row, 1))?[0];
-        usize::try_from(value).ok().filter(|n| *n <= 1_000_000).ok_or_else(|| Error::data("a matrix's size"))
+        let size = usize::try_from(value).ok().filter(|n| *n <= 1_000_000);
+        size.ok_or_else(|| Error::data("a matrix's size is impossible"))
     };
     let (rows, columns) = (size("numRows")?, size("numCols")?);
     let transposed = {
@@ -260,7 +376,7 @@ pub fn matrix(array: &ArrayRef, row: usize) -> Result<(usize, usize, Vec<f64>)> 
             }
         }
     }
-    Ok((rows, columns, dense))
+    Ok(Matrix { rows, columns, values: dense, transposed, sparse: kind != 1 })
 }
 
 type Fields<'a> = Box<dyn Fn(&str) -> Result<ArrayRef> + 'a>;

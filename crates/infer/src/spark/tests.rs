@@ -42,7 +42,11 @@ impl Pipeline {
         self
     }
 
-    fn load(mut self) -> Result<Arc<dyn Model>, Error> {
+    fn load(self) -> Result<Arc<dyn Model>, Error> {
+        load(&self.artifact())
+    }
+
+    fn artifact(mut self) -> Artifact {
         let pipeline = json!({"class": "org.apache.spark.ml.PipelineModel", "paramMap": {"stageUids": self.uids}});
         self.files.insert("metadata/part-00000".into(), pipeline.to_string().into());
         let digits = self.stages.len().to_string().len();
@@ -55,7 +59,7 @@ impl Pipeline {
                 }
             }
         }
-        load(&Artifact::from_files(self.files).unwrap())
+        Artifact::from_files(self.files).unwrap()
     }
 
     fn indexer(self, inputs: &[&str], labels: &[&[&str]], invalid: &str) -> Self {
@@ -385,12 +389,87 @@ fn what_does_not_hold_together_is_refused_by_name() {
     refused(assembled().linear(dense(&[1.0]), 0.0), ErrorKind::Data, "2 values");
     refused(assembled().linear(vector(0, i32::MAX, &[], &[]), 0.0), ErrorKind::Data, "size");
     refused(assembled().linear(vector(0, 2, &[2], &[1.0]), 0.0), ErrorKind::Data, "index");
-    refused(assembled().stage("NaiveBayesModel", json!({}), vec![]), ErrorKind::Invalid, "NaiveBayesModel");
+    refused(assembled().stage("Word2VecModel", json!({}), vec![]), ErrorKind::Invalid, "Word2VecModel");
     refused(
-        assembled().linear(dense(&[1.0, 1.0]), 0.0).stage("IndexToString", json!({}), vec![]),
+        assembled().stage("SQLTransformer", json!({"statement": "SELECT 1"}), vec![]),
         ErrorKind::Invalid,
-        "IndexToString",
+        "SELECT 1",
     );
+    let classified =
+        || assembled().tree("DecisionTreeClassificationModel", json!({"predictionCol": "p"}), vec![nodes(&first)]);
+    let said = |pipeline: Pipeline, labels: &[&str]| {
+        pipeline.stage("IndexToString", json!({"inputCol": "p", "outputCol": "said", "labels": labels}), vec![])
+    };
+    assert_eq!(said(classified(), &["no", "yes"]).load().unwrap().description().labels, ["no", "yes"]);
+    refused(said(classified(), &["no"]), ErrorKind::Data, "1 labels for 2 classes");
+    refused(
+        said(assembled().linear(dense(&[1.0, 1.0]), 0.0).stage("Normalizer", json!({}), vec![]), &[]),
+        ErrorKind::Invalid,
+        "Normalizer comes after",
+    );
+    let numbered = || assembled().linear(dense(&[1.0, 1.0]), 0.0);
+    let again = json!({"inputCol": "prediction", "outputCol": "said", "labels": ["a"]});
+    refused(numbered().stage("IndexToString", again, vec![]), ErrorKind::Invalid, "no classes");
     refused(assembled(), ErrorKind::Invalid, "no estimator");
-    refused(Pipeline::default().linear(dense(&[1.0]), 0.0), ErrorKind::Invalid, "`features`");
+}
+
+#[test]
+fn rows_can_bring_the_vectors_themselves() {
+    let model = Pipeline::default().linear(dense(&[1.0, 10.0, 100.0]), 0.5).load().unwrap();
+    let own = |column: ArrayRef| model.score(&batch(vec![("features", column)]));
+    assert_eq!(model.signature().inputs[0].name, "features");
+    assert_eq!(own(dense(&[1.0, 2.0, 3.0])).unwrap().prediction.value(0), 321.5);
+    assert_eq!(own(vector(0, 3, &[2, 0], &[3.0, 1.0])).unwrap().prediction.value(0), 301.5);
+    assert_eq!(own(doubles(&[&[1.0, 2.0, 3.0], &[0.0, 0.0, 1.0]])).unwrap().prediction.values()[1], 100.5);
+    for (column, says) in [
+        (dense(&[1.0, 2.0]), "2 values instead of 3"),
+        (vector(0, 3, &[3], &[1.0]), "damaged"),
+        (vector(0, 3, &[0, 1], &[1.0]), "damaged"),
+        (vector(0, i32::MAX, &[], &[]), "too wide"),
+        (doubles(&[&[1.0, 2.0, 3.0], &[1.0]]), "of 3 and of 1"),
+        (numbers(vec![Some(1.0)]), "does not hold vectors"),
+    ] {
+        let error = own(column).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}
+
+/// Doubles a column.
+#[derive(Debug)]
+struct Doubling;
+
+impl crate::SqlStage for Doubling {
+    fn plan(&self, statement: &str) -> Result<crate::SqlPlan, String> {
+        if !statement.contains("__THIS__") {
+            return Err("it has no table".into());
+        }
+        let reads = vec![crate::Input { name: "a".into(), kind: InputKind::Numeric }];
+        Ok(crate::SqlPlan { reads, makes: vec!["twice".into()] })
+    }
+
+    fn run(&self, _statement: &str, rows: &RecordBatch) -> Result<RecordBatch, String> {
+        let a: Vec<f64> = rows.column(0).as_any().downcast_ref::<Float64Array>().unwrap().values().to_vec();
+        let rows = if a.contains(&13.0) { 1 } else { a.len() };
+        Ok(batch(vec![("twice", Arc::new(Float64Array::from_iter_values(a.iter().take(rows).map(|v| v * 2.0))))]))
+    }
+}
+
+#[test]
+fn statements_run_in_the_callers_engine_and_keep_every_row() {
+    let pipeline = |statement: &str| {
+        let sql = Pipeline::default().stage("SQLTransformer", json!({"statement": statement}), vec![]);
+        sql.assembler(&["twice", "a"], "error").linear(dense(&[1.0, 100.0]), 0.0)
+    };
+    let engine: Arc<dyn crate::SqlStage> = Arc::new(Doubling);
+    let with = |pipeline: Pipeline| crate::load_with(&pipeline.artifact(), &engine);
+    let model = with(pipeline("SELECT *, a * 2 AS twice FROM __THIS__")).unwrap();
+    assert_eq!(model.signature().inputs.len(), 1);
+    let rows = |a: Vec<f64>| batch(vec![("a", Arc::new(Float64Array::from(a)))]);
+    // More rows than go through at once.
+    let many: Vec<f64> = (100..3000).map(f64::from).collect();
+    let wanted: Vec<f64> = many.iter().map(|a| 102.0 * a).collect();
+    assert_eq!(model.score(&rows(many)).unwrap().prediction.values().to_vec(), wanted);
+    let error = model.score(&rows(vec![13.0, 1.0])).unwrap_err();
+    assert!(error.to_string().contains("1 rows of 2"), "{error}");
+    assert!(with(pipeline("SELECT 1")).unwrap_err().to_string().contains("it has no table"));
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use arrow::array::{ArrayRef, RecordBatch};
 
+use super::explain::Slot;
+use super::head::Function;
 use super::store::{self, Folder};
+use super::vectors::Vectors;
 use crate::error::{Error, Result};
 use crate::explain::{Explainer, Source};
 use crate::forest::{Ensemble, Leaves, NodeBuilder, Test, TreeBuilder, next_up};
@@ -77,30 +80,18 @@ impl Trees {
         Ok(Self { forest, explainer, outputs: stride, mean })
     }
 
-    /// Contributions go to these columns, one a slot.
-    pub fn explain_by(&mut self, slots: Vec<u32>, columns: usize) {
-        self.explainer.set_targets(slots, columns);
-    }
-
-    /// Contributions to the probability of the positive class or of all
-    /// classes, else to the value or margin; with the number of outputs.
-    pub fn contributions(&self, features: &[Vec<f64>], rows: usize) -> Result<(usize, Vec<f64>)> {
-        let outputs = if self.outputs == 2 { 1 } else { self.outputs };
-        Ok((outputs, self.explainer.values(features, rows, &vec![0.0; outputs])?))
-    }
-
-    /// Values of a feature vector.
-    pub fn width(&self) -> usize {
-        self.forest.slots()
-    }
-
     /// Values of a row's score.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
+}
 
-    /// Their number and size.
-    pub fn describe(&self) -> Description {
+impl Function for Trees {
+    fn width(&self) -> Option<usize> {
+        Some(self.forest.slots())
+    }
+
+    fn describe(&self) -> Description {
         Description {
             trees: self.forest.trees(),
             nodes: self.forest.node_count(),
@@ -109,14 +100,32 @@ impl Trees {
         }
     }
 
-    /// Scores features, one column each; answers a column per output.
-    pub fn score(&self, features: &[Vec<f64>], rows: usize) -> Vec<Vec<f64>> {
-        let mut sums = self.forest.sums(features, rows, &vec![0.0; self.outputs]);
+    fn score(&self, features: &Vectors, _offset: Option<&[f64]>) -> Result<Vec<Vec<f64>>> {
+        let zeros = vec![0.0; features.rows];
+        let columns: Vec<&[f64]> = features.columns.iter().map(|column| column.values().unwrap_or(&zeros)).collect();
+        let mut sums = self.forest.sums(&columns, features.rows, &vec![0.0; self.outputs]);
         if self.mean {
             let trees = self.forest.trees() as f64;
             sums.iter_mut().flatten().for_each(|sum| *sum /= trees);
         }
-        sums
+        Ok(sums)
+    }
+
+    fn explain_by(&mut self, slots: &[Slot], columns: usize) {
+        self.explainer.set_targets(slots.iter().map(|slot| slot.column).collect(), columns);
+    }
+
+    /// To the probability of the positive class or of all classes, else to
+    /// the value or margin.
+    fn contributions(
+        &self,
+        features: &[Vec<f64>],
+        _slots: &[Slot],
+        _columns: usize,
+        rows: usize,
+    ) -> Option<Result<(usize, Vec<f64>)>> {
+        let outputs = if self.outputs == 2 { 1 } else { self.outputs };
+        Some(self.explainer.values(features, rows, &vec![0.0; outputs]).map(|values| (outputs, values)))
     }
 }
 

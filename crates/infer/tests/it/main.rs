@@ -23,6 +23,7 @@ use arrow::array::{AsArray, Float64Array, RecordBatch};
 use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Float64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::reader::ChunkReader;
 
 /// A folder from the environment; without it the test says that it skips, and
 /// fails where `CI` is `true`.
@@ -44,9 +45,14 @@ fn read_parquet(path: &Path) -> RecordBatch {
         files.retain(|file| file.extension().is_some_and(|e| e == "parquet"));
         files.sort();
     }
-    let read =
-        |file: &PathBuf| ParquetRecordBatchReaderBuilder::try_new(File::open(file).unwrap()).unwrap().build().unwrap();
-    let batches: Vec<RecordBatch> = files.iter().flat_map(read).map(Result::unwrap).collect();
+    let batches: Vec<RecordBatch> = files.iter().map(|file| read_batches(File::open(file).unwrap())).collect();
+    concat_batches(&batches[0].schema(), &batches).unwrap()
+}
+
+/// What is in a Parquet file.
+fn read_batches(file: impl ChunkReader + 'static) -> RecordBatch {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+    let batches: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
     concat_batches(&batches[0].schema(), &batches).unwrap()
 }
 

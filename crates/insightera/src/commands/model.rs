@@ -62,7 +62,7 @@ fn either(format: ReportFormat, value: &Value, render: impl FnOnce() -> String) 
 /// Loads the model before it is registered: what cannot be read is refused.
 fn register(registry: &dyn Registry, new: NewVersion) -> anyhow::Result<Answer> {
     let artifact = Artifact::read(&new.path)?;
-    insightera_infer::load(&artifact)?;
+    insightera_engine::sql::load_model(&artifact)?;
     let mut tags = new.tags;
     if let Some(path) = &new.certificate {
         let certificate = Certificate::read(path, &artifact.sha256())?;

@@ -27,7 +27,7 @@ pub struct Found {
 pub fn find(project: &Path, overrides: Overrides, model: &str, printer: &Printer) -> anyhow::Result<Found> {
     if Path::new(model).exists() {
         let artifact = Artifact::read(Path::new(model))?;
-        let loaded = insightera_infer::load(&artifact)?;
+        let loaded = insightera_engine::sql::load_model(&artifact)?;
         return Ok(Found { model: loaded, sha256: artifact.sha256(), registered: None });
     }
     let (name, selector) = match (model.split_once('@'), model.rsplit_once(':')) {
@@ -54,7 +54,7 @@ pub fn find(project: &Path, overrides: Overrides, model: &str, printer: &Printer
         error
     })?;
     let resolved = workspace.registry().resolve(name, &selector)?;
-    let loaded = insightera_infer::load(&workspace.registry().load_artifact(&resolved)?)?;
+    let loaded = insightera_engine::sql::load_model(&workspace.registry().load_artifact(&resolved)?)?;
     let sha256 = resolved.sha256.clone();
     Ok(Found { model: loaded, sha256, registered: Some((workspace, resolved)) })
 }

@@ -102,7 +102,7 @@ pub fn register_models(registry: &dyn Registry) -> anyhow::Result<usize> {
     let models: Models = serde_json::from_str(MODELS)?;
     for model in &models.models {
         let artifact = model.artifact()?;
-        insightera_infer::load(&artifact)?;
+        insightera_engine::sql::load_model(&artifact)?;
         registry.register(Registration {
             description: Some(format!("{}; holdout: {}", model.library, model.holdout)),
             metrics: model.metrics.clone(),
