@@ -40,7 +40,7 @@ RECORD = {"pipeline": "string", "model_name": "string", "run_id": "string", "sco
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory, binary):
     folder = tmp_path_factory.mktemp("demo") / "university"
-    done = subprocess.run([str(binary), "demo", "--students", "3000", "--seed", "7", "--dir", str(folder)],
+    done = subprocess.run([str(binary), "demo", "--students", "3000", "--seed", "7", "--events-for", "0", "--dir", str(folder)],
                           capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return Project(folder, binary)
@@ -92,7 +92,7 @@ def test_the_second_day_scores_the_changed_the_new_and_the_removed(demo):
 def test_a_second_demo_leaves_the_first_as_it_is(demo):
     name = "ml_predictions.dropout_risk_predictions"
     before = demo.metadata_location(name)
-    done = subprocess.run([demo.binary, "demo", "--students", "3000", "--seed", "7", "--dir", str(demo.folder)],
+    done = subprocess.run([demo.binary, "demo", "--students", "3000", "--seed", "7", "--events-for", "0", "--dir", str(demo.folder)],
                           capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert demo.metadata_location(name) == before

@@ -16,7 +16,7 @@ RISK, PAYMENTS = "ml_predictions.dropout_risk_predictions_realtime", "ml_predict
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory, binary):
     folder = tmp_path_factory.mktemp("demo") / "university"
-    done = subprocess.run([str(binary), "demo", "--students", "4000", "--seed", "7", "--dir", str(folder)],
+    done = subprocess.run([str(binary), "demo", "--students", "4000", "--seed", "7", "--events-for", "0", "--dir", str(folder)],
                           capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return Project(folder, binary)

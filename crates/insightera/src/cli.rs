@@ -504,6 +504,9 @@ pub struct DemoArguments {
     /// The folder
     #[arg(long, value_name = "DIR", default_value = "./insightera-demo")]
     pub dir: PathBuf,
+    /// Seconds of live events at the end; 0 is none
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    pub events_for: u64,
     /// Remove what an earlier demo made in the folder, and nothing else
     #[arg(long)]
     pub clean: bool,

@@ -203,6 +203,8 @@ pub struct Demo {
     pub students: u64,
     /// The seed.
     pub seed: u64,
+    /// Seconds of live events.
+    pub events_for: u64,
     /// What to do.
     pub action: DemoAction,
 }
@@ -221,6 +223,9 @@ pub enum DemoAction {
 /// The largest university: student numbers have six digits per year and
 /// programme.
 const MAX_STUDENTS: u64 = 20_000_000;
+
+/// The longest that the demo's events go on, in seconds.
+const MAX_EVENTS_FOR: u64 = 3600;
 
 /// The smallest one in which every pipeline has something to say.
 const MIN_STUDENTS: u64 = 100;
@@ -370,7 +375,12 @@ fn demo_command(demo: cli::DemoArguments) -> Result<Demo> {
         (None, true) => DemoAction::Clean,
         (None, false) => DemoAction::Show,
     };
-    Ok(Demo { dir: demo.dir, students: demo.students, seed: demo.seed, action })
+    let cli::DemoArguments { dir, students, seed, events_for, .. } = demo;
+    if events_for > MAX_EVENTS_FOR {
+        return Err(Error::invalid(format!("`--events-for {events_for}` is out of range"))
+            .hint(format!("choose from 0 to {MAX_EVENTS_FOR} seconds; the default is 20")));
+    }
+    Ok(Demo { dir, students, seed, events_for, action })
 }
 
 fn features_command(command: cli::FeaturesCommand) -> FeaturesCommand {

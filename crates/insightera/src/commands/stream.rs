@@ -89,7 +89,8 @@ fn tell(alert: &Alert, printer: &Printer) {
     }
 }
 
-fn line(summary: &StreamSummary) -> String {
+/// What became of a stream, in one line.
+pub fn line(summary: &StreamSummary) -> String {
     let counts = &summary.counts;
     let per_second = if summary.seconds > 0.0 { counts.events as f64 / summary.seconds } else { 0.0 };
     let latency = match (summary.latency_p50_ms, summary.latency_p99_ms) {

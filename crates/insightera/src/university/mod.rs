@@ -8,7 +8,7 @@
 //! Roles: `draw` turns (seed, stream, row, name) into random values, `students`,
 //! `budgets`, `researchers`, `transactions` and `courses` turn rows into facts
 //! and facts into columns, `next_day` picks who changes, `training` exports the
-//! labels.
+//! labels, `events` says what happens live.
 //!
 //! Flow: a row index becomes hidden causes (aptitude, engagement, means, the
 //! level of a unit, the rate of a researcher); these become the observed
@@ -26,6 +26,7 @@ mod calendar;
 mod column;
 mod courses;
 mod draw;
+mod events;
 mod names;
 mod next_day;
 mod researchers;
@@ -39,6 +40,7 @@ mod tests;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
+pub use events::{Events, attendance};
 pub use next_day::{NextDay, NextDaySummary};
 
 /// The size of the university and the seed of everything in it.

@@ -145,6 +145,11 @@ impl Student {
         }
     }
 
+    /// The share of the lectures that the student attends.
+    pub(super) fn presence(&self) -> f64 {
+        (0.84 + 0.075 * self.engagement + 0.04 * self.draw.normal("rate")).clamp(0.05, 1.0)
+    }
+
     /// The grade average over all semesters, before any revision.
     fn grade(&self) -> f64 {
         2.95 + 0.40 * self.aptitude + 0.17 * self.engagement + 0.20 * self.draw.normal("ipk")
@@ -270,7 +275,7 @@ impl Attendance {
 pub(super) fn attendance(student: &Student, revision: u64) -> Attendance {
     let (draw, engagement) = (student.draw, student.engagement_at(revision));
     let now = draw.at(revision);
-    let rate = (0.84 + 0.075 * student.engagement + 0.04 * draw.normal("rate")).clamp(0.05, 1.0);
+    let rate = student.presence();
     let month = (rate + 0.05 * engagement + 0.06 * now.normal("month")).clamp(0.0, 1.0);
     let meetings = 4 + draw.below("meetings", 6) as u32;
     let more = if revision == 0 { 0 } else { 1 + now.below("more events", 4) as u32 };

@@ -45,15 +45,25 @@ fn typical(unit: &Unit) -> f64 {
     round((15.2 + 0.8 * unit.draw.normal("typical payment")).exp(), 2)
 }
 
+/// One payment.
+pub(super) struct Payment {
+    pub(super) id: String,
+    pub(super) unit: String,
+    pub(super) amount: f64,
+}
+
 struct Transaction {
-    id: String,
-    unit: String,
-    amount: f64,
+    payment: Payment,
     time: i64,
 }
 
-fn transaction(university: &University, row: u64) -> Transaction {
-    let draw = Draw::new(university.seed, "transaction", row);
+fn draw(university: &University, row: u64) -> Draw {
+    Draw::new(university.seed, "transaction", row)
+}
+
+/// The payment of a row; those behind the table's rows are yet to come.
+pub(super) fn payment(university: &University, row: u64) -> Payment {
+    let draw = draw(university, row);
     // A squared uniform: the first units get most of the payments.
     let number = (draw.unit("unit").powi(2) * university.units as f64) as u64;
     let number = number.min(university.units - 1);
@@ -70,12 +80,15 @@ fn transaction(university: &University, row: u64) -> Transaction {
     } else {
         typical * (1.0 + SPREAD * draw.between("excess", 3.6, 9.0))
     };
+    let id = format!("TRX{:010}", 1_000_000_000 + row * 3 + draw.below("gap", 3));
+    Payment { id, unit: unit.key, amount: round(amount, 2) }
+}
+
+fn transaction(university: &University, row: u64) -> Transaction {
     let year = 365.0 * DAY as f64;
-    let age = (university.transactions - row) as f64 - draw.unit("time");
+    let age = (university.transactions - row) as f64 - draw(university, row).unit("time");
     Transaction {
-        id: format!("TRX{:010}", 1_000_000_000 + row * 3 + draw.below("gap", 3)),
-        unit: unit.key,
-        amount: round(amount, 2),
+        payment: payment(university, row),
         time: CUTOFF - (age / university.transactions as f64 * year) as i64,
     }
 }
@@ -92,9 +105,9 @@ pub(super) fn schema() -> SchemaRef {
 pub(super) fn batch(university: &University, rows: Range<u64>) -> RecordBatch {
     let rows: Vec<Transaction> = rows.map(|row| transaction(university, row)).collect();
     let columns = vec![
-        column::strings(&rows, |row| &row.id),
-        column::strings(&rows, |row| &row.unit),
-        column::doubles(&rows, |row| row.amount),
+        column::strings(&rows, |row| &row.payment.id),
+        column::strings(&rows, |row| &row.payment.unit),
+        column::doubles(&rows, |row| row.payment.amount),
         column::times(&rows, |row| row.time),
     ];
     column::batch(schema(), columns)

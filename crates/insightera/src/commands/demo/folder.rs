@@ -12,6 +12,7 @@ use insightera_engine::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::assets::{EVENTS, PIPELINES};
+use super::live;
 
 const MARKER: &str = "insightera-demo.json";
 
@@ -99,7 +100,8 @@ pub fn remove(dir: &Path, parquet_folders: &[PathBuf], keep_marker: bool) -> Res
         tolerate_missing(fs::remove_dir_all(dir.join(&folder))).map_err(|e| failed("remove", &dir.join(&folder), e))?;
     }
     let pipelines = PIPELINES.iter().map(|(name, _)| format!("pipelines/{name}.toml"));
-    for file in pipelines.chain(["insightera.toml".to_owned(), format!("{MARKER}.new")]) {
+    let events = EVENTS.iter().map(|folder| format!("{folder}/{}", live::FILE));
+    for file in pipelines.chain(events).chain(["insightera.toml".to_owned(), format!("{MARKER}.new")]) {
         tolerate_missing(fs::remove_file(dir.join(&file))).map_err(|e| failed("remove", &dir.join(&file), e))?;
     }
     // Those that are empty now; others hold things that are not ours.
@@ -166,14 +168,17 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().join("demo");
         let parquet = PathBuf::from("gold/a/b");
-        for folder in ["pipelines", "warehouse/data", "registry", "gold/a/b"] {
+        for folder in ["pipelines", "warehouse/data", "registry", "gold/a/b", EVENTS[0], EVENTS[1]] {
             fs::create_dir_all(dir.join(folder)).unwrap();
         }
         for file in ["insightera.toml", "pipelines/dropout_risk.toml", "pipelines/mine.toml", "notes.txt"] {
             fs::write(dir.join(file), "").unwrap();
         }
+        fs::write(dir.join(EVENTS[0]).join(live::FILE), "").unwrap();
+        fs::write(dir.join(EVENTS[1]).join("mine.ndjson"), "").unwrap();
         write_marker(&dir, &marker(true)).unwrap();
-        assert_eq!(remove(&dir, &[parquet], false).unwrap(), ["notes.txt", "pipelines"]);
+        assert_eq!(remove(&dir, &[parquet], false).unwrap(), ["events", "notes.txt", "pipelines"]);
+        assert!(!dir.join(EVENTS[0]).exists() && dir.join(EVENTS[1]).join("mine.ndjson").exists());
         assert!(dir.join("pipelines/mine.toml").exists() && !dir.join("pipelines/dropout_risk.toml").exists());
         assert!(!dir.join("gold").exists() && !dir.join("warehouse").exists());
     }

@@ -11,6 +11,7 @@
 mod assets;
 mod folder;
 mod gold;
+mod live;
 mod story;
 
 use std::fs;
@@ -81,7 +82,7 @@ async fn show(demo: &Demo, university: &University, overrides: Overrides, printe
     folder::write_marker(dir, &marker)?;
     write_project(dir, university)?;
     let workspace = Workspace::create(dir, overrides, clock)?;
-    marker.finished = Some(story::tell(&workspace, university, dir, printer, &Bars::new(printer)).await?);
+    marker.finished = Some(story::tell(&workspace, university, demo, printer, &Bars::new(printer)).await?);
     folder::write_marker(dir, &marker)?;
     Ok(Answer::silent())
 }

@@ -6,13 +6,13 @@ use insightera_engine::score::{self, RunOptions, RunStatus};
 use insightera_engine::{Error, Workspace, sql};
 
 use super::folder::{Finished, Marker};
-use super::{assets, gold};
+use super::{assets, gold, live};
 use crate::commands::plan;
 use crate::commands::several::{self, report_failures};
-use crate::commands::{Answer, run, verify};
+use crate::commands::{Answer, run, stream, verify};
 use crate::printer::Printer;
 use crate::progress::Bars;
-use crate::resolve::Selection;
+use crate::resolve::{Demo, Selection};
 use crate::text;
 use crate::university::{NextDaySummary, University};
 
@@ -22,11 +22,18 @@ const PIPELINE: &str = "dropout_risk";
 /// Its predictions.
 const TABLE: &str = "ml_predictions.dropout_risk_predictions";
 
-/// Builds the university, scores it, lets a day pass, and scores it again.
+/// The predictions at every event.
+const LIVE_TABLE: &str = "ml_predictions.dropout_risk_predictions_realtime";
+
+/// The payments that somebody should look at.
+const ALERTS: &str = "ml_predictions.anomaly_alerts";
+
+/// Builds the university, scores it, lets a day pass, scores it again, and
+/// then scores what happens.
 pub async fn tell(
     workspace: &Workspace,
     university: &University,
-    dir: &Path,
+    demo: &Demo,
     printer: &Printer,
     bars: &Bars,
 ) -> anyhow::Result<Finished> {
@@ -35,11 +42,14 @@ pub async fn tell(
     let day_one_snapshot = day_one(workspace, printer, bars).await?;
     next_day(workspace, university, printer, bars).await?;
     let student = compare(workspace, day_one_snapshot, printer).await?;
+    if demo.events_for > 0 {
+        events(workspace, university, demo, printer, bars).await?;
+    }
     let finished = Finished { day_one_snapshot, student };
     let seconds = text::seconds(workspace.clock().monotonic_seconds() - start);
     printer.data(&format!(
         "\n{}{}",
-        next_steps(dir, &finished, printer),
+        next_steps(&demo.dir, &finished, printer),
         printer.dim(&format!("all this took {seconds}\n"))
     ))?;
     Ok(finished)
@@ -137,9 +147,7 @@ async fn compare(workspace: &Workspace, day_one: i64, printer: &Printer) -> anyh
         "SELECT two.nim FROM {TABLE}_current AS two JOIN {TABLE} VERSION AS OF {day_one} AS one ON one.nim = two.nim \
          ORDER BY two.dropout_probability - one.dropout_probability DESC, two.nim LIMIT 1"
     );
-    let result = sql::query(workspace, &rose_most).await?;
-    let csv = text::batches_csv(&result.schema, &result.batches)?;
-    let student = csv.lines().nth(1).unwrap_or_default().to_owned();
+    let student = first_value(workspace, &rose_most).await?;
     printer.data(&format!(
         "\n{}\n{}\n{}\n{}",
         printer.heading(&format!("Two days of predictions in one query (day one is VERSION AS OF {day_one})")),
@@ -148,6 +156,60 @@ async fn compare(workspace: &Workspace, day_one: i64, printer: &Printer) -> anyh
         table(workspace, &history_of(&student)).await?
     ))?;
     Ok(student)
+}
+
+/// Scores events as they come, and shows them beside the nightly predictions.
+async fn events(
+    workspace: &Workspace,
+    university: &University,
+    demo: &Demo,
+    printer: &Printer,
+    bars: &Bars,
+) -> anyhow::Result<()> {
+    // Someone who was always there, and whom the model sees between the risks.
+    let regular = format!(
+        "SELECT known.nim FROM {TABLE}_current AS known \
+         JOIN student_features.attendance_features AS attendance ON attendance.nim = known.nim \
+         ORDER BY coalesce(attendance.attendance_rate_7d, 0) DESC, abs(known.dropout_probability - 0.25), known.nim \
+         LIMIT 1"
+    );
+    let absent = first_value(workspace, &regular).await?;
+    let outcomes = live::events(workspace, university, &demo.dir, &absent, demo.events_for, bars).await?;
+    stop_on_failure(&outcomes, printer)?;
+    let lines: String = outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()).map(stream::line).collect();
+    let unusual = format!(
+        "SELECT entity_id AS unit, round(z_score, 1) AS z_score, anomaly_reason FROM {ALERTS} \
+         ORDER BY z_score DESC LIMIT 3"
+    );
+    printer.data(&format!(
+        "\n{}\n{lines}{}\n{}\n{}",
+        printer.heading(&format!("{} seconds of events: insightera stream", demo.events_for)),
+        table(workspace, &unusual).await?,
+        printer.heading(&format!(
+            "Student {absent} misses {} lectures: every event beside the night's prediction",
+            live::ABSENCES
+        )),
+        table(workspace, &events_of(&absent)).await?,
+    ))?;
+    Ok(())
+}
+
+/// A student's predictions at the first event and some later ones, with the
+/// newest of the batch.
+fn events_of(student: &str) -> String {
+    format!(
+        "SELECT live.event_timestamp, live.event_count_7d AS events_7d, \
+         live.attendance_rate_7d_realtime AS attendance_7d, batch.dropout_probability AS last_night, \
+         live.dropout_probability AS now, live.risk_category \
+         FROM {LIVE_TABLE} AS live JOIN {TABLE}_current AS batch ON batch.nim = live.nim \
+         WHERE live.nim = '{student}' AND live.event_count_7d IN (1, 4, 7, 10) ORDER BY live.event_timestamp"
+    )
+}
+
+async fn first_value(workspace: &Workspace, statement: &str) -> anyhow::Result<String> {
+    let result = sql::query(workspace, statement).await?;
+    let csv = text::batches_csv(&result.schema, &result.batches)?;
+    Ok(csv.lines().nth(1).unwrap_or_default().to_owned())
 }
 
 fn history_of(student: &str) -> String {
@@ -182,6 +244,7 @@ fn next_steps(dir: &Path, finished: &Finished, printer: &Printer) -> String {
         "{}\n  cd {}\n  insightera table list\n  insightera model show student_dropout_risk_model\n  \
          insightera model promote student_dropout_risk_model 2      # then: plan, run, verify dropout_risk\n  \
          insightera table history {TABLE}\n  \
+         insightera stream --until-end; insightera stream status     # after lines of your own in events/\n  \
          insightera sql \"SELECT * FROM {TABLE}_current WHERE nim = '{student}'\"\n  \
          insightera sql \"SELECT count(*) FROM {TABLE} VERSION AS OF {day_one_snapshot}\"\n  \
          cd - && insightera demo --clean --dir {}                   # removes it all\n",
