@@ -173,6 +173,9 @@ pub struct AlertSettings {
 pub struct StreamSettings {
     /// When rows are made.
     pub emit: Emit,
+    /// Microseconds without events after which closing windows do not wait for
+    /// a partition any more.
+    pub idle_after: i64,
     /// Microseconds after which a row is in its table, where the disk allows.
     pub freshness: i64,
     /// Rows after which a commit begins whatever the time.
@@ -191,6 +194,8 @@ pub struct StreamSettings {
 pub enum Emit {
     /// At every event.
     EachEvent,
+    /// When a window has closed: a row for each of its keys.
+    OnClose,
 }
 
 /// The keys of a stream's file.
@@ -219,7 +224,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ),
     ("join", &["sql", "sql_file", "key", "refresh", "time_zone"]),
     ("features", &["columns"]),
-    ("stream", &["emit", "freshness", "max_rows", "max_state", "dead_letters", "late_events"]),
+    ("stream", &["emit", "idle_after", "freshness", "max_rows", "max_state", "dead_letters", "late_events"]),
 ];
 const FIELD: &[&str] = &["type", "path", "format"];
 const WINDOW: &[&str] = &["rolling", "tumbling", "hopping", "key", "columns"];
@@ -271,6 +276,10 @@ impl StreamPipeline {
                 Some(model)
             }
         };
+        let stream = read_stream(top, name)?;
+        if stream.emit == Emit::OnClose {
+            check_on_close(top, &entity_key, &windows, &events)?;
+        }
         Ok(Self {
             name: name.to_owned(),
             file: file.to_owned(),
@@ -282,7 +291,7 @@ impl StreamPipeline {
             model,
             output: read_output(&top.required_section("output")?, &entity, &key)?,
             alerts: read_alerts(top)?,
-            stream: read_stream(top, name)?,
+            stream,
             events,
             entity_key,
         })
@@ -455,6 +464,34 @@ fn read_windows(top: &Section<'_>, entity: &[String], events: &EventSettings) ->
     Ok(windows)
 }
 
+/// What `emit = "on_close"` needs: one window, kept by the entity, and events
+/// that come too late for it set aside.
+fn check_on_close(
+    top: &Section<'_>,
+    entity: &[String],
+    windows: &[WindowSettings],
+    events: &EventSettings,
+) -> Result<()> {
+    let [window] = windows else {
+        let error = top.error_here(format!("`emit = \"on_close\"` needs one window, and here are {}", windows.len()));
+        return Err(error.hint("write a stream for each window: a row is about one of them"));
+    };
+    if window.key != entity {
+        let error = top.error_here(format!(
+            "with `emit = \"on_close\"` a row is about a key of the window `{}`, {}, and the entity is {}",
+            window.name,
+            quoted(&window.key.iter().map(String::as_str).collect::<Vec<_>>()),
+            quoted(&entity.iter().map(String::as_str).collect::<Vec<_>>())
+        ));
+        return Err(error.hint("make [entity] key and the window's key the same"));
+    }
+    if events.late_grace.is_some() {
+        let error = top.error_here("`late_grace` puts late events into windows that were emitted already");
+        return Err(error.hint("leave it out with `emit = \"on_close\"`: late events go to their table"));
+    }
+    Ok(())
+}
+
 fn key_columns(section: &Section<'_>, columns: &[Located<&str>], events: &EventSettings) -> Result<Vec<String>> {
     if columns.is_empty() {
         return Err(section.error_here("`key` needs at least one column"));
@@ -532,6 +569,7 @@ fn read_stream(top: &Section<'_>, name: &str) -> Result<StreamSettings> {
     let beside = |what: &str| ("ml_monitoring".to_owned(), format!("{}_{what}", name.replace(['-', '.'], "_")));
     let mut settings = StreamSettings {
         emit: Emit::EachEvent,
+        idle_after: 60 * SECOND,
         freshness: 10 * SECOND,
         max_rows: 1_000_000,
         max_state_bytes: 1 << 30,
@@ -540,8 +578,16 @@ fn read_stream(top: &Section<'_>, name: &str) -> Result<StreamSettings> {
     };
     let Some(section) = top.section("stream")? else { return Ok(settings) };
     section.allow(keys_in(SECTIONS, "stream"), SECTIONS)?;
-    if let Some(emit) = section.choice("emit", &[("each_event", Emit::EachEvent)], &["on_close"])? {
+    let modes = [("each_event", Emit::EachEvent), ("on_close", Emit::OnClose)];
+    if let Some(emit) = section.choice("emit", &modes, &[])? {
         settings.emit = emit;
+    }
+    if let Some(idle_after) = span(&section, "idle_after", SECOND)? {
+        if let (Emit::EachEvent, Some(entry)) = (settings.emit, section.find("idle_after")) {
+            let error = section.error(&entry.key_span, "`idle_after` is about windows that close");
+            return Err(error.hint("it goes with `emit = \"on_close\"`; leave it out"));
+        }
+        settings.idle_after = idle_after;
     }
     if let Some(freshness) = span(&section, "freshness", SECOND / 10)? {
         settings.freshness = freshness;

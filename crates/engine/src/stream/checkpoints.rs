@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use insightera_core::stream::{EachEvent, Plan};
+use insightera_core::stream::Plan;
 use uuid::Uuid;
 
+use super::states::{Checkpointed, PartitionState};
 use super::windows::refused;
 use crate::lake::commit::StreamState;
 use crate::lake::durable;
@@ -58,7 +59,7 @@ impl Checkpoints {
 
     /// Takes the state at a cut: what changed, or all of it when increments
     /// are many or there is no base in this process.
-    pub fn take(&mut self, state: &mut EachEvent) -> Pending {
+    pub fn take(&mut self, state: &mut dyn Checkpointed) -> Pending {
         let partition = state.partition();
         let full = self
             .chains
@@ -79,14 +80,14 @@ impl Checkpoints {
     ///
     /// # Errors
     /// `NotFound` when a file is gone, `Data` when one is damaged.
-    pub fn restore(&self, plan: &Arc<Plan>, files: &[String]) -> Result<Option<EachEvent>> {
-        let mut state: Option<EachEvent> = None;
+    pub fn restore(&self, plan: &Arc<Plan>, on_close: bool, files: &[String]) -> Result<Option<PartitionState>> {
+        let mut state: Option<PartitionState> = None;
         for name in files {
             let path = self.folder.join(name);
             let bytes = std::fs::read(&path).map_err(|e| durable::io_error("read", &path, e))?;
             let what = path.display().to_string();
             state = Some(match state {
-                None => EachEvent::restore(plan, &bytes).map_err(|e| refused(e, &what))?,
+                None => PartitionState::restore(plan, on_close, &bytes).map_err(|e| refused(e, &what))?,
                 Some(state) => state.apply(&bytes).map_err(|e| refused(e, &what))?,
             });
         }

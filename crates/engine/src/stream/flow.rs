@@ -12,7 +12,7 @@ use arrow::array::{
 use arrow::compute::{filter, filter_record_batch};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType, UInt32Type};
 use insightera_core::Clock;
-use insightera_core::stream::{Disposition, EventOutput, Partitions, QuantileSketch};
+use insightera_core::stream::{Disposition, EventOutput, QuantileSketch};
 use insightera_entities::hash::FeatureHasher;
 
 use super::decode::Problem;
@@ -20,6 +20,7 @@ use super::join::JoinTable;
 use super::program::{Program, Scorer};
 use super::set_aside::{self, SetAside};
 use super::source::RawPart;
+use super::states::{CLOSED, States, process_each};
 use crate::score::{RowFacts, output_batch, text};
 use crate::{Error, Result};
 
@@ -30,7 +31,7 @@ pub struct Flow {
     run_id: String,
     source: String,
     /// The windows of the assigned partitions.
-    pub states: Partitions,
+    pub states: States,
     out: EventOutput,
     /// The model that scores.
     pub scorer: Arc<Scorer>,
@@ -116,15 +117,16 @@ impl Flow {
         join: Option<Arc<JoinTable>>,
     ) -> Self {
         let out = match &program.windows {
-            Some(windows) => windows.plan.event_output(),
-            None => EventOutput { dispositions: Vec::new(), sets: Vec::new() },
+            Some(windows) if !program.on_close() => windows.plan.event_output(),
+            _ => EventOutput { dispositions: Vec::new(), sets: Vec::new() },
         };
+        let plan = program.windows.as_ref().map(|windows| &windows.plan);
         Self {
+            states: States::new(plan, program.on_close()),
             program,
             clock,
             run_id,
             source,
-            states: Partitions::default(),
             out,
             scorer,
             join,
@@ -158,8 +160,12 @@ impl Flow {
         let late_from = aside.len();
         let entered = self.windows(&decoded, parts, &mut aside)?;
         self.unsilence(parts);
-        if let Some((batch, windows)) = entered {
-            self.score(&batch, windows, &mut output)?;
+        if program.on_close() {
+            self.close(parts, &mut output)?;
+        } else if let Some((batch, windows)) = entered {
+            let (partitions, offsets) = (batch_partitions(&batch), batch_offsets(&batch));
+            let place = |row: usize| (partitions.value(row) as u32, offsets.value(row));
+            self.score(&batch, windows, "event", &place, &mut output)?;
         }
         let late = aside.split_off(late_from);
         let (late, future): (Vec<_>, Vec<_>) = late.into_iter().partition(|event| event.problem == Problem::Late);
@@ -270,9 +276,16 @@ impl Flow {
             match &program.windows {
                 Some(windows) => {
                     self.out.clear();
-                    windows.process(&mut self.states, batch, &decoded.ranges, &mut self.out)?;
-                    let (columns, complete) = windows.columns(&self.out);
-                    (columns, complete, self.out.dispositions.clone())
+                    let (states, out, now) = (&mut self.states, &mut self.out, self.clock.now_micros());
+                    windows.process(batch, &decoded.ranges, &mut |events| match states {
+                        States::EachEvent(states) => process_each(states, events, out),
+                        States::OnClose(closing) => closing.process(events, &mut out.dispositions, now),
+                    })?;
+                    let (columns, complete) = match states {
+                        States::EachEvent(_) => windows.columns(out),
+                        States::OnClose(_) => (Vec::new(), BooleanArray::from(vec![true; batch.num_rows()])),
+                    };
+                    (columns, complete, out.dispositions.clone())
                 }
                 None => {
                     let future = program.pipeline.events.max_future;
@@ -314,8 +327,40 @@ impl Flow {
         Ok(Some((kept, columns.collect::<Result<_, _>>().map_err(misfit)?)))
     }
 
-    /// Features, model, output, alerts.
-    fn score(&mut self, events: &RecordBatch, windows: Vec<ArrayRef>, output: &mut PollOutput) -> Result<()> {
+    /// Rows of the windows that have closed by now.
+    fn close(&mut self, parts: &[RawPart], output: &mut PollOutput) -> Result<()> {
+        let program = self.program.clone();
+        let (Some(windows), States::OnClose(closing)) = (&program.windows, &mut self.states) else { return Ok(()) };
+        let now = self.clock.now_micros();
+        let silent = !self.silent_until.is_empty();
+        let Some((rows, first)) = closing.close(now, program.pipeline.stream.idle_after, silent) else {
+            return Ok(());
+        };
+        let key = &program.subject_schema.fields()[..program.pipeline.entity_key.len()];
+        let types: Vec<_> = key.iter().map(|field| field.data_type().clone()).collect();
+        let count = rows.len() - first;
+        let (columns, complete) = windows.closed(rows, &types)?;
+        let mut columns: Vec<ArrayRef> = columns.iter().map(|column| column.slice(first, count)).collect();
+        let mut computed = columns.split_off(types.len() + 2);
+        computed.insert(0, Arc::new(complete.slice(first, count)));
+        // The newest arrival: what closed them.
+        let arrival = parts.iter().flat_map(|part| &part.arrivals).max().copied().unwrap_or(now);
+        columns.push(Arc::new(TimestampMicrosecondArray::from_value(arrival, count).with_timezone("UTC")));
+        let ends = rows.window_ends[first..].to_vec();
+        let subjects = RecordBatch::try_new(program.subject_schema.clone(), columns).map_err(misfit)?;
+        self.score(&subjects, computed, "window", &|row| (CLOSED, ends[row]), output)
+    }
+
+    /// Features, model, output, alerts. `reason` is why there is a row, and
+    /// `place` where it comes from.
+    fn score(
+        &mut self,
+        events: &RecordBatch,
+        windows: Vec<ArrayRef>,
+        reason: &str,
+        place: &dyn Fn(usize) -> (u32, i64),
+        output: &mut PollOutput,
+    ) -> Result<()> {
         let program = self.program.clone();
         let mut columns = events.columns().to_vec();
         columns.extend(windows);
@@ -361,7 +406,7 @@ impl Flow {
             &features,
             predictions,
             None,
-            text(Some("event"), features.num_rows()),
+            text(Some(reason), features.num_rows()),
             hashes.into_iter().map(|hash| hash as i64).collect(),
         )?;
         for arrival in micros(events, "arrival_timestamp").values().iter() {
@@ -369,7 +414,7 @@ impl Flow {
         }
         output.counts.rows = rows.num_rows() as u64;
         for (name, when, side) in &program.alerts {
-            self.alert(name, when.is_true(&rows)?, *side, events, &rows, output)?;
+            self.alert(name, &when.is_true(&rows)?, *side, place, &rows, output)?;
         }
         output.rows = Some(rows);
         Ok(())
@@ -378,20 +423,17 @@ impl Flow {
     fn alert(
         &self,
         name: &str,
-        when: BooleanArray,
+        when: &BooleanArray,
         side: usize,
-        events: &RecordBatch,
+        place: &dyn Fn(usize) -> (u32, i64),
         rows: &RecordBatch,
         output: &mut PollOutput,
     ) -> Result<()> {
         if when.true_count() == 0 {
             return Ok(());
         }
-        let chosen = filter_record_batch(rows, &when).map_err(misfit)?;
-        let places = filter_record_batch(events, &when).map_err(misfit)?;
-        let (partitions, offsets) = (batch_partitions(&places), batch_offsets(&places));
-        let places: Vec<(u32, i64)> =
-            partitions.values().iter().zip(offsets.values().iter()).map(|(p, o)| (*p as u32, *o)).collect();
+        let chosen = filter_record_batch(rows, when).map_err(misfit)?;
+        let places = (0..when.len()).filter(|row| when.value(*row)).map(place).collect();
         let mut fields: Vec<_> = chosen.schema().fields().iter().cloned().collect();
         fields.push(Arc::new(arrow::datatypes::Field::new("alert", arrow::datatypes::DataType::Utf8, false)));
         let mut columns = chosen.columns().to_vec();

@@ -10,7 +10,8 @@
 //! **Flow.** [`source`] → [`decode`] (JSON to columns; what cannot be read is
 //! set aside) → filter → [`windows`] (a fold per partition, in offset order)
 //! → [`join`] (features from the lake, pinned) → model → rows. All of a poll
-//! is scored at once. Alerts leave as soon as their row is there; rows wait for
+//! is scored at once. With `emit = "on_close"` there is a row for a key of a
+//! window once the window has closed ([`states`]), and none for an event. Alerts leave as soon as their row is there; rows wait for
 //! the cut, and another thread ([`commit`]) writes and commits them while the
 //! next interval fills.
 //!
@@ -39,6 +40,7 @@ mod program;
 mod run;
 mod set_aside;
 mod source;
+mod states;
 mod status;
 mod time;
 mod windows;

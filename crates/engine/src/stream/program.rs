@@ -12,7 +12,7 @@ use super::expression::Expression;
 use super::join::Join;
 use super::windows::Windows;
 use super::{set_aside, source, table_properties};
-use crate::config::{SourceSettings, StreamPipeline};
+use crate::config::{EVENT_COLUMNS, Emit, SourceSettings, StreamPipeline};
 use crate::key;
 use crate::lake::schema::{Column, timestamptz};
 use crate::lake::{NewTable, TableName};
@@ -35,6 +35,8 @@ pub struct Program {
     pub computed: Vec<Expression>,
     /// The event: its fields, computed columns and what the engine knows.
     pub event_schema: SchemaRef,
+    /// What a row is about: the event, or a key and the window that closed.
+    pub subject_schema: SchemaRef,
     /// Which events count.
     pub filter: Option<Expression>,
     /// Windows over the events.
@@ -111,9 +113,13 @@ impl Program {
             .map(|sql| Expression::condition(&context, format!("{file}: [events] filter"), sql, &event_schema))
             .transpose()?;
         let windows = Windows::new(&context, &pipeline, &event_schema)?;
+        if pipeline.stream.emit == Emit::OnClose {
+            fields = window_fields(&pipeline, &event_schema)?;
+        }
+        let subject_schema: SchemaRef = Arc::new(Schema::new(fields.clone()));
         let join = match &pipeline.join {
             None => None,
-            Some(settings) => Some(Join::new(workspace, &pipeline, settings, &event_schema).await?),
+            Some(settings) => Some(Join::new(workspace, &pipeline, settings, &subject_schema).await?),
         };
         fields.push(Field::new("window_complete", DataType::Boolean, false));
         fields.extend(windows.iter().flat_map(|windows| windows.fields.clone()));
@@ -143,6 +149,7 @@ impl Program {
             payload_schema,
             computed,
             event_schema,
+            subject_schema,
             filter,
             windows,
             join,
@@ -198,6 +205,11 @@ impl Program {
         TableName { namespace: output.namespace.clone(), name: output.table.clone() }
     }
 
+    /// Whether rows are made when windows close.
+    pub fn on_close(&self) -> bool {
+        self.pipeline.stream.emit == Emit::OnClose
+    }
+
     /// Resolves and loads the model that scores now.
     ///
     /// # Errors
@@ -235,10 +247,10 @@ impl Program {
         let hashed = match &model {
             Some(model) => model.signature().inputs.iter().map(|input| input.name.clone()).collect(),
             None => {
-                let own = ["event_timestamp", "arrival_timestamp", "source_partition", "source_offset"];
+                let own = |name: &str| name != "window_complete" && EVENT_COLUMNS.contains(&name);
                 let names = self.feature_schema.fields().iter().map(|field| field.name());
                 names
-                    .filter(|name| !own.contains(&name.as_str()) && !pipeline.entity_key.contains(name))
+                    .filter(|name| !own(name) && !pipeline.entity_key.contains(name))
                     .cloned()
                     .collect()
             }
@@ -266,6 +278,27 @@ fn set_aside_tables(pipeline: &StreamPipeline) -> (Vec<NewTable>, usize) {
     }
     let late = sides.len() - 1;
     (sides, late)
+}
+
+/// What a row of a closed window is about.
+fn window_fields(pipeline: &StreamPipeline, event: &Schema) -> Result<Vec<Field>> {
+    let key = pipeline.entity_key.iter().map(|name| event.field_with_name(name).cloned());
+    let mut fields: Vec<Field> = key.collect::<Result<_, _>>().map_err(|e| Error::internal(e.to_string()))?;
+    if let Some(join) = &pipeline.join
+        && let Some(name) = join.key.iter().find(|name| !pipeline.entity_key.contains(name))
+    {
+        return Err(Error::invalid(format!(
+            "{}: [join] key: `{name}` is a column of events, and with `emit = \"on_close\"` a row is a window",
+            pipeline.file.display()
+        ))
+        .hint("join by columns of [entity] key"));
+    }
+    fields.extend([
+        Field::new("window_start", timestamptz(), false),
+        Field::new("window_end", timestamptz(), false),
+        Field::new("arrival_timestamp", timestamptz(), false),
+    ]);
+    Ok(fields)
 }
 
 fn refuse_twice(file: &str, fields: &[Field]) -> Result<()> {
@@ -314,7 +347,10 @@ pub async fn check(workspace: &Workspace, name: &str) -> Result<CheckReport> {
         table: program.table().to_string(),
         table_exists: table.is_some(),
         model: scorer.resolved.as_ref().map(|model| format!("{} version {}", model.name, model.version)),
-        strategy: "each_event",
+        strategy: match pipeline.stream.emit {
+            Emit::EachEvent => "each_event",
+            Emit::OnClose => "on_close",
+        },
         why_not_snapshot: None,
         inputs,
         adds_columns: evolution.iter().flat_map(|e| &e.added).map(|column| column.name.clone()).collect(),

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use insightera_core::stream::{Coverage, EachEvent};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -18,6 +17,7 @@ use super::flow::{Counts, Flow, PollOutput};
 use super::join::JoinTable;
 use super::program::{Program, Scorer};
 use super::source::{self, RawPart, Source};
+use super::states::{CLOSED, Extent, PartitionState, States};
 use super::status::{self, LiveStatus};
 use super::windows::refused;
 use crate::config::SourceSettings;
@@ -276,6 +276,13 @@ impl Stream {
                 "`--partitions` shares out the partitions of a topic; files are read by one process",
             ));
         }
+        if options.partitions.is_some() && program.on_close() {
+            return Err(Error::invalid(format!(
+                "{}: with `emit = \"on_close\"` a window waits for all partitions, so `--partitions` cannot share them out",
+                program.pipeline.file.display()
+            ))
+            .hint("run it in one process"));
+        }
         let source = source::open(&workspace.project().dir, &program.pipeline.source, &clock)?;
         let run_id = workspace.new_run_id().to_string();
         let identity = source.identity().to_owned();
@@ -326,12 +333,19 @@ impl Stream {
         }
         self.cut()?;
         self.finish_commit(true)?;
-        let starts = new.iter().map(|(partition, found)| (*partition, found.start)).collect();
+        let mut starts: BTreeMap<u32, i64> = new.iter().map(|(partition, found)| (*partition, found.start)).collect();
+        let first = self.positions.is_empty() && self.program.on_close();
+        if first {
+            starts.insert(CLOSED, 0);
+        }
         let described = new.iter().filter(|(_, found)| !found.description.is_null());
         let described: BTreeMap<u32, Value> = described.map(|(p, found)| (*p, found.description.clone())).collect();
         let mut committer = self.worker.committer.lock().unwrap_or_else(PoisonError::into_inner);
         let state = committer.acquire(&starts, &described)?;
         drop(committer);
+        if let (true, States::OnClose(closing)) = (first, &mut self.flow.states) {
+            closing.closed = state.committed.positions.get(&CLOSED).copied().unwrap_or(0);
+        }
         for (partition, found) in &new {
             self.take_over(*partition, found.start, &state)?;
         }
@@ -345,7 +359,8 @@ impl Stream {
         let mut from = position;
         if let Some(windows) = &self.program.windows {
             let files = state.checkpoints.get(&partition).map(Vec::as_slice).unwrap_or_default();
-            let restored = match self.checkpoints.restore(&windows.plan, files) {
+            let on_close = self.program.on_close();
+            let restored = match self.checkpoints.restore(&windows.plan, on_close, files) {
                 Ok(restored) => restored.filter(|state| state.next_offset() <= position),
                 // Windows that were declared otherwise, or files that are
                 // gone: the source has the events.
@@ -358,10 +373,11 @@ impl Stream {
                     if !faults::bug(Bug::ForgetWindows) {
                         from = start;
                     }
-                    EachEvent::new(&windows.plan, partition, from, Coverage::FirstEvent)
+                    PartitionState::new(&windows.plan, on_close, partition, from).map_err(|e| refused(e, "windows"))?
                 }
             };
-            self.flow.states.assign(windows).map_err(|e| refused(e, "windows"))?;
+            let now = self.workspace.clock().now_micros();
+            self.flow.states.assign(windows, now).map_err(|e| refused(e, "windows"))?;
         }
         if from < position {
             self.flow.silent_until.insert(partition, position);
@@ -426,7 +442,8 @@ impl Stream {
                 parts => parts?,
             };
             let idle = parts.is_empty();
-            if !idle {
+            // Windows also close because time goes by.
+            if !idle || self.program.on_close() {
                 self.take(&parts)?;
             }
             self.finish_commit(false)?;
@@ -449,10 +466,11 @@ impl Stream {
 
     /// A poll into the interval.
     fn take(&mut self, parts: &[RawPart]) -> Result<()> {
-        if self.opened.is_none() {
+        let closed = self.closed();
+        let PollOutput { rows, sides, alerts, counts } = self.flow.process(parts)?;
+        if self.opened.is_none() && (!parts.is_empty() || rows.is_some()) {
             self.opened = Some(self.now());
         }
-        let PollOutput { rows, sides, alerts, counts } = self.flow.process(parts)?;
         if let Some(told) = &self.options.on_alert {
             for (name, rows) in alerts {
                 told(&Alert { pipeline: self.program.pipeline.name.clone(), name, rows });
@@ -462,6 +480,11 @@ impl Stream {
             let from = self.positions.insert(part.partition, part.next_offset).unwrap_or(part.next_offset);
             let range = self.interval.ranges.entry(part.partition).or_insert((from, from));
             range.1 = part.next_offset;
+        }
+        if let (Some(from), Some(to)) = (closed, self.closed())
+            && rows.is_some()
+        {
+            self.interval.ranges.entry(CLOSED).or_insert((from, to)).1 = to;
         }
         self.counts.add(counts);
         self.interval.timestamp = self.flow.timestamp;
@@ -474,6 +497,14 @@ impl Stream {
         self.interval_bytes += sides.iter().map(|side| side.rows.get_array_memory_size()).sum::<usize>();
         self.interval.sides.extend(sides);
         Ok(())
+    }
+
+    /// Where windows have been closed to.
+    fn closed(&self) -> Option<i64> {
+        match &self.flow.states {
+            States::OnClose(closing) => Some(closing.closed),
+            States::EachEvent(_) => None,
+        }
     }
 
     /// Whether the interval is old or large enough, and may go.
@@ -500,7 +531,7 @@ impl Stream {
         }
         self.finish_commit(true)?;
         if self.program.windows.is_some() {
-            for state in self.flow.states.states() {
+            for state in self.flow.states.checkpointed() {
                 if self.interval.ranges.contains_key(&state.partition()) {
                     self.interval.states.push(self.checkpoints.take(state));
                 }
@@ -516,7 +547,9 @@ impl Stream {
 
     fn finish_commit(&mut self, wait: bool) -> Result<()> {
         if let Some(committed) = self.worker.result(wait)? {
-            self.source.committed(&committed.positions);
+            let of_source = |(partition, _): &(&u32, &i64)| **partition != CLOSED;
+            let positions = committed.positions.iter().filter(of_source).map(|(p, at)| (*p, *at)).collect();
+            self.source.committed(&positions);
             self.commits += 1;
             self.last = Some(committed);
         }
@@ -525,14 +558,7 @@ impl Stream {
 
     /// Says how it goes.
     fn tell(&mut self, ended: bool) {
-        let (mut keys, mut bytes, mut watermark) = (0, 0, None::<i64>);
-        for state in self.flow.states.states() {
-            keys += state.keys() as u64;
-            bytes += state.state_bytes();
-            if let Some(mark) = state.watermark() {
-                watermark = Some(watermark.map_or(mark, |other| other.min(mark)));
-            }
-        }
+        let Extent { keys, bytes, watermark } = self.flow.states.extent();
         let live = LiveStatus {
             pipeline: self.program.pipeline.name.clone(),
             run_id: self.run_id.clone(),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::source;
+use super::states::CLOSED;
 use crate::config::SourceSettings;
 use crate::lake::TableName;
 use crate::lake::commit::StreamState;
@@ -120,14 +121,16 @@ pub fn status(workspace: &Workspace, name: &str) -> Result<Status> {
         Some(table) => StreamState::read(&table, name)?,
         None => StreamState::default(),
     };
+    let mut positions = state.committed.positions.clone();
+    positions.remove(&CLOSED);
     let mut ends = BTreeMap::new();
     if let SourceSettings::Files { .. } = &pipeline.source
         && let Ok(mut source) = source::open(&workspace.project().dir, &pipeline.source, workspace.clock())
-        && source.partitions(&state.partitions).and_then(|_| source.assign(&state.committed.positions)).is_ok()
+        && source.partitions(&state.partitions).and_then(|_| source.assign(&positions)).is_ok()
     {
         ends = source.ends()?;
     }
-    let partitions = state.committed.positions.iter().map(|(partition, position)| PartitionStatus {
+    let partitions = positions.iter().map(|(partition, position)| PartitionStatus {
         partition: *partition,
         name: state.partitions.get(partition).and_then(|value| Some(value.get("file")?.as_str()?.to_owned())),
         position: *position,

@@ -4,7 +4,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, TimestampMicrosecondType};
@@ -16,8 +18,8 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use insightera_core::stream::{
-    Aggregate, Batch, Bits, Column, ColumnType, EventOutput, Function, Key, KeyType, Keys as CoreKeys, LatePolicy,
-    OutColumn, OutValues, Partitions, Plan, Settings, StreamError, Strings, Values, WindowSet,
+    Aggregate, Batch, Bits, ClosedRows, Column, ColumnType, EventOutput, Function, Key, KeyType, Keys as CoreKeys,
+    LatePolicy, OutColumn, OutValues, Plan, Settings, StreamError, Strings, Value, Values, WindowSet,
 };
 
 use super::expression::Expression;
@@ -108,17 +110,16 @@ impl Windows {
         Ok(Some(Self { plan, fields, keys, arguments }))
     }
 
-    /// Takes events into their windows. `ranges` are the rows of each
-    /// partition; `out` gets a row for every row of the batch.
+    /// Hands events to the windows of their partitions. `ranges` are the rows
+    /// of each.
     ///
     /// # Errors
     /// When the state may not grow, or a key comes from two partitions.
     pub fn process(
         &self,
-        states: &mut Partitions,
         batch: &RecordBatch,
         ranges: &[(u32, Range<usize>)],
-        out: &mut EventOutput,
+        take: &mut dyn FnMut(&Batch<'_>) -> Result<(), StreamError>,
     ) -> Result<()> {
         let mut arguments: Vec<ArrayRef> = Vec::with_capacity(self.arguments.len());
         for argument in &self.arguments {
@@ -155,7 +156,7 @@ impl Windows {
                 keys: &keys,
                 columns: &columns,
             };
-            states.process(&events, 0, &mut |_| Ok(Vec::new()), out).map_err(|e| self.refused(e, batch, &encoded))?;
+            take(&events).map_err(|e| self.refused(e, batch, &encoded))?;
         }
         Ok(())
     }
@@ -173,6 +174,26 @@ impl Windows {
         }
         Error::new(error.kind(), format!("windows: key `{shown}` came from partitions {first} and {second}"))
             .hint("an entity's events must come in one partition: let the producer choose it by the key of the windows")
+    }
+
+    /// The rows of closed windows: keys of these types, where the windows
+    /// start and end, then the windows' columns.
+    ///
+    /// # Errors
+    /// Never for keys that were encoded by [`Windows::process`].
+    pub fn closed(&self, rows: &ClosedRows, key_types: &[DataType]) -> Result<(Vec<ArrayRef>, BooleanArray)> {
+        let encoded: Vec<&[u8]> = (0..rows.len())
+            .map(|row| match rows.keys.get(row) {
+                Value::Bytes(bytes) => bytes,
+                _ => &[],
+            })
+            .collect();
+        let mut columns = crate::key::decode(&encoded, key_types)?;
+        for times in [&rows.window_starts, &rows.window_ends] {
+            columns.push(Arc::new(TimestampMicrosecondArray::from(times.clone()).with_timezone("UTC")));
+        }
+        columns.extend(rows.columns.iter().map(array));
+        Ok((columns, BooleanArray::from(rows.complete.clone())))
     }
 
     /// The windows' columns, and whether all windows of a row are complete.
