@@ -222,6 +222,51 @@ def test_kill_9_at_any_time_loses_and_repeats_nothing(live, small_model):
     check(live, fold_files(live), small_model)
 
 
+def test_an_alert_on_change_is_told_once_whatever_is_killed(live):
+    path = live.folder / "pipelines" / "live.toml"
+    text = path.read_text().replace("[stream]", """[alerts.rare]
+when = "seen % 4 >= 2"
+on_change = true
+table = "predictions.rare"
+[alerts.each]
+when = "seen % 4 >= 2"
+table = "predictions.each"
+[stream]""")
+    without_windows = text[:text.index("[windows.week]")] + text[text.index("[join]"):]
+    for old, new in [('seen = "seen"\n', ''), ('x = "x"\n', 'v = "value"\n'), ("seen % 4 >= 2", "v > 0"),
+                     ('[model]\nname = "risk_model"\n', ''), ('probability = "probability"\n', ''),
+                     ("predictions.", "plain.")]:
+        assert old in without_windows
+        without_windows = without_windows.replace(old, new)
+    path.write_text(text)
+    (live.folder / "pipelines" / "plain.toml").write_text(without_windows)
+    numbers, written = random.Random(5), 0
+    for _ in range(8):
+        process = subprocess.Popen([live.binary, "--project", str(live.folder), "stream", "live", "plain"],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + numbers.uniform(0.3, 1.0)
+        while time.monotonic() < deadline:
+            append(live, 0, events(0, 30, start=written))
+            written += 30
+            time.sleep(0.03)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    live.json("stream", "live", "plain", "--until-end")
+    for name, holds in [("predictions", lambda row: row["seen"] % 4 >= 2),
+                        ("plain", lambda row: row["v"] is not None and row["v"] > 0)]:
+        began, each, before = [], [], {}
+        for row in sorted(live.table(f"{name}.live").scan().to_arrow().to_pylist(), key=lambda r: r["source_offset"]):
+            if holds(row):
+                each.append(row["source_offset"])
+                if not before.get(row["nim"]):
+                    began.append(row["source_offset"])
+            before[row["nim"]] = holds(row)
+        for table, wanted in [("rare", began), ("each", each)]:
+            rows_ = live.table(f"{name}.{table}").scan().to_arrow()
+            assert sorted(rows_["source_offset"].to_pylist()) == wanted, (name, table)
+        assert 10 < len(began) < len(each)
+
+
 def test_a_second_process_takes_over_and_the_first_ends(live, small_model):
     append(live, 0, events(0, 200))
     first = subprocess.Popen([live.binary, "--project", str(live.folder), "stream", "live"],

@@ -52,6 +52,17 @@ def test_ten_absences_raise_the_risk_of_students_who_never_missed_a_lecture(demo
         assert [row["attendance_rate_7d_realtime"] for row in rows] == pytest.approx([1 / n for n in range(1, 12)])
         raised += rows[-1]["dropout_probability"] - rows[0]["dropout_probability"] >= 0.05
     assert raised >= 800, f"raised for {raised} of 1000"
+    # A student who becomes a high risk is an alert once, not at each event.
+    became = set()
+    for student in students:
+        before = None
+        for offset in sorted(risks[student]):
+            now = risks[student][offset]["risk_category"]
+            if now == "High" and before != "High":
+                became.add((student, offset))
+            before = now
+    alerts = demo.table("ml_predictions.dropout_risk_alerts").scan().to_arrow().to_pylist()
+    assert len(alerts) == len(became) and {(row["nim"], row["source_offset"]) for row in alerts} == became
 
 
 def test_every_payment_is_judged_by_the_statistics_of_its_unit(demo):

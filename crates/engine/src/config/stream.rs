@@ -164,6 +164,8 @@ pub struct AlertSettings {
     pub name: String,
     /// Which rows, in SQL over the output columns.
     pub when: String,
+    /// Only the first row of an entity, until one is not of them.
+    pub on_change: bool,
     /// The table they are written to: namespace and name.
     pub table: (String, String),
 }
@@ -228,7 +230,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
 ];
 const FIELD: &[&str] = &["type", "path", "format"];
 const WINDOW: &[&str] = &["rolling", "tumbling", "hopping", "key", "columns"];
-const ALERT: &[&str] = &["when", "table"];
+const ALERT: &[&str] = &["when", "on_change", "table"];
 
 /// Types of fields.
 const TYPES: &[&str] = &["string", "long", "double", "boolean", "timestamp"];
@@ -277,8 +279,13 @@ impl StreamPipeline {
             }
         };
         let stream = read_stream(top, name)?;
+        let alerts = read_alerts(top)?;
         if stream.emit == Emit::OnClose {
             check_on_close(top, &entity_key, &windows, &events)?;
+            if let Some(alert) = alerts.iter().find(|alert| alert.on_change) {
+                let error = top.error_here(format!("[alerts.{}] on_change is about single events", alert.name));
+                return Err(error.hint("leave it out with `emit = \"on_close\"`: a window has one row"));
+            }
         }
         Ok(Self {
             name: name.to_owned(),
@@ -290,7 +297,7 @@ impl StreamPipeline {
             features,
             model,
             output: read_output(&top.required_section("output")?, &entity, &key)?,
-            alerts: read_alerts(top)?,
+            alerts,
             stream,
             events,
             entity_key,
@@ -556,9 +563,14 @@ fn read_alerts(top: &Section<'_>) -> Result<Vec<AlertSettings>> {
         let section = all.subsection(entry)?;
         section.allow(ALERT, SECTIONS)?;
         let table = section.required_text("table")?;
+        let on_change = match section.find("on_change") {
+            None => false,
+            Some(entry) => entry.value.as_bool().ok_or_else(|| section.wrong_type(entry, "true or false"))?,
+        };
         alerts.push(AlertSettings {
             name: entry.key.to_owned(),
             when: section.required_text("when")?.value.to_owned(),
+            on_change,
             table: split_table(table.value).map_err(|message| section.error(&table.span, message))?,
         });
     }

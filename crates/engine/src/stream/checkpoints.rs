@@ -14,6 +14,7 @@ use std::time::Duration;
 use insightera_core::stream::Plan;
 use uuid::Uuid;
 
+use super::remembered::Remembered;
 use super::states::{Checkpointed, PartitionState};
 use super::windows::refused;
 use crate::lake::commit::StreamState;
@@ -57,39 +58,65 @@ impl Checkpoints {
         Self { folder: warehouse.join("_streams").join(pipeline), chains: BTreeMap::new() }
     }
 
-    /// Takes the state at a cut: what changed, or all of it when increments
-    /// are many or there is no base in this process.
-    pub fn take(&mut self, state: &mut dyn Checkpointed) -> Pending {
-        let partition = state.partition();
+    /// Takes a partition's state at a cut: what changed, or all of it when
+    /// increments are many or there is no base in this process.
+    pub fn take(
+        &mut self,
+        partition: u32,
+        mut windows: Option<&mut dyn Checkpointed>,
+        mut remembered: Option<&mut Remembered>,
+    ) -> Pending {
+        let mut end = |base: bool, mut bytes: Vec<u8>| {
+            if let Some(remembered) = &mut remembered {
+                remembered.write(partition, base, &mut bytes);
+            }
+            Pending { partition, base, bytes }
+        };
         let full = self
             .chains
             .get(&partition)
             .is_none_or(|chain| chain.increments >= INCREMENTS || chain.increment_bytes > chain.base_bytes);
-        if !full && let Ok(bytes) = state.increment() {
+        if !full && let Ok(bytes) = windows.as_mut().map_or(Ok(Vec::new()), |windows| windows.increment()) {
+            let pending = end(false, bytes);
             let chain = self.chains.entry(partition).or_default();
             chain.increments += 1;
-            chain.increment_bytes += bytes.len();
-            return Pending { partition, base: false, bytes };
+            chain.increment_bytes += pending.bytes.len();
+            return pending;
         }
-        let bytes = state.checkpoint();
-        self.chains.insert(partition, Chain { base_bytes: bytes.len(), ..Chain::default() });
-        Pending { partition, base: true, bytes }
+        let pending = end(true, windows.map_or_else(Vec::new, |windows| windows.checkpoint()));
+        self.chains.insert(partition, Chain { base_bytes: pending.bytes.len(), ..Chain::default() });
+        pending
     }
 
-    /// The state that the files hold.
+    /// The windows that a partition's files hold; alerts go to `remembered`.
     ///
     /// # Errors
     /// `NotFound` when a file is gone, `Data` when one is damaged.
-    pub fn restore(&self, plan: &Arc<Plan>, on_close: bool, files: &[String]) -> Result<Option<PartitionState>> {
-        let mut state: Option<PartitionState> = None;
+    pub fn restore(
+        &self,
+        plan: Option<(&Arc<Plan>, bool)>,
+        partition: u32,
+        files: &[String],
+        remembered: &mut Remembered,
+    ) -> Result<Option<PartitionState>> {
+        let mut read = Vec::new();
         for name in files {
             let path = self.folder.join(name);
             let bytes = std::fs::read(&path).map_err(|e| durable::io_error("read", &path, e))?;
-            let what = path.display().to_string();
-            state = Some(match state {
-                None => PartitionState::restore(plan, on_close, &bytes).map_err(|e| refused(e, &what))?,
-                Some(state) => state.apply(&bytes).map_err(|e| refused(e, &what))?,
-            });
+            read.push((path.display().to_string(), bytes));
+        }
+        let mut windows = Vec::new();
+        for (what, bytes) in &read {
+            windows.push((what, remembered.read(partition, bytes, what)?));
+        }
+        let Some((plan, on_close)) = plan else { return Ok(None) };
+        let mut state: Option<PartitionState> = None;
+        for (what, bytes) in windows {
+            let next = match state {
+                None => PartitionState::restore(plan, on_close, bytes),
+                Some(state) => state.apply(bytes),
+            };
+            state = Some(next.map_err(|e| refused(e, what))?);
         }
         Ok(state)
     }

@@ -17,10 +17,12 @@ use insightera_entities::hash::FeatureHasher;
 
 use super::decode::Problem;
 use super::join::JoinTable;
-use super::program::{Program, Scorer};
+use super::program::{AlertPlan, Program, Scorer};
+use super::remembered::Remembered;
 use super::set_aside::{self, SetAside};
 use super::source::RawPart;
 use super::states::{CLOSED, States, process_each};
+use crate::key::Keys;
 use crate::score::{RowFacts, output_batch, text};
 use crate::{Error, Result};
 
@@ -32,6 +34,8 @@ pub struct Flow {
     source: String,
     /// The windows of the assigned partitions.
     pub states: States,
+    /// The alerts that were told, and are not told again.
+    pub remembered: Remembered,
     out: EventOutput,
     /// The model that scores.
     pub scorer: Arc<Scorer>,
@@ -123,6 +127,7 @@ impl Flow {
         let plan = program.windows.as_ref().map(|windows| &windows.plan);
         Self {
             states: States::new(plan, program.on_close()),
+            remembered: Remembered::default(),
             program,
             clock,
             run_id,
@@ -413,39 +418,50 @@ impl Flow {
             self.latency.insert((self.timestamp - arrival).max(0) as f64 / 1000.0);
         }
         output.counts.rows = rows.num_rows() as u64;
-        for (name, when, side) in &program.alerts {
-            self.alert(name, &when.is_true(&rows)?, *side, place, &rows, output)?;
+        let entities = match program.remembers() {
+            true => Keys::new(&features, &program.pipeline.entity_key)?.hashes(),
+            false => Vec::new(),
+        };
+        for alert in &program.alerts {
+            let mut when = alert.when.is_true(&rows)?;
+            if let Some(number) = alert.on_change {
+                let begins = entities.iter().enumerate().map(|(row, entity)| {
+                    let (partition, _) = place(row);
+                    Some(self.remembered.begins(number, partition, *entity, when.is_valid(row) && when.value(row)))
+                });
+                when = begins.collect();
+            }
+            alert_rows(alert, &when, place, &rows, output)?;
         }
         output.rows = Some(rows);
         Ok(())
     }
+}
 
-    fn alert(
-        &self,
-        name: &str,
-        when: &BooleanArray,
-        side: usize,
-        place: &dyn Fn(usize) -> (u32, i64),
-        rows: &RecordBatch,
-        output: &mut PollOutput,
-    ) -> Result<()> {
-        if when.true_count() == 0 {
-            return Ok(());
-        }
-        let chosen = filter_record_batch(rows, when).map_err(misfit)?;
-        let places = (0..when.len()).filter(|row| when.value(*row)).map(place).collect();
-        let mut fields: Vec<_> = chosen.schema().fields().iter().cloned().collect();
-        fields.push(Arc::new(arrow::datatypes::Field::new("alert", arrow::datatypes::DataType::Utf8, false)));
-        let mut columns = chosen.columns().to_vec();
-        let names = StringArray::from_iter_values(std::iter::repeat_n(name, chosen.num_rows()));
-        columns.push(Arc::new(names));
-        let schema = Arc::new(arrow::datatypes::Schema::new(fields));
-        let rows = RecordBatch::try_new(schema, columns).map_err(misfit)?;
-        output.counts.alerts += rows.num_rows() as u64;
-        output.alerts.push((name.to_owned(), rows.clone()));
-        output.sides.push(SideRows { side, rows, places });
-        Ok(())
+/// The rows of an alert, for whoever is told and for its table.
+fn alert_rows(
+    alert: &AlertPlan,
+    when: &BooleanArray,
+    place: &dyn Fn(usize) -> (u32, i64),
+    rows: &RecordBatch,
+    output: &mut PollOutput,
+) -> Result<()> {
+    if when.true_count() == 0 {
+        return Ok(());
     }
+    let chosen = filter_record_batch(rows, when).map_err(misfit)?;
+    let places = (0..when.len()).filter(|row| when.value(*row)).map(place).collect();
+    let mut fields: Vec<_> = chosen.schema().fields().iter().cloned().collect();
+    fields.push(Arc::new(arrow::datatypes::Field::new("alert", arrow::datatypes::DataType::Utf8, false)));
+    let mut columns = chosen.columns().to_vec();
+    let names = StringArray::from_iter_values(std::iter::repeat_n(&alert.name, chosen.num_rows()));
+    columns.push(Arc::new(names));
+    let schema = Arc::new(arrow::datatypes::Schema::new(fields));
+    let rows = RecordBatch::try_new(schema, columns).map_err(misfit)?;
+    output.counts.alerts += rows.num_rows() as u64;
+    output.alerts.push((alert.name.clone(), rows.clone()));
+    output.sides.push(SideRows { side: alert.side, rows, places });
+    Ok(())
 }
 
 impl Decoded {

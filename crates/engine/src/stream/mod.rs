@@ -37,6 +37,7 @@ mod flow;
 mod join;
 mod json;
 mod program;
+mod remembered;
 mod run;
 mod set_aside;
 mod source;

@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::decode::Decoder;
 use super::expression::Expression;
 use super::join::Join;
+use super::remembered::MOST;
 use super::windows::Windows;
 use super::{set_aside, source, table_properties};
 use crate::config::{EVENT_COLUMNS, Emit, SourceSettings, StreamPipeline};
@@ -57,8 +58,21 @@ pub struct Program {
     pub sides: Vec<NewTable>,
     /// Which side table gets late events.
     pub late_side: usize,
-    /// Alerts: name, condition over the rows, side table.
-    pub alerts: Vec<(String, Expression, usize)>,
+    /// Alerts.
+    pub alerts: Vec<AlertPlan>,
+}
+
+/// A planned alert.
+#[derive(Debug)]
+pub struct AlertPlan {
+    /// Its name.
+    pub name: String,
+    /// The condition over the rows.
+    pub when: Expression,
+    /// The side table.
+    pub side: usize,
+    /// With `on_change`: its number among those.
+    pub on_change: Option<usize>,
 }
 
 /// The model that scores at the moment.
@@ -167,7 +181,12 @@ impl Program {
             let what = format!("{file}: [alerts.{}] when", alert.name);
             let when = Expression::condition(&context, what, &alert.when, &program.row_schema)?;
             let side = program.alert_side(&TableName { namespace: alert.table.0, name: alert.table.1 })?;
-            program.alerts.push((alert.name, when, side));
+            let number = program.alerts.iter().filter(|alert| alert.on_change.is_some()).count();
+            if alert.on_change && number == MOST {
+                return Err(Error::invalid(format!("{file}: more than {MOST} alerts have `on_change`")));
+            }
+            let on_change = alert.on_change.then_some(number);
+            program.alerts.push(AlertPlan { name: alert.name, when, side, on_change });
         }
         Ok(program)
     }
@@ -203,6 +222,11 @@ impl Program {
     pub fn table(&self) -> TableName {
         let output = &self.pipeline.output;
         TableName { namespace: output.namespace.clone(), name: output.table.clone() }
+    }
+
+    /// Whether it matters which alerts' conditions held before.
+    pub fn remembers(&self) -> bool {
+        self.alerts.iter().any(|alert| alert.on_change.is_some())
     }
 
     /// Whether rows are made when windows close.

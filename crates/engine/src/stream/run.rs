@@ -11,7 +11,7 @@ use arrow::array::RecordBatch;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::checkpoints::Checkpoints;
+use super::checkpoints::{Checkpoints, Pending};
 use super::commit::{Committed, Committer, Interval};
 use super::flow::{Counts, Flow, PollOutput};
 use super::join::JoinTable;
@@ -357,15 +357,18 @@ impl Stream {
     fn take_over(&mut self, partition: u32, start: i64, state: &StreamState) -> Result<()> {
         let position = state.committed.positions.get(&partition).copied().unwrap_or(start);
         let mut from = position;
-        if let Some(windows) = &self.program.windows {
-            let files = state.checkpoints.get(&partition).map(Vec::as_slice).unwrap_or_default();
-            let on_close = self.program.on_close();
-            let restored = match self.checkpoints.restore(&windows.plan, on_close, files) {
-                Ok(restored) => restored.filter(|state| state.next_offset() <= position),
-                // Windows that were declared otherwise, or files that are
-                // gone: the source has the events.
-                Err(_) => None,
-            };
+        let files = state.checkpoints.get(&partition).map(Vec::as_slice).unwrap_or_default();
+        let plan = self.program.windows.as_ref().map(|windows| (&windows.plan, self.program.on_close()));
+        let restored = match self.checkpoints.restore(plan, partition, files, &mut self.flow.remembered) {
+            Ok(restored) => restored.filter(|state| state.next_offset() <= position),
+            // Windows that were declared otherwise, or files that are gone:
+            // the source has the events. Alerts are told once more.
+            Err(_) => None,
+        };
+        if !self.program.remembers() {
+            self.flow.remembered.forget(partition);
+        }
+        if let Some((plan, on_close)) = plan {
             let restored = restored.filter(|_| !faults::bug(Bug::ForgetWindows));
             let windows = match restored {
                 Some(restored) => restored,
@@ -373,7 +376,7 @@ impl Stream {
                     if !faults::bug(Bug::ForgetWindows) {
                         from = start;
                     }
-                    PartitionState::new(&windows.plan, on_close, partition, from).map_err(|e| refused(e, "windows"))?
+                    PartitionState::new(plan, on_close, partition, from).map_err(|e| refused(e, "windows"))?
                 }
             };
             let now = self.workspace.clock().now_micros();
@@ -530,19 +533,32 @@ impl Stream {
             return Ok(());
         }
         self.finish_commit(true)?;
-        if self.program.windows.is_some() {
-            for state in self.flow.states.checkpointed() {
-                if self.interval.ranges.contains_key(&state.partition()) {
-                    self.interval.states.push(self.checkpoints.take(state));
-                }
-            }
-        }
+        self.interval.states = self.states();
         if let Some(join) = &self.flow.join {
             self.interval.inputs = join.inputs.clone();
         }
         let interval = std::mem::replace(&mut self.interval, empty(&self.flow));
         (self.interval_rows, self.interval_bytes) = (0, 0);
         self.worker.send(interval)
+    }
+
+    /// The state at the end of the interval, of its partitions.
+    fn states(&mut self) -> Vec<Pending> {
+        let mut own: Vec<u32> = self.interval.ranges.keys().copied().filter(|p| *p != CLOSED).collect();
+        let Flow { states, remembered, .. } = &mut self.flow;
+        let mut remembered = self.program.remembers().then_some(remembered);
+        if self.program.windows.is_none() {
+            own.retain(|_| remembered.is_some());
+            return own.into_iter().map(|p| self.checkpoints.take(p, None, remembered.as_deref_mut())).collect();
+        }
+        let mut taken = Vec::new();
+        for state in states.checkpointed() {
+            let partition = state.partition();
+            if own.contains(&partition) {
+                taken.push(self.checkpoints.take(partition, Some(state), remembered.as_deref_mut()));
+            }
+        }
+        taken
     }
 
     fn finish_commit(&mut self, wait: bool) -> Result<()> {
