@@ -12,7 +12,7 @@ use super::plan::{Draft, Work};
 use super::rows::removed_rows;
 use super::write::write_rows;
 use super::{state, timestamps};
-use crate::lake::commit::{self, Change, Fence};
+use crate::lake::commit::{Change, Fence};
 use crate::lake::{Table, keys};
 use crate::workspace::Workspace;
 use crate::{Error, Result};
