@@ -22,6 +22,7 @@
 mod document;
 mod feature_view;
 mod partition;
+mod notifiers;
 mod pipeline;
 mod project;
 mod section;
@@ -37,6 +38,7 @@ pub use pipeline::{
     Strategy,
 };
 pub use project::{FEATURE_VIEWS, Project};
+pub use notifiers::{NotifierKind, NotifierSettings, Secret};
 pub use settings::{
     CatalogKind, CatalogSettings, InputSettings, Overrides, RegistrySettings, RunSettings, Settings, SqlSettings,
     StorageSettings, parse_bytes,

@@ -168,6 +168,8 @@ pub struct AlertSettings {
     pub on_change: bool,
     /// The table they are written to: namespace and name.
     pub table: (String, String),
+    /// Who is told, by name.
+    pub notify: Vec<String>,
 }
 
 /// How a stream runs.
@@ -230,7 +232,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
 ];
 const FIELD: &[&str] = &["type", "path", "format"];
 const WINDOW: &[&str] = &["rolling", "tumbling", "hopping", "key", "columns"];
-const ALERT: &[&str] = &["when", "on_change", "table"];
+const ALERT: &[&str] = &["when", "on_change", "table", "notify"];
 
 /// Types of fields.
 const TYPES: &[&str] = &["string", "long", "double", "boolean", "timestamp"];
@@ -572,6 +574,7 @@ fn read_alerts(top: &Section<'_>) -> Result<Vec<AlertSettings>> {
             when: section.required_text("when")?.value.to_owned(),
             on_change,
             table: split_table(table.value).map_err(|message| section.error(&table.span, message))?,
+            notify: section.text_list("notify")?.unwrap_or_default().iter().map(|name| name.value.to_owned()).collect(),
         });
     }
     Ok(alerts)
@@ -639,7 +642,7 @@ fn named_expressions(section: &Section<'_>) -> Result<Vec<(String, String)>> {
 }
 
 /// A span of time such as `7 days`, in microseconds.
-fn span(section: &Section<'_>, key: &str, least: i64) -> Result<Option<i64>> {
+pub(super) fn span(section: &Section<'_>, key: &str, least: i64) -> Result<Option<i64>> {
     let Some(text) = section.text(key)? else { return Ok(None) };
     match parse_span(text.value).filter(|span| *span >= least) {
         Some(span) => Ok(Some(span)),

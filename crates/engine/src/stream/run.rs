@@ -23,6 +23,7 @@ use super::windows::refused;
 use crate::config::SourceSettings;
 use crate::lake::commit::StreamState;
 use crate::lake::faults::{self, Bug};
+use crate::notify::{Notice, Outbox};
 use crate::workspace::Workspace;
 use crate::{Error, Result};
 
@@ -41,6 +42,8 @@ const MODEL_LOOK: Duration = Duration::from_secs(2);
 const WAITING_BYTES: usize = 512 << 20;
 /// Tries of a commit after the stream was told to stop.
 const LAST_TRIES: u32 = 5;
+/// How long the last notices may take after a stream has ended.
+const LAST_NOTICES: Duration = Duration::from_secs(15);
 
 /// What the caller wants.
 #[derive(Clone, Default)]
@@ -55,6 +58,8 @@ pub struct StreamOptions {
     pub on_alert: Option<Arc<dyn Fn(&Alert) + Send + Sync>>,
     /// Told how it goes, about once a second.
     pub on_status: Option<Arc<dyn Fn(&LiveStatus) + Send + Sync>>,
+    /// Told of what went wrong beside the stream.
+    pub on_warning: Option<Arc<dyn Fn(&str) + Send + Sync>>,
 }
 
 impl fmt::Debug for StreamOptions {
@@ -138,11 +143,35 @@ pub async fn run(workspace: &Workspace, name: &str, options: &StreamOptions) -> 
     let fresh = Arc::new(Fresh::default());
     let refresh = refresher(workspace.clone(), program.clone(), fresh.clone(), join.clone(), scorer.clone());
     let refresh = tokio::spawn(refresh);
-    let (workspace, options) = (workspace.clone(), options.clone());
+    let (workspace, mut options) = (workspace.clone(), options.clone());
+    let outbox = Arc::new(outbox(&workspace, &program, &options)?);
+    let (told, own, alerts) = (options.on_alert.take(), outbox.clone(), program.clone());
+    options.on_alert = Some(Arc::new(move |alert: &Alert| {
+        if let Some(told) = &told {
+            told(alert);
+        }
+        let plan = alerts.alerts.iter().find(|plan| plan.name == alert.name && !plan.notify.is_empty());
+        if let Some(plan) = plan
+            && let Ok(notice) = Notice::new(&alert.pipeline, &alert.name, &alert.rows)
+        {
+            own.tell(&plan.notify, notice);
+        }
+    }));
     let work = move || Stream::start(&workspace, program, scorer, join, options)?.run(&fresh);
     let done = tokio::task::spawn_blocking(work).await;
     refresh.abort();
+    if let Some(outbox) = Arc::into_inner(outbox) {
+        outbox.close(LAST_NOTICES).await;
+    }
     done.map_err(|e| Error::internal(format!("the stream stopped with a panic: {e}")))?
+}
+
+/// The notifiers that the stream's alerts want.
+fn outbox(workspace: &Workspace, program: &Program, options: &StreamOptions) -> Result<Outbox> {
+    let wanted = |name: &String| program.alerts.iter().any(|alert| alert.notify.contains(name));
+    let warn = options.on_warning.clone().unwrap_or_else(|| Arc::new(|_| {}));
+    let notifiers = workspace.project().settings.notifiers.iter().filter(|(name, _)| wanted(name));
+    Outbox::open(notifiers, warn)
 }
 
 /// Looks for newer inputs of the join and a newer model. A failure leaves what
