@@ -382,6 +382,13 @@ pub async fn check(workspace: &Workspace, name: &str) -> Result<CheckReport> {
             settings.max_state_bytes >> 20
         ));
     }
+    for (name, notifier) in &workspace.project().settings.notifiers {
+        if program.alerts.iter().any(|alert| alert.notify.contains(name))
+            && let Err(error) = notifier.url.reveal(&format!("`url` of [notifiers.{name}]"))
+        {
+            warnings.push(error.to_string());
+        }
+    }
     Ok(CheckReport {
         pipeline: name.to_owned(),
         table: program.table().to_string(),
