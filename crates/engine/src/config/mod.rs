@@ -44,7 +44,7 @@ pub use settings::{
     StorageSettings, parse_bytes,
 };
 pub use stream::{
-    AlertSettings, EVENT_COLUMNS, Emit, EventSettings, FieldKind, FieldSettings, JoinSettings, SourceSettings,
+    AlertSettings, CHANGE_COLUMNS, CHANGE_TIMESTAMP, EVENT_COLUMNS, Emit, EventFormat, EventSettings, FieldKind, FieldSettings, JoinSettings, SourceSettings,
     StreamPipeline, StreamSettings, TimeFormat, WindowSettings,
 };
 pub use templates::{render_default_project, render_example_pipeline};

@@ -64,6 +64,8 @@ pub enum SourceSettings {
 /// What an event is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EventSettings {
+    /// What a payload is.
+    pub format: EventFormat,
     /// The fields that are read of the payload, in the order of the file.
     pub fields: Vec<FieldSettings>,
     /// Columns that are computed of the fields: name and SQL.
@@ -82,6 +84,17 @@ pub struct EventSettings {
     /// Microseconds behind the watermark at which a late event still enters
     /// its window; `None` keeps late events out.
     pub late_grace: Option<i64>,
+}
+
+/// What a payload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventFormat {
+    /// The event, as JSON.
+    Json,
+    /// A Debezium change event as JSON, with its schema beside it or without:
+    /// the fields are those of the row, after the change or before a deletion.
+    Debezium,
 }
 
 /// One field of the payload.
@@ -241,6 +254,12 @@ const TYPES: &[&str] = &["string", "long", "double", "boolean", "timestamp"];
 pub const EVENT_COLUMNS: &[&str] =
     &["event_timestamp", "arrival_timestamp", "source_partition", "source_offset", "window_complete"];
 
+/// What a change event says besides the row: `c`reate, `u`pdate, `d`elete or
+/// `r`ead of a snapshot, and when the connector saw it.
+pub const CHANGE_COLUMNS: &[&str] = &["change_op", CHANGE_TIMESTAMP];
+/// The second of [`CHANGE_COLUMNS`].
+pub const CHANGE_TIMESTAMP: &str = "change_timestamp";
+
 const SECOND: i64 = 1_000_000;
 const DAY: i64 = 86_400 * SECOND;
 
@@ -308,9 +327,12 @@ impl StreamPipeline {
 }
 
 impl EventSettings {
-    /// The columns of an event: fields, then computed ones.
+    /// The columns of an event: fields, then those of a change, then computed
+    /// ones.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.fields.iter().map(|field| field.name.as_str()).chain(self.columns.iter().map(|(name, _)| name.as_str()))
+        let known: &[&str] = if self.format == EventFormat::Debezium { CHANGE_COLUMNS } else { &[] };
+        let fields = self.fields.iter().map(|field| field.name.as_str()).chain(known.iter().copied());
+        fields.chain(self.columns.iter().map(|(name, _)| name.as_str()))
     }
 }
 
@@ -354,12 +376,14 @@ fn read_source(section: &Section<'_>) -> Result<SourceSettings> {
 
 fn read_events(section: &Section<'_>) -> Result<EventSettings> {
     section.allow(keys_in(SECTIONS, "events"), SECTIONS)?;
-    section.choice("format", &[("json", ())], &["debezium", "avro", "protobuf"])?;
+    let formats = [("json", EventFormat::Json), ("debezium", EventFormat::Debezium)];
+    let format = section.choice("format", &formats, &["avro", "protobuf"])?.unwrap_or(EventFormat::Json);
+    let known: &[&str] = if format == EventFormat::Debezium { CHANGE_COLUMNS } else { &[] };
     let listed = section.required_section("fields")?;
     let mut fields: Vec<FieldSettings> = Vec::new();
     for entry in listed.entries() {
         check_column(&listed, entry.key, &entry.key_span)?;
-        if let Some(taken) = EVENT_COLUMNS.iter().find(|name| name.eq_ignore_ascii_case(entry.key)) {
+        if let Some(taken) = EVENT_COLUMNS.iter().chain(known).find(|name| name.eq_ignore_ascii_case(entry.key)) {
             let error = listed.error(&entry.key_span, format!("the engine has a column `{taken}` of its own"));
             return Err(error.hint("give the field another name, and its name in the payload as `path`"));
         }
@@ -379,6 +403,7 @@ fn read_events(section: &Section<'_>) -> Result<EventSettings> {
     let named = fields.iter().find(|field| field.name == time.value);
     match named.map(|field| &field.kind) {
         Some(FieldKind::Timestamp(_)) => {}
+        None if format == EventFormat::Debezium && time.value == CHANGE_TIMESTAMP => {}
         Some(_) => {
             let error = section.error(&time.span, format!("the field `{}` is no timestamp", time.value));
             return Err(error.hint("give it `type = \"timestamp\"` and, if it is not ISO 8601, a `format`"));
@@ -390,6 +415,7 @@ fn read_events(section: &Section<'_>) -> Result<EventSettings> {
         }
     }
     Ok(EventSettings {
+        format,
         time: time.value.to_owned(),
         time_zone: time_zone(section)?.unwrap_or_else(|| "UTC".to_owned()),
         filter: section.text("filter")?.map(|text| text.value.to_owned()),
