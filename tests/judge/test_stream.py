@@ -195,6 +195,17 @@ def test_a_stream_is_a_fold_of_its_files_scored_by_the_model(live, small_model):
     report = live.json("stream", "live", "--until-end")[0]
     assert report["end"] == "end_of_events" and report["events"] == 1200, report
     check(live, fold_files(live), small_model)
+    metrics = live.sql("SELECT stage, batch_size, latency_ms, throughput, snapshot_id, inference_type, strategy "
+                       "FROM ml_monitoring.inference_metrics WHERE pipeline = 'live'")
+    by_stage = {row["stage"]: row for row in metrics}
+    kinds = ["arrival_to_prediction", "arrival_to_queryable"]
+    assert set(by_stage) == {"total", "commit", *(f"{kind}_{p}" for kind in kinds for p in ("p50", "p95", "p99"))}
+    assert sum(row["batch_size"] for row in metrics if row["stage"] == "total") == report["rows"]
+    assert {(row["inference_type"], row["strategy"]) for row in metrics} == {("stream", "each_event")}
+    for kind in kinds:
+        assert 0 <= by_stage[f"{kind}_p50"]["latency_ms"] <= by_stage[f"{kind}_p99"]["latency_ms"] < 60_000
+    assert by_stage["arrival_to_prediction_p50"]["latency_ms"] <= by_stage["arrival_to_queryable_p50"]["latency_ms"]
+    assert by_stage["total"]["snapshot_id"] == report["snapshot_id"] and by_stage["total"]["throughput"] > 0
     status = live.json("stream", "status")[0]
     assert [p["position"] == p["end"] for p in status["partitions"]] == [True] * 3, status
     assert status["live"]["ended"] and status["live"]["rows"] == report["rows"]

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::checkpoints::{self, Pending};
 use super::flow::SideRows;
+use super::metrics::Times;
 use super::program::{Program, Scorer};
 use crate::lake::commit::{Change, StreamMove, StreamOutcome, StreamState, commit_stream};
 use crate::lake::faults::{self, Bug};
@@ -34,6 +35,8 @@ pub struct Interval {
     pub ranges: BTreeMap<u32, (i64, i64)>,
     /// Rows of the prediction table.
     pub rows: Vec<RecordBatch>,
+    /// When each of them arrived and was predicted.
+    pub times: Vec<Times>,
     /// Rows of side tables.
     pub sides: Vec<SideRows>,
     /// The state of the windows at its end.

@@ -17,6 +17,7 @@ use insightera_entities::hash::FeatureHasher;
 
 use super::decode::Problem;
 use super::join::JoinTable;
+use super::metrics::Times;
 use super::program::{AlertPlan, Program, Scorer};
 use super::remembered::Remembered;
 use super::set_aside::{self, SetAside};
@@ -94,6 +95,8 @@ impl Counts {
 pub struct PollOutput {
     /// Rows of the prediction table.
     pub rows: Option<RecordBatch>,
+    /// When each of them arrived and was predicted.
+    pub times: Vec<Times>,
     /// Rows of side tables.
     pub sides: Vec<SideRows>,
     /// Alerts: name and rows.
@@ -414,8 +417,9 @@ impl Flow {
             text(Some(reason), features.num_rows()),
             hashes.into_iter().map(|hash| hash as i64).collect(),
         )?;
-        for arrival in micros(events, "arrival_timestamp").values().iter() {
+        for arrival in micros(events, "arrival_timestamp").values() {
             self.latency.insert((self.timestamp - arrival).max(0) as f64 / 1000.0);
+            output.times.push((*arrival, self.timestamp));
         }
         output.counts.rows = rows.num_rows() as u64;
         let entities = match program.remembers() {

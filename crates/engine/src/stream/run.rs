@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -15,6 +16,7 @@ use super::checkpoints::{Checkpoints, Pending};
 use super::commit::{Committed, Committer, Interval};
 use super::flow::{Counts, Flow, PollOutput};
 use super::join::JoinTable;
+use super::metrics::Metrics;
 use super::program::{Program, Scorer};
 use super::source::{self, RawPart, Source};
 use super::states::{CLOSED, Extent, PartitionState, States};
@@ -242,27 +244,44 @@ struct Worker {
     intervals: Option<SyncSender<Interval>>,
     results: Receiver<Result<Committed>>,
     busy: bool,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
-    fn new(committer: Committer, stop: Arc<AtomicBool>) -> Self {
+    fn new(committer: Committer, mut metrics: Metrics, options: &StreamOptions) -> Self {
+        let (stop, warn) = (options.stop.clone(), options.on_warning.clone());
         let committer = Arc::new(Mutex::new(committer));
         let (intervals, incoming) = sync_channel::<Interval>(1);
         let (outgoing, results) = channel();
         let own = committer.clone();
-        std::thread::spawn(move || {
+        let thread = std::thread::spawn(move || {
             let keep_trying = |tries: u32| !stop.load(Ordering::SeqCst) || tries <= LAST_TRIES;
             while let Ok(interval) = incoming.recv() {
                 let mut committer = own.lock().unwrap_or_else(PoisonError::into_inner);
                 let result = committer.commit(&interval, &keep_trying);
                 drop(committer);
                 let failed = result.is_err();
-                if outgoing.send(result).is_err() || failed {
-                    return;
+                let committed = result.as_ref().ok().cloned();
+                let gone = outgoing.send(result).is_err();
+                if let Some(committed) = committed {
+                    told(metrics.note(&interval.times, &interval.scorer, &committed), &warn);
+                }
+                if gone || failed {
+                    break;
                 }
             }
+            told(metrics.flush(), &warn);
         });
-        Self { committer, intervals: Some(intervals), results, busy: false }
+        Self { committer, intervals: Some(intervals), results, busy: false, thread: Some(thread) }
+    }
+
+    /// Lets the thread end, with what it still has to tell.
+    fn end(&mut self) {
+        self.intervals = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of it was told as a result that did not come.
+            let _ = thread.join();
+        }
     }
 
     fn send(&mut self, interval: Interval) -> Result<()> {
@@ -326,7 +345,7 @@ impl Stream {
             flow,
             source,
             checkpoints,
-            worker: Worker::new(committer, options.stop.clone()),
+            worker: Worker::new(committer, Metrics::new(workspace, &program, &run_id), &options),
             known: state.partitions,
             positions: BTreeMap::new(),
             run_id,
@@ -431,7 +450,7 @@ impl Stream {
             let _ = self.worker.result(true);
         }
         self.tell(true);
-        self.worker.intervals = None;
+        self.worker.end();
         let end = end?;
         Ok(StreamSummary {
             pipeline: self.program.pipeline.name.clone(),
@@ -499,7 +518,7 @@ impl Stream {
     /// A poll into the interval.
     fn take(&mut self, parts: &[RawPart]) -> Result<()> {
         let closed = self.closed();
-        let PollOutput { rows, sides, alerts, counts } = self.flow.process(parts)?;
+        let PollOutput { rows, times, sides, alerts, counts } = self.flow.process(parts)?;
         if self.opened.is_none() && (!parts.is_empty() || rows.is_some()) {
             self.opened = Some(self.now());
         }
@@ -520,6 +539,7 @@ impl Stream {
         }
         self.counts.add(counts);
         self.interval.timestamp = self.flow.timestamp;
+        self.interval.times.extend(times);
         if let Some(rows) = rows {
             self.interval_rows += rows.num_rows();
             self.interval_bytes += rows.get_array_memory_size();
@@ -634,7 +654,14 @@ impl Stream {
     }
 }
 
+/// Metrics that cannot be written are a warning: the predictions are there.
+fn told(result: Result<()>, warn: &Option<Arc<dyn Fn(&str) + Send + Sync>>) {
+    if let (Err(error), Some(warn)) = (result, warn) {
+        warn(&format!("`ml_monitoring.inference_metrics` has no row of this interval: {error}"));
+    }
+}
+
 fn empty(flow: &Flow) -> Interval {
-    let (ranges, rows, sides, states, inputs) = Default::default();
-    Interval { ranges, rows, sides, states, scorer: flow.scorer.clone(), inputs, timestamp: flow.timestamp }
+    let (ranges, rows, times, sides, states, inputs) = Default::default();
+    Interval { ranges, rows, times, sides, states, scorer: flow.scorer.clone(), inputs, timestamp: flow.timestamp }
 }
