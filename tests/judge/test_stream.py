@@ -278,6 +278,24 @@ table = "predictions.each"
         assert 10 < len(began) < len(each)
 
 
+def test_an_event_from_the_future_stays_set_aside_when_it_is_read_again(live):
+    path = live.folder / "pipelines" / "live.toml"
+    path.write_text(path.read_text().replace('time = "at"', 'time = "at"\nmax_future = "2 seconds"'))
+    soon = int(time.time() * 1e6) + 4_000_000
+    event = {"nim": "000001", "kind": "a", "data": {"value": 1}}
+    append(live, 0, [json.dumps({**event, "at": soon}), json.dumps({**event, "at": soon - 4_000_000})])
+    report = live.json("stream", "live", "--until-end")[0]
+    assert (report["dead"], report["rows"]) == (1, 1), report
+    # By now it is no future any more; its windows are built again from the file.
+    for state in (live.folder / "warehouse" / "_streams" / "live").iterdir():
+        state.unlink()
+    time.sleep(max(0, soon / 1e6 - time.time()))
+    append(live, 0, [json.dumps({**event, "at": soon})])
+    live.json("stream", "live", "--until-end")
+    rows_ = live.table("predictions.live").scan().to_arrow().to_pylist()
+    assert sorted(row["seen"] for row in rows_) == [1, 2]
+
+
 def test_a_second_process_takes_over_and_the_first_ends(live, small_model):
     append(live, 0, events(0, 200))
     first = subprocess.Popen([live.binary, "--project", str(live.folder), "stream", "live"],

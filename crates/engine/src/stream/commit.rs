@@ -186,6 +186,11 @@ impl Committer {
             .hint("give every process partitions of its own with --partitions"))
     }
 
+    /// How far the dead letters of a partition are.
+    pub fn dead_letters_position(&self, partition: u32) -> Option<i64> {
+        self.sides.first()?.positions.get(&partition).copied()
+    }
+
     /// Commits an interval: when it answers, every row of it is in its table.
     ///
     /// # Errors

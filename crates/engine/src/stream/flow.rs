@@ -1,7 +1,7 @@
 //! The hot path: a poll in, rows out. One thread, no locks, columns all the
 //! way; all events of a poll are scored by one call.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -46,6 +46,9 @@ pub struct Flow {
     pub timestamp: i64,
     /// Where a partition is only read to build up its windows: until here.
     pub silent_until: BTreeMap<u32, i64>,
+    /// By partition and offset: arrivals of events that are read again, and
+    /// were judged by them.
+    pub arrivals: HashMap<(u32, i64), i64>,
     /// Milliseconds from arrival to prediction.
     pub latency: QuantileSketch,
 }
@@ -140,6 +143,7 @@ impl Flow {
             join,
             timestamp: i64::MIN,
             silent_until: BTreeMap::new(),
+            arrivals: HashMap::new(),
             latency: QuantileSketch::default(),
         }
     }
@@ -217,7 +221,11 @@ impl Flow {
                         raw.push((first + index) as u32);
                         partitions.push(part.partition as i32);
                         offsets.push(part.offsets[index]);
-                        arrivals.push(part.arrivals[index]);
+                        let before = match self.arrivals.is_empty() {
+                            true => None,
+                            false => self.arrivals.get(&(part.partition, part.offsets[index])),
+                        };
+                        arrivals.push(before.copied().unwrap_or(part.arrivals[index]));
                     }
                     Err(_) if self.is_silent(part.partition, part.offsets[index]) => {}
                     Err((problem, message)) => aside.push(taken(part, index, None, problem, message)),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::runtime::Handle;
 
 use super::checkpoints::{Checkpoints, Pending};
 use super::commit::{Committed, Committer, Interval};
@@ -18,6 +19,7 @@ use super::flow::{Counts, Flow, PollOutput};
 use super::join::JoinTable;
 use super::metrics::Metrics;
 use super::program::{Program, Scorer};
+use super::set_aside;
 use super::source::{self, RawPart, Source};
 use super::states::{CLOSED, Extent, PartitionState, States};
 use super::status::{self, LiveStatus};
@@ -390,15 +392,33 @@ impl Stream {
         let described: BTreeMap<u32, Value> = described.map(|(p, found)| (*p, found.description.clone())).collect();
         let mut committer = self.worker.committer.lock().unwrap_or_else(PoisonError::into_inner);
         let state = committer.acquire(&starts, &described)?;
+        let ahead: BTreeMap<u32, Option<i64>> =
+            new.keys().map(|partition| (*partition, committer.dead_letters_position(*partition))).collect();
         drop(committer);
         if let (true, States::OnClose(closing)) = (first, &mut self.flow.states) {
             closing.closed = state.committed.positions.get(&CLOSED).copied().unwrap_or(0);
         }
         for (partition, found) in &new {
             self.take_over(*partition, found.start, &state)?;
+            if let (Some(from), Some(Some(ahead))) = (self.positions.get(partition).copied(), ahead.get(partition))
+                && from < *ahead
+            {
+                self.remember_arrivals(*partition, from)?;
+            }
         }
         self.known = state.partitions;
         self.source.assign(&self.positions)
+    }
+
+    /// Events that are read again keep the arrival by which they were judged.
+    fn remember_arrivals(&mut self, partition: u32, from: i64) -> Result<()> {
+        let (workspace, pipeline) = (&self.workspace, &self.program.pipeline.name);
+        let Some(dead) = self.program.sides.first() else { return Ok(()) };
+        let judged = set_aside::judged_by_arrival(workspace, &dead.name, pipeline, partition, from);
+        for (offset, arrival) in Handle::current().block_on(judged)? {
+            self.flow.arrivals.insert((partition, offset), arrival);
+        }
+        Ok(())
     }
 
     /// Restores the windows of a partition, or reads it again to build them.
