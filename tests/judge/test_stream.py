@@ -195,6 +195,17 @@ def test_a_stream_is_a_fold_of_its_files_scored_by_the_model(live, small_model):
     report = live.json("stream", "live", "--until-end")[0]
     assert report["end"] == "end_of_events" and report["events"] == 1200, report
     check(live, fold_files(live), small_model)
+    metrics = live.sql("SELECT stage, batch_size, latency_ms, throughput, snapshot_id, inference_type, strategy "
+                       "FROM ml_monitoring.inference_metrics WHERE pipeline = 'live'")
+    by_stage = {row["stage"]: row for row in metrics}
+    kinds = ["arrival_to_prediction", "arrival_to_queryable"]
+    assert set(by_stage) == {"total", "commit", *(f"{kind}_{p}" for kind in kinds for p in ("p50", "p95", "p99"))}
+    assert sum(row["batch_size"] for row in metrics if row["stage"] == "total") == report["rows"]
+    assert {(row["inference_type"], row["strategy"]) for row in metrics} == {("stream", "each_event")}
+    for kind in kinds:
+        assert 0 <= by_stage[f"{kind}_p50"]["latency_ms"] <= by_stage[f"{kind}_p99"]["latency_ms"] < 60_000
+    assert by_stage["arrival_to_prediction_p50"]["latency_ms"] <= by_stage["arrival_to_queryable_p50"]["latency_ms"]
+    assert by_stage["total"]["snapshot_id"] == report["snapshot_id"] and by_stage["total"]["throughput"] > 0
     status = live.json("stream", "status")[0]
     assert [p["position"] == p["end"] for p in status["partitions"]] == [True] * 3, status
     assert status["live"]["ended"] and status["live"]["rows"] == report["rows"]
@@ -265,6 +276,24 @@ table = "predictions.each"
             rows_ = live.table(f"{name}.{table}").scan().to_arrow()
             assert sorted(rows_["source_offset"].to_pylist()) == wanted, (name, table)
         assert 10 < len(began) < len(each)
+
+
+def test_an_event_from_the_future_stays_set_aside_when_it_is_read_again(live):
+    path = live.folder / "pipelines" / "live.toml"
+    path.write_text(path.read_text().replace('time = "at"', 'time = "at"\nmax_future = "2 seconds"'))
+    soon = int(time.time() * 1e6) + 4_000_000
+    event = {"nim": "000001", "kind": "a", "data": {"value": 1}}
+    append(live, 0, [json.dumps({**event, "at": soon}), json.dumps({**event, "at": soon - 4_000_000})])
+    report = live.json("stream", "live", "--until-end")[0]
+    assert (report["dead"], report["rows"]) == (1, 1), report
+    # By now it is no future any more; its windows are built again from the file.
+    for state in (live.folder / "warehouse" / "_streams" / "live").iterdir():
+        state.unlink()
+    time.sleep(max(0, soon / 1e6 - time.time()))
+    append(live, 0, [json.dumps({**event, "at": soon})])
+    live.json("stream", "live", "--until-end")
+    rows_ = live.table("predictions.live").scan().to_arrow().to_pylist()
+    assert sorted(row["seen"] for row in rows_) == [1, 2]
 
 
 def test_a_second_process_takes_over_and_the_first_ends(live, small_model):

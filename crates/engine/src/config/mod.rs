@@ -22,6 +22,7 @@
 mod document;
 mod feature_view;
 mod partition;
+mod notifiers;
 mod pipeline;
 mod project;
 mod section;
@@ -37,12 +38,13 @@ pub use pipeline::{
     Strategy,
 };
 pub use project::{FEATURE_VIEWS, Project};
+pub use notifiers::{NotifierKind, NotifierSettings, Secret};
 pub use settings::{
     CatalogKind, CatalogSettings, InputSettings, Overrides, RegistrySettings, RunSettings, Settings, SqlSettings,
     StorageSettings, parse_bytes,
 };
 pub use stream::{
-    AlertSettings, EVENT_COLUMNS, Emit, EventSettings, FieldKind, FieldSettings, JoinSettings, SourceSettings,
+    AlertSettings, CHANGE_COLUMNS, CHANGE_TIMESTAMP, EVENT_COLUMNS, Emit, EventFormat, EventSettings, FieldKind, FieldSettings, JoinSettings, SourceSettings,
     StreamPipeline, StreamSettings, TimeFormat, WindowSettings,
 };
 pub use templates::{render_default_project, render_example_pipeline};

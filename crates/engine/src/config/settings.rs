@@ -9,6 +9,7 @@ use serde::Serialize;
 use toml::de::DeTable;
 
 use super::document::Document;
+use super::notifiers::{NotifierSettings, read_notifier};
 use super::section::{Located, Section};
 use super::time_zone::{TIME_ZONE_HINT, is_time_zone};
 use crate::lake::maintain::policy::Policy;
@@ -43,6 +44,8 @@ pub struct Settings {
     pub maintenance: Policy,
     /// Tables that are not in the catalog, by `namespace.table`.
     pub inputs: BTreeMap<String, InputSettings>,
+    /// Who is told of alerts, by name.
+    pub notifiers: BTreeMap<String, NotifierSettings>,
 }
 
 /// Where table pointers live.
@@ -125,6 +128,7 @@ pub(super) struct FileSettings {
     time_zone: Option<String>,
     maintenance: Policy,
     inputs: BTreeMap<String, PathBuf>,
+    notifiers: BTreeMap<String, NotifierSettings>,
 }
 
 impl Settings {
@@ -163,13 +167,14 @@ impl Settings {
                 .into_iter()
                 .map(|(table, path)| (table, InputSettings { parquet: dir.join(path) }))
                 .collect(),
+            notifiers: file.notifiers,
         }
     }
 }
 
 /// The keys of `insightera.toml`.
 const SECTIONS: &[(&str, &[&str])] = &[
-    ("", &["format", "catalog", "storage", "registry", "run", "sql", "maintenance", "inputs"]),
+    ("", &["format", "catalog", "storage", "registry", "run", "sql", "maintenance", "inputs", "notifiers"]),
     ("catalog", &["kind", "path"]),
     ("storage", &["warehouse"]),
     ("registry", &["path"]),
@@ -211,6 +216,12 @@ impl FileSettings {
         }
         if let Some(inputs) = top.section("inputs")? {
             settings.read_inputs(&inputs)?;
+        }
+        if let Some(all) = top.section("notifiers")? {
+            for entry in all.entries() {
+                validate_name("notifier", entry.key).map_err(|error| all.error(&entry.key_span, error.to_string()))?;
+                settings.notifiers.insert(entry.key.to_owned(), read_notifier(&all.subsection(entry)?)?);
+            }
         }
         Ok(settings)
     }

@@ -64,6 +64,8 @@ pub enum SourceSettings {
 /// What an event is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EventSettings {
+    /// What a payload is.
+    pub format: EventFormat,
     /// The fields that are read of the payload, in the order of the file.
     pub fields: Vec<FieldSettings>,
     /// Columns that are computed of the fields: name and SQL.
@@ -82,6 +84,17 @@ pub struct EventSettings {
     /// Microseconds behind the watermark at which a late event still enters
     /// its window; `None` keeps late events out.
     pub late_grace: Option<i64>,
+}
+
+/// What a payload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventFormat {
+    /// The event, as JSON.
+    Json,
+    /// A Debezium change event as JSON, with its schema beside it or without:
+    /// the fields are those of the row, after the change or before a deletion.
+    Debezium,
 }
 
 /// One field of the payload.
@@ -168,6 +181,8 @@ pub struct AlertSettings {
     pub on_change: bool,
     /// The table they are written to: namespace and name.
     pub table: (String, String),
+    /// Who is told, by name.
+    pub notify: Vec<String>,
 }
 
 /// How a stream runs.
@@ -230,7 +245,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
 ];
 const FIELD: &[&str] = &["type", "path", "format"];
 const WINDOW: &[&str] = &["rolling", "tumbling", "hopping", "key", "columns"];
-const ALERT: &[&str] = &["when", "on_change", "table"];
+const ALERT: &[&str] = &["when", "on_change", "table", "notify"];
 
 /// Types of fields.
 const TYPES: &[&str] = &["string", "long", "double", "boolean", "timestamp"];
@@ -238,6 +253,12 @@ const TYPES: &[&str] = &["string", "long", "double", "boolean", "timestamp"];
 /// Columns that the engine knows of every event.
 pub const EVENT_COLUMNS: &[&str] =
     &["event_timestamp", "arrival_timestamp", "source_partition", "source_offset", "window_complete"];
+
+/// What a change event says besides the row: `c`reate, `u`pdate, `d`elete or
+/// `r`ead of a snapshot, and when the connector saw it.
+pub const CHANGE_COLUMNS: &[&str] = &["change_op", CHANGE_TIMESTAMP];
+/// The second of [`CHANGE_COLUMNS`].
+pub const CHANGE_TIMESTAMP: &str = "change_timestamp";
 
 const SECOND: i64 = 1_000_000;
 const DAY: i64 = 86_400 * SECOND;
@@ -306,9 +327,12 @@ impl StreamPipeline {
 }
 
 impl EventSettings {
-    /// The columns of an event: fields, then computed ones.
+    /// The columns of an event: fields, then those of a change, then computed
+    /// ones.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.fields.iter().map(|field| field.name.as_str()).chain(self.columns.iter().map(|(name, _)| name.as_str()))
+        let known: &[&str] = if self.format == EventFormat::Debezium { CHANGE_COLUMNS } else { &[] };
+        let fields = self.fields.iter().map(|field| field.name.as_str()).chain(known.iter().copied());
+        fields.chain(self.columns.iter().map(|(name, _)| name.as_str()))
     }
 }
 
@@ -352,12 +376,14 @@ fn read_source(section: &Section<'_>) -> Result<SourceSettings> {
 
 fn read_events(section: &Section<'_>) -> Result<EventSettings> {
     section.allow(keys_in(SECTIONS, "events"), SECTIONS)?;
-    section.choice("format", &[("json", ())], &["debezium", "avro", "protobuf"])?;
+    let formats = [("json", EventFormat::Json), ("debezium", EventFormat::Debezium)];
+    let format = section.choice("format", &formats, &["avro", "protobuf"])?.unwrap_or(EventFormat::Json);
+    let known: &[&str] = if format == EventFormat::Debezium { CHANGE_COLUMNS } else { &[] };
     let listed = section.required_section("fields")?;
     let mut fields: Vec<FieldSettings> = Vec::new();
     for entry in listed.entries() {
         check_column(&listed, entry.key, &entry.key_span)?;
-        if let Some(taken) = EVENT_COLUMNS.iter().find(|name| name.eq_ignore_ascii_case(entry.key)) {
+        if let Some(taken) = EVENT_COLUMNS.iter().chain(known).find(|name| name.eq_ignore_ascii_case(entry.key)) {
             let error = listed.error(&entry.key_span, format!("the engine has a column `{taken}` of its own"));
             return Err(error.hint("give the field another name, and its name in the payload as `path`"));
         }
@@ -377,6 +403,7 @@ fn read_events(section: &Section<'_>) -> Result<EventSettings> {
     let named = fields.iter().find(|field| field.name == time.value);
     match named.map(|field| &field.kind) {
         Some(FieldKind::Timestamp(_)) => {}
+        None if format == EventFormat::Debezium && time.value == CHANGE_TIMESTAMP => {}
         Some(_) => {
             let error = section.error(&time.span, format!("the field `{}` is no timestamp", time.value));
             return Err(error.hint("give it `type = \"timestamp\"` and, if it is not ISO 8601, a `format`"));
@@ -388,6 +415,7 @@ fn read_events(section: &Section<'_>) -> Result<EventSettings> {
         }
     }
     Ok(EventSettings {
+        format,
         time: time.value.to_owned(),
         time_zone: time_zone(section)?.unwrap_or_else(|| "UTC".to_owned()),
         filter: section.text("filter")?.map(|text| text.value.to_owned()),
@@ -572,6 +600,7 @@ fn read_alerts(top: &Section<'_>) -> Result<Vec<AlertSettings>> {
             when: section.required_text("when")?.value.to_owned(),
             on_change,
             table: split_table(table.value).map_err(|message| section.error(&table.span, message))?,
+            notify: section.text_list("notify")?.unwrap_or_default().iter().map(|name| name.value.to_owned()).collect(),
         });
     }
     Ok(alerts)
@@ -639,7 +668,7 @@ fn named_expressions(section: &Section<'_>) -> Result<Vec<(String, String)>> {
 }
 
 /// A span of time such as `7 days`, in microseconds.
-fn span(section: &Section<'_>, key: &str, least: i64) -> Result<Option<i64>> {
+pub(super) fn span(section: &Section<'_>, key: &str, least: i64) -> Result<Option<i64>> {
     let Some(text) = section.text(key)? else { return Ok(None) };
     match parse_span(text.value).filter(|span| *span >= least) {
         Some(span) => Ok(Some(span)),

@@ -10,6 +10,7 @@
 //! whole or not at all; no code outside [`commit`] moves a pointer; no code
 //! outside [`maintain`] removes a file.
 
+mod cache;
 pub mod catalog;
 pub mod changes;
 pub mod commit;
@@ -42,6 +43,7 @@ use iceberg::spec::{
 use iceberg::{TableCreation, spec::Schema};
 use insightera_core::{Clock, closest};
 
+use self::cache::MetadataCache;
 use self::catalog::Catalog;
 use crate::{Error, Result};
 pub use table::{Ancestry, Table, TableName};
@@ -58,6 +60,7 @@ pub struct Lake {
     warehouse: PathBuf,
     file_io: FileIO,
     clock: Arc<dyn Clock>,
+    metadata: MetadataCache,
 }
 
 /// A table to be made.
@@ -111,7 +114,7 @@ impl Lake {
 
     fn with_catalog(catalog: Catalog, warehouse: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
         let warehouse = std::path::absolute(warehouse).map_err(|e| durable::io_error("find", warehouse, e))?;
-        Ok(Self { catalog, warehouse, file_io: storage::file_io(), clock })
+        Ok(Self { catalog, warehouse, file_io: storage::file_io(), clock, metadata: MetadataCache::default() })
     }
 
     /// The catalog.
@@ -129,13 +132,23 @@ impl Lake {
         &self.clock
     }
 
+    pub(crate) fn metadata_cache(&self) -> &MetadataCache {
+        &self.metadata
+    }
+
     pub(crate) fn file_io(&self) -> &FileIO {
         &self.file_io
     }
 
     /// The table, or `None` when the catalog has none of that name.
     pub fn find(&self, name: &TableName) -> Result<Option<Table>> {
-        self.catalog.pointer(name)?.map(|location| Table::load(name.clone(), location)).transpose()
+        let Some(location) = self.catalog.pointer(name)? else { return Ok(None) };
+        if let Some(metadata) = self.metadata.get(&location) {
+            return Ok(Some(Table::new(name.clone(), metadata, location)));
+        }
+        let table = Table::load(name.clone(), location)?;
+        self.metadata.put(table.metadata_location(), table.metadata_ref());
+        Ok(Some(table))
     }
 
     /// The table.

@@ -45,33 +45,94 @@ fn new_table() -> NewTable {
     NewTable { name: table_name(), columns, partition_by, properties, location: None }
 }
 
+/// What all rows of an append have in common.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// The pipeline.
+    pub pipeline: String,
+    /// The run.
+    pub run_id: String,
+    /// The model's name.
+    pub model_name: Option<String>,
+    /// Its version.
+    pub model_version: Option<String>,
+    /// `batch`, `as_of` or `stream`.
+    pub inference_type: String,
+    /// How it ended.
+    pub status: String,
+    /// How rows were chosen.
+    pub strategy: String,
+    /// The commit.
+    pub snapshot_id: Option<i64>,
+    /// Rows that were written.
+    pub batch_size: u64,
+    /// Bytes that were written, where that is known.
+    pub bytes: Option<u64>,
+}
+
+/// One stage, or one percentile of a latency.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    /// Its name.
+    pub name: String,
+    /// How long it took.
+    pub seconds: f64,
+    /// The latency.
+    pub latency_ms: f64,
+    /// Rows a second.
+    pub throughput: Option<f64>,
+}
+
 /// Appends the stages of a run. `latency_ms` is the stage's time in
 /// milliseconds, `throughput` its rows per second.
 pub fn append(workspace: &Workspace, report: &RunReport) -> Result<()> {
+    let scored = report.scored + report.removed;
+    let facts = Facts {
+        pipeline: report.pipeline.clone(),
+        run_id: report.run_id.clone(),
+        model_name: report.model.as_ref().map(|m| m.name.clone()),
+        model_version: report.model.as_ref().map(|m| m.version.to_string()),
+        inference_type: if report.as_of.is_some() { super::AS_OF } else { "batch" }.into(),
+        status: if report.status == RunStatus::Committed { "committed" } else { "unchanged" }.into(),
+        strategy: report.strategy.into(),
+        snapshot_id: report.snapshot_id,
+        batch_size: scored,
+        bytes: Some(report.bytes_written),
+    };
+    let stages = report.stages.iter().map(|(name, seconds)| (*name, *seconds)).chain([("total", report.seconds)]);
+    let stages: Vec<Stage> = stages
+        .map(|(name, seconds)| Stage {
+            name: name.to_owned(),
+            seconds,
+            latency_ms: seconds * 1000.0,
+            throughput: (seconds > 0.0 && scored > 0).then(|| scored as f64 / seconds),
+        })
+        .collect();
+    append_stages(workspace, &facts, &stages)
+}
+
+/// Appends a row for each stage.
+pub fn append_stages(workspace: &Workspace, facts: &Facts, stages: &[Stage]) -> Result<()> {
     let lake = workspace.lake();
     let table = lake.create_table(&new_table())?;
-    let mut stages: Vec<(&str, f64)> = report.stages.iter().map(|(k, v)| (*k, *v)).collect();
-    stages.push(("total", report.seconds));
     let rows = stages.len();
-    let repeated = |value: Option<String>| Arc::new(StringArray::from(vec![value; rows])) as ArrayRef;
-    let scored = report.scored + report.removed;
-    let status = if report.status == RunStatus::Committed { "committed" } else { "unchanged" };
-    let per_second = stages.iter().map(|(_, s)| (*s > 0.0 && scored > 0).then(|| scored as f64 / s));
+    let repeated = |value: Option<&str>| Arc::new(StringArray::from(vec![value; rows])) as ArrayRef;
+    let numbers = |value: Option<i64>| Arc::new(Int64Array::from(vec![value; rows])) as ArrayRef;
     let columns: Vec<(&str, ArrayRef)> = vec![
-        ("pipeline", repeated(Some(report.pipeline.clone()))),
-        ("run_id", repeated(Some(report.run_id.clone()))),
-        ("stage", Arc::new(StringArray::from_iter_values(stages.iter().map(|(name, _)| *name)))),
-        ("model_name", repeated(report.model.as_ref().map(|m| m.name.clone()))),
-        ("model_version", repeated(report.model.as_ref().map(|m| m.version.to_string()))),
-        ("inference_type", repeated(Some(if report.as_of.is_some() { super::AS_OF } else { "batch" }.into()))),
-        ("status", repeated(Some(status.into()))),
-        ("strategy", repeated(Some(report.strategy.into()))),
-        ("snapshot_id", Arc::new(Int64Array::from(vec![report.snapshot_id; rows]))),
-        ("batch_size", Arc::new(Int64Array::from(vec![scored as i64; rows]))),
-        ("bytes", Arc::new(Int64Array::from(vec![report.bytes_written as i64; rows]))),
-        ("seconds", Arc::new(Float64Array::from_iter_values(stages.iter().map(|(_, s)| *s)))),
-        ("latency_ms", Arc::new(Float64Array::from_iter_values(stages.iter().map(|(_, s)| s * 1000.0)))),
-        ("throughput", Arc::new(Float64Array::from_iter(per_second))),
+        ("pipeline", repeated(Some(&facts.pipeline))),
+        ("run_id", repeated(Some(&facts.run_id))),
+        ("stage", Arc::new(StringArray::from_iter_values(stages.iter().map(|stage| &stage.name)))),
+        ("model_name", repeated(facts.model_name.as_deref())),
+        ("model_version", repeated(facts.model_version.as_deref())),
+        ("inference_type", repeated(Some(&facts.inference_type))),
+        ("status", repeated(Some(&facts.status))),
+        ("strategy", repeated(Some(&facts.strategy))),
+        ("snapshot_id", numbers(facts.snapshot_id)),
+        ("batch_size", numbers(Some(facts.batch_size as i64))),
+        ("bytes", numbers(facts.bytes.map(|bytes| bytes as i64))),
+        ("seconds", Arc::new(Float64Array::from_iter_values(stages.iter().map(|stage| stage.seconds)))),
+        ("latency_ms", Arc::new(Float64Array::from_iter_values(stages.iter().map(|stage| stage.latency_ms)))),
+        ("throughput", Arc::new(Float64Array::from_iter(stages.iter().map(|stage| stage.throughput)))),
         (
             "timestamp",
             Arc::new(TimestampMicrosecondArray::from_value(workspace.clock().now_micros(), rows).with_timezone("UTC")),

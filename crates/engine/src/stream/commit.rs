@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::checkpoints::{self, Pending};
 use super::flow::SideRows;
+use super::metrics::Times;
 use super::program::{Program, Scorer};
 use crate::lake::commit::{Change, StreamMove, StreamOutcome, StreamState, commit_stream};
 use crate::lake::faults::{self, Bug};
@@ -34,6 +35,8 @@ pub struct Interval {
     pub ranges: BTreeMap<u32, (i64, i64)>,
     /// Rows of the prediction table.
     pub rows: Vec<RecordBatch>,
+    /// When each of them arrived and was predicted.
+    pub times: Vec<Times>,
     /// Rows of side tables.
     pub sides: Vec<SideRows>,
     /// The state of the windows at its end.
@@ -181,6 +184,11 @@ impl Committer {
         }
         Err(Error::conflict(format!("other processes kept taking the partitions of `{pipeline}` in table `{name}`"))
             .hint("give every process partitions of its own with --partitions"))
+    }
+
+    /// How far the dead letters of a partition are.
+    pub fn dead_letters_position(&self, partition: u32) -> Option<i64> {
+        self.sides.first()?.positions.get(&partition).copied()
     }
 
     /// Commits an interval: when it answers, every row of it is in its table.

@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Field};
 
 use super::json::{self, Next, Reader, Scalar};
 use super::time::TimeReader;
-use crate::config::{EventSettings, FieldKind};
+use crate::config::{CHANGE_COLUMNS, CHANGE_TIMESTAMP, EventFormat, EventSettings, FieldKind, TimeFormat};
 use crate::lake::schema::timestamptz;
 
 /// Why an event was set aside.
@@ -66,6 +66,9 @@ pub struct Decoder {
     nodes: Vec<Node>,
     time: usize,
     key: Vec<usize>,
+    /// Fields that come out; those behind them are of the row before a change.
+    count: usize,
+    is_change: bool,
 }
 
 /// A value of the event at hand.
@@ -111,18 +114,32 @@ impl Decoder {
     /// Reads the declared fields; events without a value in `key` are set
     /// aside.
     pub fn new(events: &EventSettings, key: &[String]) -> Self {
-        let mut decoder = Self { wanted: Vec::new(), nodes: vec![Node::default()], time: 0, key: Vec::new() };
-        for (index, field) in events.fields.iter().enumerate() {
-            let time = match &field.kind {
-                FieldKind::Timestamp(format) => Some(TimeReader::new(format, &events.time_zone)),
-                _ => None,
-            };
-            decoder.wanted.push(Wanted { name: field.name.clone(), kind: field.kind.clone(), time });
-            let mut at = 0;
-            for name in &field.path {
-                at = decoder.child(at, name);
+        let is_change = events.format == EventFormat::Debezium;
+        let (wanted, nodes, key) = (Vec::new(), vec![Node::default()], Vec::new());
+        let mut decoder = Self { wanted, nodes, time: 0, key, count: 0, is_change };
+        // A converter that keeps schemas puts the event into `payload`.
+        let rows = |row: &[&[&'static str]]| -> Vec<Vec<&'static str>> { row.iter().map(|path| path.to_vec()).collect() };
+        let after = if is_change { rows(&[&["after"], &["payload", "after"]]) } else { rows(&[&[]]) };
+        for field in &events.fields {
+            decoder.want(&field.name, &field.kind, &events.time_zone, &after, &field.path);
+        }
+        if is_change {
+            let whole = rows(&[&[], &["payload"]]);
+            let moment = FieldKind::Timestamp(TimeFormat::Milliseconds);
+            decoder.want(CHANGE_COLUMNS[0], &FieldKind::String, "UTC", &whole, &["op".to_owned()]);
+            decoder.want(CHANGE_TIMESTAMP, &moment, "UTC", &whole, &["ts_ms".to_owned()]);
+        }
+        decoder.count = decoder.wanted.len();
+        if is_change {
+            let before = rows(&[&["before"], &["payload", "before"]]);
+            for field in &events.fields {
+                decoder.want(&field.name, &field.kind, &events.time_zone, &before, &field.path);
             }
-            decoder.nodes[at].fields.push(index);
+            if events.time == CHANGE_TIMESTAMP {
+                decoder.time = decoder.count - 1;
+            }
+        }
+        for (index, field) in events.fields.iter().enumerate() {
             if field.name == events.time {
                 decoder.time = index;
             }
@@ -131,6 +148,22 @@ impl Decoder {
             }
         }
         decoder
+    }
+
+    /// Another field, at `path` below each of `roots`.
+    fn want(&mut self, name: &str, kind: &FieldKind, zone: &str, roots: &[Vec<&str>], path: &[String]) {
+        let time = match kind {
+            FieldKind::Timestamp(format) => Some(TimeReader::new(format, zone)),
+            _ => None,
+        };
+        for root in roots {
+            let mut at = 0;
+            for name in root.iter().copied().chain(path.iter().map(String::as_str)) {
+                at = self.child(at, name);
+            }
+            self.nodes[at].fields.push(self.wanted.len());
+        }
+        self.wanted.push(Wanted { name: name.to_owned(), kind: kind.clone(), time });
     }
 
     fn child(&mut self, at: usize, name: &str) -> usize {
@@ -152,7 +185,7 @@ impl Decoder {
             FieldKind::Boolean => DataType::Boolean,
             FieldKind::Timestamp(_) => timestamptz(),
         };
-        self.wanted.iter().map(|wanted| Field::new(&wanted.name, of(&wanted.kind), true)).collect()
+        self.wanted[..self.count].iter().map(|wanted| Field::new(&wanted.name, of(&wanted.kind), true)).collect()
     }
 
     /// Empty columns for about `rows` events.
@@ -164,7 +197,7 @@ impl Decoder {
             FieldKind::Boolean => Builder::Boolean(BooleanBuilder::with_capacity(rows)),
             FieldKind::Timestamp(_) => Builder::Time(TimestampMicrosecondBuilder::with_capacity(rows)),
         };
-        let builders = self.wanted.iter().map(builder).collect();
+        let builders = self.wanted[..self.count].iter().map(builder).collect();
         Columns { builders, times: Vec::with_capacity(rows), event: Event::default() }
     }
 
@@ -186,6 +219,9 @@ impl Decoder {
             return Err(problem);
         }
         walked.map_err(|error| (Problem::Json, error))?;
+        if self.is_change {
+            self.choose_row(event)?;
+        }
         let Cell::Long(time) = event.cells[self.time] else {
             return Err((Problem::Time, format!("the event has no `{}`", self.wanted[self.time].name)));
         };
@@ -209,6 +245,25 @@ impl Decoder {
             }
         }
         columns.times.push(time);
+        Ok(())
+    }
+}
+
+impl Decoder {
+    /// Of a deletion the row before it, else the row after the change.
+    fn choose_row(&self, event: &mut Event) -> Result<(), (Problem, String)> {
+        let fields = self.count - CHANGE_COLUMNS.len();
+        let Cell::Text(from, to) = event.cells[fields] else {
+            return Err((Problem::Json, "it is no Debezium change event: it has no `op`".to_owned()));
+        };
+        match &event.text[from..to] {
+            "c" | "u" | "r" => {}
+            "d" => {
+                let (row, before) = event.cells.split_at_mut(self.count);
+                row[..fields].copy_from_slice(before);
+            }
+            op => return Err((Problem::Json, format!("a change event of kind `{}` has no row", op.escape_debug()))),
+        }
         Ok(())
     }
 }
@@ -377,6 +432,7 @@ mod tests {
             field("timestamp", FieldKind::Timestamp(TimeFormat::Iso), "timestamp"),
         ];
         let events = EventSettings {
+            format: EventFormat::Json,
             fields,
             columns: Vec::new(),
             time: "timestamp".into(),
@@ -409,6 +465,47 @@ mod tests {
     }
 
     #[test]
+    fn a_change_event_gives_the_row_after_it_or_before_a_deletion() {
+        let field = |name: &str, kind| FieldSettings { name: name.into(), kind, path: vec![name.into()] };
+        let events = EventSettings {
+            format: EventFormat::Debezium,
+            fields: vec![field("nim", FieldKind::String), field("n", FieldKind::Long)],
+            columns: Vec::new(),
+            time: CHANGE_TIMESTAMP.into(),
+            time_zone: "UTC".into(),
+            filter: None,
+            allowed_lateness: 0,
+            max_future: 0,
+            late_grace: None,
+        };
+        let decoder = Decoder::new(&events, &["nim".into()]);
+        let names: Vec<String> = decoder.fields().iter().map(|field| field.name().clone()).collect();
+        assert_eq!(names, ["nim", "n", "change_op", "change_timestamp"]);
+        let mut columns = decoder.columns(4);
+        for payload in [
+            r#"{"before":null,"after":{"nim":"1","n":5},"source":{"table":"t"},"op":"c","ts_ms":1000}"#,
+            r#"{"before":{"nim":"1","n":5},"after":{"nim":"1","n":6},"op":"u","ts_ms":2000}"#,
+            r#"{"schema":{"type":"struct"},"payload":{"before":{"nim":"1","n":6},"after":null,"op":"d","ts_ms":3000}}"#,
+        ] {
+            decoder.read(payload.as_bytes(), &mut columns).unwrap();
+        }
+        for (payload, problem, words) in [
+            (r#"{"after":{"nim":"1"},"ts_ms":1}"#, Problem::Json, "has no `op`"),
+            (r#"{"op":"t","ts_ms":1}"#, Problem::Json, "of kind `t`"),
+            (r#"{"op":"d","before":null,"ts_ms":1}"#, Problem::Key, "has no `nim`"),
+            (r#"{"op":"c","after":{"nim":"1"}}"#, Problem::Time, "has no `change_timestamp`"),
+        ] {
+            let (found, message) = decoder.read(payload.as_bytes(), &mut columns).unwrap_err();
+            assert!(found == problem && message.contains(words), "{payload}: {message}");
+        }
+        assert_eq!(columns.times, [1_000_000, 2_000_000, 3_000_000]);
+        let arrays = columns.finish();
+        assert_eq!(arrays[1].as_primitive::<Int64Type>().values().as_ref(), [5, 6, 6]);
+        let ops: Vec<_> = arrays[2].as_string::<i32>().iter().flatten().collect();
+        assert_eq!(ops, ["c", "u", "d"]);
+    }
+
+    #[test]
     fn names_of_many_fields_are_told_apart() {
         let names: Vec<String> = (0..130).map(|n| format!("f{n}")).collect();
         let field = |name: &String| FieldSettings {
@@ -417,6 +514,7 @@ mod tests {
             path: vec![name.clone()],
         };
         let events = EventSettings {
+            format: EventFormat::Json,
             fields: names.iter().map(field).collect(),
             columns: Vec::new(),
             time: "f0".into(),

@@ -1,7 +1,7 @@
 //! The hot path: a poll in, rows out. One thread, no locks, columns all the
 //! way; all events of a poll are scored by one call.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use insightera_entities::hash::FeatureHasher;
 
 use super::decode::Problem;
 use super::join::JoinTable;
+use super::metrics::Times;
 use super::program::{AlertPlan, Program, Scorer};
 use super::remembered::Remembered;
 use super::set_aside::{self, SetAside};
@@ -45,6 +46,9 @@ pub struct Flow {
     pub timestamp: i64,
     /// Where a partition is only read to build up its windows: until here.
     pub silent_until: BTreeMap<u32, i64>,
+    /// By partition and offset: arrivals of events that are read again, and
+    /// were judged by them.
+    pub arrivals: HashMap<(u32, i64), i64>,
     /// Milliseconds from arrival to prediction.
     pub latency: QuantileSketch,
 }
@@ -94,6 +98,8 @@ impl Counts {
 pub struct PollOutput {
     /// Rows of the prediction table.
     pub rows: Option<RecordBatch>,
+    /// When each of them arrived and was predicted.
+    pub times: Vec<Times>,
     /// Rows of side tables.
     pub sides: Vec<SideRows>,
     /// Alerts: name and rows.
@@ -137,6 +143,7 @@ impl Flow {
             join,
             timestamp: i64::MIN,
             silent_until: BTreeMap::new(),
+            arrivals: HashMap::new(),
             latency: QuantileSketch::default(),
         }
     }
@@ -214,7 +221,11 @@ impl Flow {
                         raw.push((first + index) as u32);
                         partitions.push(part.partition as i32);
                         offsets.push(part.offsets[index]);
-                        arrivals.push(part.arrivals[index]);
+                        let before = match self.arrivals.is_empty() {
+                            true => None,
+                            false => self.arrivals.get(&(part.partition, part.offsets[index])),
+                        };
+                        arrivals.push(before.copied().unwrap_or(part.arrivals[index]));
                     }
                     Err(_) if self.is_silent(part.partition, part.offsets[index]) => {}
                     Err((problem, message)) => aside.push(taken(part, index, None, problem, message)),
@@ -414,8 +425,9 @@ impl Flow {
             text(Some(reason), features.num_rows()),
             hashes.into_iter().map(|hash| hash as i64).collect(),
         )?;
-        for arrival in micros(events, "arrival_timestamp").values().iter() {
+        for arrival in micros(events, "arrival_timestamp").values() {
             self.latency.insert((self.timestamp - arrival).max(0) as f64 / 1000.0);
+            output.times.push((*arrival, self.timestamp));
         }
         output.counts.rows = rows.num_rows() as u64;
         let entities = match program.remembers() {

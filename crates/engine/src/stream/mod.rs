@@ -36,6 +36,7 @@ mod expression;
 mod flow;
 mod join;
 mod json;
+mod metrics;
 mod program;
 mod remembered;
 mod run;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use insightera_core::closest;
 use insightera_infer::Model;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -71,6 +72,8 @@ pub struct AlertPlan {
     pub when: Expression,
     /// The side table.
     pub side: usize,
+    /// Who is told.
+    pub notify: Vec<String>,
     /// With `on_change`: its number among those.
     pub on_change: Option<usize>,
 }
@@ -186,7 +189,20 @@ impl Program {
                 return Err(Error::invalid(format!("{file}: more than {MOST} alerts have `on_change`")));
             }
             let on_change = alert.on_change.then_some(number);
-            program.alerts.push(AlertPlan { name: alert.name, when, side, on_change });
+            let notifiers = &workspace.project().settings.notifiers;
+            if let Some(unknown) = alert.notify.iter().find(|name| !notifiers.contains_key(*name)) {
+                let error = Error::invalid(format!(
+                    "{file}: [alerts.{}] notify: insightera.toml has no [notifiers.{unknown}]",
+                    alert.name
+                ));
+                return Err(match closest(unknown, notifiers.keys().map(String::as_str)) {
+                    Some(near) => error.hint(format!("did you mean `{near}`?")),
+                    None => error.hint(format!(
+                        "add it: [notifiers.{unknown}], kind = \"slack\" or \"webhook\", url = \"https://…\" or \"env:NAME\""
+                    )),
+                });
+            }
+            program.alerts.push(AlertPlan { name: alert.name, when, side, notify: alert.notify, on_change });
         }
         Ok(program)
     }
@@ -365,6 +381,13 @@ pub async fn check(workspace: &Workspace, name: &str) -> Result<CheckReport> {
             "the windows take up to {bytes} bytes for a key of 16 bytes, so {} MiB are enough for {keys} keys of a partition",
             settings.max_state_bytes >> 20
         ));
+    }
+    for (name, notifier) in &workspace.project().settings.notifiers {
+        if program.alerts.iter().any(|alert| alert.notify.contains(name))
+            && let Err(error) = notifier.url.reveal(&format!("`url` of [notifiers.{name}]"))
+        {
+            warnings.push(error.to_string());
+        }
     }
     Ok(CheckReport {
         pipeline: name.to_owned(),

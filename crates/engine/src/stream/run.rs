@@ -5,17 +5,21 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::runtime::Handle;
 
 use super::checkpoints::{Checkpoints, Pending};
 use super::commit::{Committed, Committer, Interval};
 use super::flow::{Counts, Flow, PollOutput};
 use super::join::JoinTable;
+use super::metrics::Metrics;
 use super::program::{Program, Scorer};
+use super::set_aside;
 use super::source::{self, RawPart, Source};
 use super::states::{CLOSED, Extent, PartitionState, States};
 use super::status::{self, LiveStatus};
@@ -23,6 +27,7 @@ use super::windows::refused;
 use crate::config::SourceSettings;
 use crate::lake::commit::StreamState;
 use crate::lake::faults::{self, Bug};
+use crate::notify::{Notice, Outbox};
 use crate::workspace::Workspace;
 use crate::{Error, Result};
 
@@ -41,6 +46,8 @@ const MODEL_LOOK: Duration = Duration::from_secs(2);
 const WAITING_BYTES: usize = 512 << 20;
 /// Tries of a commit after the stream was told to stop.
 const LAST_TRIES: u32 = 5;
+/// How long the last notices may take after a stream has ended.
+const LAST_NOTICES: Duration = Duration::from_secs(15);
 
 /// What the caller wants.
 #[derive(Clone, Default)]
@@ -55,6 +62,8 @@ pub struct StreamOptions {
     pub on_alert: Option<Arc<dyn Fn(&Alert) + Send + Sync>>,
     /// Told how it goes, about once a second.
     pub on_status: Option<Arc<dyn Fn(&LiveStatus) + Send + Sync>>,
+    /// Told of what went wrong beside the stream.
+    pub on_warning: Option<Arc<dyn Fn(&str) + Send + Sync>>,
 }
 
 impl fmt::Debug for StreamOptions {
@@ -138,11 +147,35 @@ pub async fn run(workspace: &Workspace, name: &str, options: &StreamOptions) -> 
     let fresh = Arc::new(Fresh::default());
     let refresh = refresher(workspace.clone(), program.clone(), fresh.clone(), join.clone(), scorer.clone());
     let refresh = tokio::spawn(refresh);
-    let (workspace, options) = (workspace.clone(), options.clone());
+    let (workspace, mut options) = (workspace.clone(), options.clone());
+    let outbox = Arc::new(outbox(&workspace, &program, &options)?);
+    let (told, own, alerts) = (options.on_alert.take(), outbox.clone(), program.clone());
+    options.on_alert = Some(Arc::new(move |alert: &Alert| {
+        if let Some(told) = &told {
+            told(alert);
+        }
+        let plan = alerts.alerts.iter().find(|plan| plan.name == alert.name && !plan.notify.is_empty());
+        if let Some(plan) = plan
+            && let Ok(notice) = Notice::new(&alert.pipeline, &alert.name, &alert.rows)
+        {
+            own.tell(&plan.notify, notice);
+        }
+    }));
     let work = move || Stream::start(&workspace, program, scorer, join, options)?.run(&fresh);
     let done = tokio::task::spawn_blocking(work).await;
     refresh.abort();
+    if let Some(outbox) = Arc::into_inner(outbox) {
+        outbox.close(LAST_NOTICES).await;
+    }
     done.map_err(|e| Error::internal(format!("the stream stopped with a panic: {e}")))?
+}
+
+/// The notifiers that the stream's alerts want.
+fn outbox(workspace: &Workspace, program: &Program, options: &StreamOptions) -> Result<Outbox> {
+    let wanted = |name: &String| program.alerts.iter().any(|alert| alert.notify.contains(name));
+    let warn = options.on_warning.clone().unwrap_or_else(|| Arc::new(|_| {}));
+    let notifiers = workspace.project().settings.notifiers.iter().filter(|(name, _)| wanted(name));
+    Outbox::open(notifiers, warn)
 }
 
 /// Looks for newer inputs of the join and a newer model. A failure leaves what
@@ -213,27 +246,44 @@ struct Worker {
     intervals: Option<SyncSender<Interval>>,
     results: Receiver<Result<Committed>>,
     busy: bool,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
-    fn new(committer: Committer, stop: Arc<AtomicBool>) -> Self {
+    fn new(committer: Committer, mut metrics: Metrics, options: &StreamOptions) -> Self {
+        let (stop, warn) = (options.stop.clone(), options.on_warning.clone());
         let committer = Arc::new(Mutex::new(committer));
         let (intervals, incoming) = sync_channel::<Interval>(1);
         let (outgoing, results) = channel();
         let own = committer.clone();
-        std::thread::spawn(move || {
+        let thread = std::thread::spawn(move || {
             let keep_trying = |tries: u32| !stop.load(Ordering::SeqCst) || tries <= LAST_TRIES;
             while let Ok(interval) = incoming.recv() {
                 let mut committer = own.lock().unwrap_or_else(PoisonError::into_inner);
                 let result = committer.commit(&interval, &keep_trying);
                 drop(committer);
                 let failed = result.is_err();
-                if outgoing.send(result).is_err() || failed {
-                    return;
+                let committed = result.as_ref().ok().cloned();
+                let gone = outgoing.send(result).is_err();
+                if let Some(committed) = committed {
+                    told(metrics.note(&interval.times, &interval.scorer, &committed), &warn);
+                }
+                if gone || failed {
+                    break;
                 }
             }
+            told(metrics.flush(), &warn);
         });
-        Self { committer, intervals: Some(intervals), results, busy: false }
+        Self { committer, intervals: Some(intervals), results, busy: false, thread: Some(thread) }
+    }
+
+    /// Lets the thread end, with what it still has to tell.
+    fn end(&mut self) {
+        self.intervals = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of it was told as a result that did not come.
+            let _ = thread.join();
+        }
     }
 
     fn send(&mut self, interval: Interval) -> Result<()> {
@@ -297,7 +347,7 @@ impl Stream {
             flow,
             source,
             checkpoints,
-            worker: Worker::new(committer, options.stop.clone()),
+            worker: Worker::new(committer, Metrics::new(workspace, &program, &run_id), &options),
             known: state.partitions,
             positions: BTreeMap::new(),
             run_id,
@@ -342,15 +392,33 @@ impl Stream {
         let described: BTreeMap<u32, Value> = described.map(|(p, found)| (*p, found.description.clone())).collect();
         let mut committer = self.worker.committer.lock().unwrap_or_else(PoisonError::into_inner);
         let state = committer.acquire(&starts, &described)?;
+        let ahead: BTreeMap<u32, Option<i64>> =
+            new.keys().map(|partition| (*partition, committer.dead_letters_position(*partition))).collect();
         drop(committer);
         if let (true, States::OnClose(closing)) = (first, &mut self.flow.states) {
             closing.closed = state.committed.positions.get(&CLOSED).copied().unwrap_or(0);
         }
         for (partition, found) in &new {
             self.take_over(*partition, found.start, &state)?;
+            if let (Some(from), Some(Some(ahead))) = (self.positions.get(partition).copied(), ahead.get(partition))
+                && from < *ahead
+            {
+                self.remember_arrivals(*partition, from)?;
+            }
         }
         self.known = state.partitions;
         self.source.assign(&self.positions)
+    }
+
+    /// Events that are read again keep the arrival by which they were judged.
+    fn remember_arrivals(&mut self, partition: u32, from: i64) -> Result<()> {
+        let (workspace, pipeline) = (&self.workspace, &self.program.pipeline.name);
+        let Some(dead) = self.program.sides.first() else { return Ok(()) };
+        let judged = set_aside::judged_by_arrival(workspace, &dead.name, pipeline, partition, from);
+        for (offset, arrival) in Handle::current().block_on(judged)? {
+            self.flow.arrivals.insert((partition, offset), arrival);
+        }
+        Ok(())
     }
 
     /// Restores the windows of a partition, or reads it again to build them.
@@ -402,7 +470,7 @@ impl Stream {
             let _ = self.worker.result(true);
         }
         self.tell(true);
-        self.worker.intervals = None;
+        self.worker.end();
         let end = end?;
         Ok(StreamSummary {
             pipeline: self.program.pipeline.name.clone(),
@@ -470,7 +538,7 @@ impl Stream {
     /// A poll into the interval.
     fn take(&mut self, parts: &[RawPart]) -> Result<()> {
         let closed = self.closed();
-        let PollOutput { rows, sides, alerts, counts } = self.flow.process(parts)?;
+        let PollOutput { rows, times, sides, alerts, counts } = self.flow.process(parts)?;
         if self.opened.is_none() && (!parts.is_empty() || rows.is_some()) {
             self.opened = Some(self.now());
         }
@@ -491,6 +559,7 @@ impl Stream {
         }
         self.counts.add(counts);
         self.interval.timestamp = self.flow.timestamp;
+        self.interval.times.extend(times);
         if let Some(rows) = rows {
             self.interval_rows += rows.num_rows();
             self.interval_bytes += rows.get_array_memory_size();
@@ -605,7 +674,14 @@ impl Stream {
     }
 }
 
+/// Metrics that cannot be written are a warning: the predictions are there.
+fn told(result: Result<()>, warn: &Option<Arc<dyn Fn(&str) + Send + Sync>>) {
+    if let (Err(error), Some(warn)) = (result, warn) {
+        warn(&format!("`ml_monitoring.inference_metrics` has no row of this interval: {error}"));
+    }
+}
+
 fn empty(flow: &Flow) -> Interval {
-    let (ranges, rows, sides, states, inputs) = Default::default();
-    Interval { ranges, rows, sides, states, scorer: flow.scorer.clone(), inputs, timestamp: flow.timestamp }
+    let (ranges, rows, times, sides, states, inputs) = Default::default();
+    Interval { ranges, rows, times, sides, states, scorer: flow.scorer.clone(), inputs, timestamp: flow.timestamp }
 }

@@ -4,14 +4,16 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    ArrayRef, AsArray, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 use iceberg::spec::Transform;
 
 use super::decode::Problem;
 use crate::lake::schema::{Column, timestamptz};
 use crate::lake::{NewTable, TableName};
+use crate::sql::query;
+use crate::workspace::Workspace;
 use crate::{Error, Result};
 
 /// One event.
@@ -57,6 +59,33 @@ pub fn new_table(name: TableName) -> NewTable {
         properties: super::table_properties(),
         location: None,
     }
+}
+
+/// The events of a partition, from an offset on, that were set aside because
+/// of their arrival: offset and arrival. An event that is read again arrives
+/// later, and must be judged as it was.
+pub async fn judged_by_arrival(
+    workspace: &Workspace,
+    table: &TableName,
+    pipeline: &str,
+    partition: u32,
+    from: i64,
+) -> Result<Vec<(i64, i64)>> {
+    let sql = format!(
+        "SELECT source_offset, arrival_timestamp FROM \"{}\".\"{}\" WHERE pipeline = '{pipeline}' \
+         AND source_partition = {partition} AND source_offset >= {from} AND error_class = '{}'",
+        table.namespace,
+        table.name,
+        Problem::Future.as_str()
+    );
+    let found = query(workspace, &sql).await?;
+    let mut events = Vec::new();
+    for batch in &found.batches {
+        let offsets = batch.column(0).as_primitive::<Int64Type>();
+        let arrivals = batch.column(1).as_primitive::<TimestampMicrosecondType>();
+        events.extend(offsets.values().iter().copied().zip(arrivals.values().iter().copied()));
+    }
+    Ok(events)
 }
 
 /// The events as rows of that table.

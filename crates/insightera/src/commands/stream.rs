@@ -19,13 +19,14 @@ use crate::text;
 pub async fn run(workspace: &Workspace, command: &StreamRun, printer: &Printer) -> anyhow::Result<Answer> {
     let stop = Arc::new(AtomicBool::new(false));
     tokio::spawn(stop_on_signal(stop.clone(), printer.clone()));
-    let told = printer.clone();
+    let (told, warned) = (printer.clone(), printer.clone());
     let options = StreamOptions {
         until_end: command.until_end,
         partitions: command.partitions.clone(),
         stop,
         on_alert: Some(Arc::new(move |alert: &Alert| tell(alert, &told))),
         on_status: None,
+        on_warning: Some(Arc::new(move |warning: &str| warned.warning(warning))),
     };
     let outcomes = several::in_parallel(names(workspace, &command.pipelines), |name| {
         let (workspace, options) = (workspace.clone(), options.clone());

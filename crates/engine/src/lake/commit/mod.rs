@@ -18,6 +18,7 @@ mod snapshot;
 mod stream;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use iceberg::TableUpdate;
@@ -274,7 +275,11 @@ fn apply(lake: &Lake, base: &Table, updates: Vec<TableUpdate>) -> Result<Applied
     let location = metadata_location(base.metadata().location(), Some(base.metadata_location()), &metadata);
     write_metadata(&location, &metadata)?;
     faults::before_swap();
-    let done = || Applied::Done(Table::new(base.name().clone(), metadata.clone().into(), location.clone()));
+    let metadata = Arc::new(metadata);
+    let done = || {
+        lake.metadata_cache().put(&location, metadata.clone());
+        Applied::Done(Table::new(base.name().clone(), metadata.clone(), location.clone()))
+    };
     let mut unknown: Option<Error> = None;
     // The same two locations every time: attempts cannot pile up.
     for _ in 0..3 {

@@ -102,8 +102,16 @@ fn head_of(path: &Path) -> Result<Option<String>> {
     let mut chunk = [0u8; 4096];
     loop {
         let count = file.read(&mut chunk).map_err(|e| unreadable(path, e))?;
-        if count == 0 || head.len() > LINE_LIMIT {
+        if count == 0 {
             return Ok(None);
+        }
+        if head.len() > LINE_LIMIT {
+            return Err(Error::data(format!(
+                "the first line of `{}` is longer than {} MiB",
+                path.display(),
+                LINE_LIMIT >> 20
+            ))
+            .hint("an event is one line; take the file away, or write its events as lines"));
         }
         match chunk[..count].iter().position(|byte| *byte == b'\n') {
             Some(end) => {

@@ -75,6 +75,7 @@ pub async fn events(
                 stop: stop.clone(),
                 on_alert: None,
                 on_status: Some(Arc::new(tell)),
+                on_warning: None,
             };
             let ended = stream::run(&workspace, &name, &options).await;
             if ended.is_err() {

@@ -1,0 +1,97 @@
+//! `[notifiers.NAME]` of `insightera.toml`: who is told of alerts.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use super::section::{Section, quoted};
+use crate::{Error, Result};
+
+/// Somebody who is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NotifierSettings {
+    /// What is sent.
+    pub kind: NotifierKind,
+    /// Where to.
+    pub url: Secret,
+    /// Microseconds until a request has failed.
+    pub timeout: i64,
+}
+
+/// What is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotifierKind {
+    /// JSON: pipeline, alert, count and rows.
+    Webhook,
+    /// Text, as Slack and those that understand it want it.
+    Slack,
+}
+
+/// A text that is never shown: itself, or `env:NAME`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// As it stands in a file.
+    pub fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// The text; `what` is what it is for.
+    ///
+    /// # Errors
+    /// When it is of the environment, which has no such variable.
+    pub fn reveal(&self, what: &str) -> Result<String> {
+        let Some(name) = self.0.strip_prefix("env:") else { return Ok(self.0.clone()) };
+        std::env::var(name).map_err(|_| {
+            Error::invalid(format!("{what} is `env:{name}`, and the environment has no variable `{name}`"))
+                .hint(format!("export {name}=…, or write the value itself"))
+        })
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
+/// Reads `[notifiers.NAME]`.
+pub(super) fn read_notifier(section: &Section<'_>) -> Result<NotifierSettings> {
+    section.allow(&["kind", "url", "timeout"], &[])?;
+    let kinds = [("webhook", NotifierKind::Webhook), ("slack", NotifierKind::Slack)];
+    let Some(kind) = section.choice("kind", &kinds, &["email"])? else {
+        let names: Vec<&str> = kinds.iter().map(|(name, _)| *name).collect();
+        return Err(section.missing("kind").hint(format!("it is one of {}", quoted(&names))));
+    };
+    let url = section.required_text("url")?;
+    let scheme = ["http://", "https://", "env:"].iter().any(|start| url.value.starts_with(start));
+    if !scheme {
+        return Err(section
+            .error(&url.span, "`url` is no address of the web")
+            .hint("write `https://…`, or `env:NAME` to keep it out of the file"));
+    }
+    let timeout = super::stream::span(section, "timeout", 1000)?.unwrap_or(5_000_000);
+    Ok(NotifierSettings { kind, url: Secret::new(url.value), timeout })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        let secret = Secret::new("https://hooks/T0");
+        assert_eq!((format!("{secret:?}"), serde_json::to_string(&secret).unwrap()), ("***".into(), "\"***\"".into()));
+        assert_eq!(secret.reveal("url").unwrap(), "https://hooks/T0");
+        let error = Secret::new("env:INSIGHTERA_NO_SUCH_NAME").reveal("`url` of [notifiers.ops]").unwrap_err();
+        assert!(error.to_string().contains("INSIGHTERA_NO_SUCH_NAME"), "{error}");
+    }
+}

@@ -1,0 +1,252 @@
+//! Telling somebody of alerts: webhooks, and text for Slack.
+//!
+//! Whoever has something to tell never waits: notices go into a queue per
+//! notifier, and a task sends them one after the other. What cannot be
+//! delivered after some tries is given up with a warning; the rows are in the
+//! alert's table all the same. A process that is killed forgets its queues.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::json::ArrayWriter;
+use reqwest::{Client, StatusCode};
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
+use tokio::task::JoinHandle;
+
+use crate::config::{NotifierKind, NotifierSettings};
+use crate::{Error, Result};
+
+/// Notices that wait for a notifier.
+const QUEUE: usize = 1000;
+/// Rows of a notice that are sent; of more, only the number is told.
+const ROWS: usize = 100;
+/// Rows that a person reads.
+const ROWS_OF_TEXT: usize = 10;
+/// Tries, and the pause after the first; each next one is twice as long.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Told of what could not be delivered.
+pub type Warn = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Notice {
+    /// The pipeline.
+    pub pipeline: String,
+    /// The alert.
+    pub alert: String,
+    /// How many rows it has.
+    pub count: usize,
+    /// The first of them.
+    pub rows: Vec<Map<String, Value>>,
+}
+
+impl Notice {
+    /// A notice of rows.
+    ///
+    /// # Errors
+    /// When a row has no JSON form.
+    pub fn new(pipeline: &str, alert: &str, rows: &RecordBatch) -> Result<Self> {
+        let wrong = |e: &dyn std::fmt::Display| Error::internal(format!("the rows of alert `{alert}`: {e}"));
+        let mut writer = ArrayWriter::new(Vec::new());
+        let first = rows.slice(0, rows.num_rows().min(ROWS));
+        writer.write(&first).and_then(|()| writer.finish()).map_err(|e| wrong(&e))?;
+        let first = serde_json::from_slice(&writer.into_inner()).map_err(|e| wrong(&e))?;
+        Ok(Self { pipeline: pipeline.to_owned(), alert: alert.to_owned(), count: rows.num_rows(), rows: first })
+    }
+
+    fn body(&self, kind: NotifierKind) -> Value {
+        match kind {
+            NotifierKind::Webhook => {
+                json!({ "pipeline": self.pipeline, "alert": self.alert, "count": self.count, "rows": self.rows })
+            }
+            NotifierKind::Slack => json!({ "text": self.text() }),
+        }
+    }
+
+    /// In Slack's form, where three characters must be written otherwise.
+    fn text(&self) -> String {
+        let plain = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        let many = if self.count == 1 { "1 row".to_owned() } else { format!("{} rows", self.count) };
+        let mut text = format!("*{}* of {}: {many}", plain(&self.alert), plain(&self.pipeline));
+        for row in self.rows.iter().take(ROWS_OF_TEXT) {
+            let values = row.iter().filter(|(name, _)| *name != "alert").map(|(name, value)| match value {
+                Value::String(value) => format!("{name} {value}"),
+                value => format!("{name} {value}"),
+            });
+            text.push_str(&format!("\n• {}", plain(&values.collect::<Vec<_>>().join(", "))));
+        }
+        let more = self.count.saturating_sub(ROWS_OF_TEXT.min(self.rows.len()));
+        if more > 0 {
+            text.push_str(&format!("\n… and {more} more"));
+        }
+        text
+    }
+}
+
+/// The queues of the notifiers that somebody wants.
+pub struct Outbox {
+    lanes: BTreeMap<String, (Sender<Arc<Notice>>, JoinHandle<()>)>,
+    warn: Warn,
+}
+
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.lanes.keys()).finish()
+    }
+}
+
+impl Outbox {
+    /// Opens the queues; sends nothing.
+    ///
+    /// # Errors
+    /// When an address is none, or is in a variable that is not there.
+    pub fn open<'a>(notifiers: impl Iterator<Item = (&'a String, &'a NotifierSettings)>, warn: Warn) -> Result<Self> {
+        let mut lanes = BTreeMap::new();
+        for (name, settings) in notifiers {
+            let lane = Lane::new(name, settings, warn.clone())?;
+            let (sender, receiver) = channel(QUEUE);
+            lanes.insert(name.clone(), (sender, tokio::spawn(lane.deliver(receiver))));
+        }
+        Ok(Self { lanes, warn })
+    }
+
+    /// Puts a notice into the queues of these notifiers.
+    pub fn tell(&self, names: &[String], notice: Notice) {
+        let notice = Arc::new(notice);
+        for (name, (sender, _)) in names.iter().filter_map(|name| self.lanes.get_key_value(name)) {
+            if let Err(TrySendError::Full(_)) = sender.try_send(notice.clone()) {
+                (self.warn)(&format!(
+                    "notifier `{name}` is too slow: alert `{}` of `{}` was not sent to it",
+                    notice.alert, notice.pipeline
+                ));
+            }
+        }
+    }
+
+    /// Waits until the queues are empty, but not longer than `patience`.
+    pub async fn close(self, patience: Duration) {
+        let end = tokio::time::Instant::now() + patience;
+        for (name, (sender, mut task)) in self.lanes {
+            drop(sender);
+            if tokio::time::timeout_at(end, &mut task).await.is_err() {
+                task.abort();
+                (self.warn)(&format!("notifier `{name}` did not take all notices in {} s", patience.as_secs()));
+            }
+        }
+    }
+}
+
+/// One notifier.
+struct Lane {
+    name: String,
+    kind: NotifierKind,
+    url: reqwest::Url,
+    client: Client,
+    warn: Warn,
+}
+
+impl Lane {
+    fn new(name: &str, settings: &NotifierSettings, warn: Warn) -> Result<Self> {
+        let what = format!("`url` of [notifiers.{name}]");
+        let text = settings.url.reveal(&what)?;
+        let url = reqwest::Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let Some(url) = url else {
+            return Err(Error::invalid(format!("{what} is no address of the web")).hint("write `https://…`"));
+        };
+        let client = Client::builder()
+            .timeout(Duration::from_micros(settings.timeout as u64))
+            .user_agent(concat!("insightera/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|e| Error::internal(format!("notifier `{name}`: {}", e.without_url())))?;
+        Ok(Self { name: name.to_owned(), kind: settings.kind, url, client, warn })
+    }
+
+    async fn deliver(self, mut notices: Receiver<Arc<Notice>>) {
+        while let Some(notice) = notices.recv().await {
+            if let Err(why) = self.send(&notice).await {
+                let Notice { pipeline, alert, count, .. } = notice.as_ref();
+                (self.warn)(&format!(
+                    "notifier `{}` was not told of alert `{alert}` of `{pipeline}`, {count} rows: {why}",
+                    self.name
+                ));
+            }
+        }
+    }
+
+    /// Sends a notice, again where that may help.
+    async fn send(&self, notice: &Notice) -> std::result::Result<(), String> {
+        let body = notice.body(self.kind).to_string();
+        let mut pause = PAUSE;
+        for attempt in 1.. {
+            let request = self.client.post(self.url.clone()).header("content-type", "application/json");
+            let why = match request.body(body.clone()).send().await {
+                Ok(answer) if answer.status().is_success() => return Ok(()),
+                Ok(answer) => {
+                    let status = answer.status();
+                    if !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS {
+                        return Err(format!("it answered {status}"));
+                    }
+                    format!("it answered {status}, {attempt} times")
+                }
+                Err(error) => reason(&error.without_url()),
+            };
+            if attempt == TRIES {
+                return Err(why);
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        Ok(())
+    }
+}
+
+/// An error with its causes, which say what really happened.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Float64Array, StringArray};
+
+    fn notice(rows: usize) -> Notice {
+        let nim = StringArray::from_iter_values((0..rows).map(|row| format!("<{row}>")));
+        let risk = Float64Array::from_iter_values((0..rows).map(|row| row as f64 / 4.0));
+        let alert = StringArray::from_iter_values((0..rows).map(|_| "high"));
+        let rows = RecordBatch::try_from_iter([
+            ("nim", Arc::new(nim) as arrow::array::ArrayRef),
+            ("risk", Arc::new(risk)),
+            ("alert", Arc::new(alert)),
+        ]);
+        Notice::new("live", "high", &rows.unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_webhook_gets_the_rows_and_how_many_there_are() {
+        let body = notice(2).body(NotifierKind::Webhook);
+        assert_eq!((&body["pipeline"], &body["alert"], &body["count"]), (&json!("live"), &json!("high"), &json!(2)));
+        assert_eq!(body["rows"][1], json!({ "nim": "<1>", "risk": 0.25, "alert": "high" }));
+        let body = notice(250).body(NotifierKind::Webhook);
+        assert_eq!((&body["count"], body["rows"].as_array().unwrap().len()), (&json!(250), ROWS));
+    }
+
+    #[test]
+    fn slack_gets_text_that_it_does_not_read_as_markup() {
+        let body = notice(1).body(NotifierKind::Slack);
+        assert_eq!(body, json!({ "text": "*high* of live: 1 row\n• nim &lt;0&gt;, risk 0.0" }));
+        let text = notice(12).text();
+        assert!(text.starts_with("*high* of live: 12 rows\n• ") && text.ends_with("\n… and 2 more"), "{text}");
+    }
+}

@@ -1,0 +1,124 @@
+"""Alerts told to webhooks and Slack: a server in this process, which fails at first, refuses, or is slow."""
+
+import http.server
+import json
+import threading
+import time
+
+import pytest
+
+from test_stream import NOW, append, live, write_pipeline  # noqa: F401
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Answers `answers[path]` one after the other, the last for ever; keeps what came with a success."""
+
+    def __init__(self, answers):
+        self.answers, self.asked, self.got = answers, [], []
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def url(self, path):
+        return f"http://127.0.0.1:{self.server_port}{path}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        answers = self.server.answers[self.path]
+        status = answers.pop(0) if len(answers) > 1 else answers[0]
+        self.server.asked.append(self.path)
+        if status == "slow":
+            time.sleep(3)
+            status = 200
+        if status == 200:
+            self.server.got.append((self.path, self.headers["content-type"], body))
+        self.send_response(status)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def told(project, notifiers, notify):
+    with open(project.folder / "insightera.toml", "a") as out:
+        out.write(notifiers)
+    path = project.folder / "pipelines" / "live.toml"
+    path.write_text(path.read_text().replace("[stream]", f"""[alerts.high]
+when = "x > 0"
+table = "predictions.high"
+notify = {json.dumps(notify)}
+[stream]"""))
+
+
+def event(student, value):
+    return json.dumps({"nim": student, "kind": "a", "at": NOW, "data": {"value": value}})
+
+
+@pytest.fixture
+def server():
+    server = Server({"/hook": [503, 429, 200], "/slack": [200], "/gone": [404], "/slow": ["slow"]})
+    yield server
+    server.shutdown()
+
+
+def test_webhook_and_slack_are_told_after_failures(live, server):  # noqa: F811
+    told(live, f"""
+[notifiers.hook]
+kind = "webhook"
+url = "{server.url('/hook')}"
+[notifiers.team]
+kind = "slack"
+url = "env:TEAM_URL"
+""", ["hook", "team"])
+    append(live, 0, [event("000001", 2.5), event("000002", -1), event("a<b>&c", 1)])
+    checked = live.json("check", "live")[0]
+    assert any("TEAM_URL" in warning for warning in checked["warnings"]), checked
+    answer = live.call("stream", "live", "--until-end")
+    assert answer.code == 1 and "TEAM_URL" in answer.stderr and "hooks" not in answer.stderr
+    answer = live.call("stream", "live", "--until-end", environment={"TEAM_URL": server.url("/slack")})
+    assert answer.code == 0 and "was not told" not in answer.stderr, answer
+    assert server.asked.count("/hook") == 3
+    got = {path: (kind, body) for path, kind, body in server.got}
+    kind, body = got["/hook"]
+    assert kind == "application/json" and (body["pipeline"], body["alert"], body["count"]) == ("live", "high", 2)
+    assert [(row["nim"], row["x"]) for row in body["rows"]] == [("000001", 2.5), ("a<b>&c", 1.0)]
+    text = got["/slack"][1]["text"]
+    assert text.startswith("*high* of live: 2 rows\n• nim 000001") and "a&lt;b&gt;&amp;c" in text
+    assert live.table("predictions.high").scan().to_arrow().num_rows == 2
+
+
+def test_what_cannot_be_delivered_is_said_and_stops_nothing(live, server):  # noqa: F811
+    told(live, f"""
+[notifiers.gone]
+kind = "webhook"
+url = "{server.url('/gone')}"
+[notifiers.nobody]
+kind = "webhook"
+url = "http://127.0.0.1:9/secret-token"
+[notifiers.slow]
+kind = "webhook"
+url = "{server.url('/slow')}"
+timeout = "200 ms"
+""", ["gone", "nobody", "slow"])
+    append(live, 0, [event("000001", 2.5)])
+    answer = live.call("stream", "live", "--until-end")
+    assert answer.code == 0, answer
+    for name, why in [("gone", "404"), ("nobody", "onnect"), ("slow", "timed out")]:
+        lines = [line for line in answer.stderr.splitlines() if f"notifier `{name}` was not told" in line]
+        assert len(lines) == 1 and why in lines[0], (name, answer.stderr)
+    assert server.asked.count("/gone") == 1 and "secret-token" not in answer.stderr
+    assert live.table("predictions.high").scan().to_arrow().num_rows == 1
+
+
+def test_wrong_notifiers_are_errors(live):  # noqa: F811
+    write_pipeline(live, 'files = "events"')
+    told(live, '\n[notifiers.ops]\nkind = "webhook"\nurl = "https://example.org/x"\n', ["opps"])
+    answer = live.call("check", "live")
+    assert answer.code == 1 and "did you mean `ops`" in answer.stderr, answer
+    project = (live.folder / "insightera.toml").read_text()
+    for old, new, says in [("https://", "ftp://", "no address of the web"), ('kind = "webhook"', 'kind = "pager"', "pager"),
+                           ('kind = "webhook"\n', '', "kind"), ("url =", "uri =", "did you mean")]:
+        (live.folder / "insightera.toml").write_text(project.replace(old, new))
+        answer = live.call("check", "live")
+        assert answer.code == 1 and says in answer.stderr and "insightera.toml" in answer.stderr, (new, answer)
