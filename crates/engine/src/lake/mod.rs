@@ -198,6 +198,7 @@ impl Lake {
             .and_then(|builder| builder.build())
             .map_err(|e| Error::invalid(format!("table `{}` cannot be made: {e}", new.name)).cause(e))?
             .metadata;
+        let metadata = table::dated(metadata, self.clock.now_micros().div_euclid(1000))?;
         Ok(Table::new(new.name.clone(), metadata.into(), String::new()))
     }
 }

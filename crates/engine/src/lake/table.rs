@@ -10,6 +10,9 @@ use iceberg::spec::{FormatVersion, SchemaRef, SnapshotRef, SnapshotReference, Ta
 use super::storage;
 use crate::{Error, Result};
 
+/// Two clocks that are this near, in milliseconds, are one.
+const TOLERANCE: u64 = 10_000;
+
 /// `namespace.name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableName {
@@ -163,6 +166,21 @@ impl Iterator for Ancestry<'_> {
         self.next = snapshot.parent_snapshot_id().and_then(|id| self.metadata.snapshot_by_id(id)).cloned();
         Some(snapshot)
     }
+}
+
+/// The metadata as of a time in milliseconds. The crate takes the machine's
+/// own time where there is no new snapshot, and then no snapshot can be older;
+/// the lake has one clock.
+pub(super) fn dated(metadata: TableMetadata, millis: i64) -> Result<TableMetadata> {
+    let newest = metadata.history().last().map_or(i64::MIN, |entry| entry.timestamp_ms());
+    let wanted = millis.max(newest);
+    if metadata.last_updated_ms().abs_diff(wanted) < TOLERANCE {
+        return Ok(metadata);
+    }
+    let wrong = |e| Error::internal(format!("table metadata has no JSON form: {e}"));
+    let mut json = serde_json::to_value(&metadata).map_err(wrong)?;
+    json["last-updated-ms"] = wanted.into();
+    serde_json::from_value(json).map_err(wrong)
 }
 
 fn parse_metadata(bytes: &[u8]) -> Result<TableMetadata, Box<dyn std::error::Error + Send + Sync>> {

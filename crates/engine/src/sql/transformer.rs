@@ -55,16 +55,16 @@ struct Statements {
 impl SqlStage for Statements {
     fn plan(&self, statement: &str) -> Result<SqlPlan, String> {
         let named = named_expressions(statement)?;
-        let mut reads = Vec::new();
+        let mut reads = expression::Reads::default();
         for (_, expression) in &named {
-            expression::columns(expression, &mut reads);
+            reads.add(expression);
         }
         // Translated once over likely types: what is not supported is known now.
-        let likely = expression::likely_schema(&reads);
+        let likely = reads.likely_schema();
         for (_, expression) in &named {
             expression::translate(expression, &likely)?;
         }
-        Ok(SqlPlan { reads, makes: named.into_iter().map(|(name, _)| name).collect() })
+        Ok(SqlPlan { reads: reads.columns, makes: named.into_iter().map(|(name, _)| name).collect() })
     }
 
     fn run(&self, statement: &str, rows: &RecordBatch) -> Result<RecordBatch, String> {

@@ -14,19 +14,10 @@ use crate::project::{PIPELINE, START, TestProject, attendance_rows, block_on, gr
 
 const DAY: i64 = 86_400_000_000;
 const MINUTE: i64 = 60_000_000;
-/// When the clock starts: a table's creation has the machine's own time, and
-/// no snapshot can be older.
-const BEGIN: i64 = START + 100 * 365 * DAY;
-
-fn begin(pipeline: &str) -> TestProject {
-    let project = TestProject::new(pipeline);
-    project.clock.advance(BEGIN - START);
-    project
-}
 
 /// A moment in minutes after the start, as SQL.
 fn at(minutes: i64) -> String {
-    let time = chrono::DateTime::from_timestamp_micros(BEGIN + minutes * MINUTE).unwrap();
+    let time = chrono::DateTime::from_timestamp_micros(START + minutes * MINUTE).unwrap();
     format!("TIMESTAMP '{}Z'", time.format("%Y-%m-%d %H:%M:%S%.f"))
 }
 
@@ -71,7 +62,7 @@ proptest! {
         ttl in 5i64..40,
     ) {
         let features: Vec<Feature> = features.into_iter().map(|(k, t, late, v)| (k, t, t + late, v)).collect();
-        let mut project = begin(PIPELINE);
+        let mut project = TestProject::new(PIPELINE);
         project.feature_view("grades", &known_view(&format!("ttl = \"{ttl} minutes\"")));
         let rows: Vec<String> = features
             .iter()
@@ -110,7 +101,7 @@ proptest! {
 
 #[test]
 fn without_a_known_time_a_feature_is_known_when_it_was_committed() {
-    let mut project = begin(PIPELINE);
+    let mut project = TestProject::new(PIPELINE);
     project.feature_view("grades", "table = \"gold.history\"\nkey = [\"nim\"]\nfeature_time = \"true_at\"\n");
     // A minute passes before each statement: this is minute 3, 4, ...
     project.shell(&[
@@ -158,7 +149,7 @@ fn without_a_known_time_a_feature_is_known_when_it_was_committed() {
 
 #[test]
 fn a_time_whose_snapshots_were_expired_is_told_and_has_no_features() {
-    let mut project = begin(PIPELINE);
+    let mut project = TestProject::new(PIPELINE);
     project.feature_view("grades", "table = \"gold.history\"\nkey = [\"nim\"]\nfeature_time = \"true_at\"\n");
     project.shell(&[
         GRADES,
@@ -177,7 +168,7 @@ fn a_time_whose_snapshots_were_expired_is_told_and_has_no_features() {
 
 #[test]
 fn what_a_feature_view_cannot_answer_is_refused_with_the_reason() {
-    let mut project = begin(PIPELINE);
+    let mut project = TestProject::new(PIPELINE);
     project.feature_view("grades", &known_view(""));
     project.feature_view("wrong", &known_view("").replace("known_at", "loaded_at"));
     project.shell(&[GRADES, LABELS]);
@@ -221,7 +212,7 @@ risk = "CASE WHEN feature_status = 'fresh' AND gpa >= 2 THEN 0.0 ELSE 1.0 END"
 
 #[test]
 fn a_pipeline_notices_that_features_expire_although_no_input_changed() {
-    let mut project = begin(VIEWED);
+    let mut project = TestProject::new(VIEWED);
     project.feature_view("grades", &known_view("ttl = \"1 hour\""));
     project.shell(&[
         GRADES,
@@ -252,7 +243,7 @@ fn as_of(micros: i64, into: Option<&str>) -> RunOptions {
 
 #[test]
 fn a_run_as_of_a_time_scores_as_the_run_of_that_time_did_and_changes_nothing_else() {
-    let project = begin(PIPELINE);
+    let project = TestProject::new(PIPELINE);
     project.seed(60);
     let first = project.run();
     let then = project.clock.now_micros();
@@ -293,7 +284,7 @@ fn a_run_as_of_a_time_scores_as_the_run_of_that_time_did_and_changes_nothing_els
 
 #[test]
 fn a_first_run_after_a_run_as_of_is_a_first_run() {
-    let project = begin(PIPELINE);
+    let project = TestProject::new(PIPELINE);
     project.seed(20);
     let now = project.clock.now_micros();
     project.try_run(&as_of(now, None)).unwrap();
@@ -322,7 +313,7 @@ risk = "gpa"
 /// Writes `gold/extra`: key, value, feature time and known time in minutes.
 fn write_folder(project: &TestProject, rows: &[(&str, f64, i64, i64)]) {
     let times = |of: fn(&(&str, f64, i64, i64)) -> i64| {
-        let values = rows.iter().map(|r| BEGIN + of(r) * MINUTE);
+        let values = rows.iter().map(|r| START + of(r) * MINUTE);
         Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC")) as ArrayRef
     };
     let batch = RecordBatch::try_from_iter([
@@ -341,14 +332,14 @@ fn write_folder(project: &TestProject, rows: &[(&str, f64, i64, i64)]) {
 
 #[test]
 fn a_folder_is_read_up_to_its_known_time_or_not_at_all() {
-    let mut project = begin(FOLDER);
+    let mut project = TestProject::new(FOLDER);
     write_folder(&project, &[("a", 1.0, 0, 0), ("a", 3.0, 10, 20), ("b", 2.0, 0, 30), ("c", 4.0, 5, 5)]);
     project.clock.advance(60 * MINUTE);
     project.run();
     assert_eq!(project.texts("SELECT nim, risk FROM ml.risk_current"), ["a 3.0", "b 2.0", "c 4.0"]);
     let mut then = |pipeline: &str| {
         project.set_pipeline(pipeline);
-        let replay = project.try_run(&as_of(BEGIN + 15 * MINUTE, None))?;
+        let replay = project.try_run(&as_of(START + 15 * MINUTE, None))?;
         Ok::<_, insightera_engine::Error>(
             project.texts(&format!("SELECT nim, risk FROM ml.risk WHERE run_id = '{}'", replay.run_id)),
         )
@@ -363,7 +354,7 @@ fn a_folder_is_read_up_to_its_known_time_or_not_at_all() {
 
 #[test]
 fn a_time_before_an_input_is_refused_with_what_there_is() {
-    let project = begin(PIPELINE);
+    let project = TestProject::new(PIPELINE);
     project.seed(5);
     let error = project.try_run(&as_of(START - DAY, None)).unwrap_err();
     assert!(error.to_string().contains("has no snapshot at or before 2025-12-31 00:00:00 UTC"), "{error}");
@@ -371,7 +362,7 @@ fn a_time_before_an_input_is_refused_with_what_there_is() {
 
 #[test]
 fn the_current_view_of_an_earlier_time_has_one_row_per_entity() {
-    let project = begin(PIPELINE);
+    let project = TestProject::new(PIPELINE);
     project.seed(30);
     project.run();
     let first = project.clock.now_micros();
@@ -406,7 +397,7 @@ fn export(project: &TestProject, change: impl FnOnce(&mut features::Export)) -> 
 
 /// Features of 100 students that are there in time, and labels at minute 100.
 fn training_project(grade: impl Fn(usize) -> String, known: i64) -> TestProject {
-    let mut project = begin(PIPELINE);
+    let mut project = TestProject::new(PIPELINE);
     project.feature_view("grades", &known_view("ttl = \"10 days\""));
     let features: Vec<String> =
         (0..100).map(|i| format!("('n{i}', {}, 1, {}, {})", grade(i), at(0), at(known))).collect();

@@ -31,7 +31,7 @@ pub use stream::{StreamMove, StreamOutcome, StreamState, commit_stream};
 
 use super::catalog::Swap;
 use super::faults::{self, Bug};
-use super::table::{Table, TableName};
+use super::table::{self, Table, TableName};
 use super::{Lake, files, keys};
 use crate::{Error, Result};
 
@@ -267,11 +267,16 @@ enum Applied {
 }
 
 fn apply(lake: &Lake, base: &Table, updates: Vec<TableUpdate>) -> Result<Applied> {
+    let adds_snapshot = updates.iter().any(|update| matches!(update, TableUpdate::AddSnapshot { .. }));
     let mut builder = base.metadata().clone().into_builder(Some(base.metadata_location().to_owned()));
     for update in updates {
         builder = update.apply(builder).map_err(|e| refused(base, e))?;
     }
-    let metadata = builder.build().map_err(|e| refused(base, e))?.metadata;
+    let mut metadata = builder.build().map_err(|e| refused(base, e))?.metadata;
+    if !adds_snapshot {
+        let now = lake.clock().now_micros().div_euclid(1000);
+        metadata = table::dated(metadata, now.max(base.metadata().last_updated_ms()))?;
+    }
     let location = metadata_location(base.metadata().location(), Some(base.metadata_location()), &metadata);
     write_metadata(&location, &metadata)?;
     faults::before_swap();
@@ -324,7 +329,12 @@ fn settle(lake: &Lake, name: &TableName) -> Result<Table> {
 }
 
 fn refused(base: &Table, error: iceberg::Error) -> Error {
-    Error::internal(format!("the new metadata of table `{}` is not valid: {error}", base.name())).cause(error)
+    let text = error.to_string();
+    let new = Error::internal(format!("the new metadata of table `{}` is not valid: {text}", base.name())).cause(error);
+    if text.contains("timestamp") {
+        return new.hint("the machine's clock is behind the table's newest commit: set it right, or wait until it passes");
+    }
+    new
 }
 
 fn change_intent(change: &Change) -> Intent {

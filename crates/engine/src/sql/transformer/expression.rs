@@ -349,16 +349,118 @@ fn called(whole_expression: &Expr, function: &Function, schema: &Schema) -> Resu
     })
 }
 
-/// The columns that an expression reads, each once; those that are compared with
-/// texts hold labels.
-pub fn columns(expression: &Expr, found: &mut Vec<Input>) {
-    visit(expression, false, found);
+/// The columns that expressions read.
+#[derive(Debug, Default)]
+pub struct Reads {
+    /// Each of them once.
+    pub columns: Vec<Input>,
+    /// The names of those that stand where only true or false can.
+    conditions: Vec<String>,
 }
 
-/// A schema of these columns, for a first look.
-pub fn likely_schema(columns: &[Input]) -> Schema {
-    let kind = |kind: InputKind| if kind == InputKind::Categorical { DataType::Utf8 } else { DataType::Float64 };
-    Schema::new(columns.iter().map(|c| Field::new(&c.name, kind(c.kind), true)).collect::<Vec<_>>())
+impl Reads {
+    /// Adds those of an expression.
+    pub fn add(&mut self, expression: &Expr) {
+        self.visit(expression, Use::Value);
+    }
+
+    /// A schema of these columns, for a first look.
+    pub fn likely_schema(&self) -> Schema {
+        let kind = |column: &Input| match column.kind {
+            _ if self.conditions.contains(&column.name) => DataType::Boolean,
+            InputKind::Categorical => DataType::Utf8,
+            _ => DataType::Float64,
+        };
+        Schema::new(self.columns.iter().map(|c| Field::new(&c.name, kind(c), true)).collect::<Vec<_>>())
+    }
+
+    fn read(&mut self, name: &Ident, use_: Use) {
+        if use_ == Use::Condition {
+            self.conditions.push(name.value.clone());
+        }
+        let kind = if use_ == Use::Text { InputKind::Categorical } else { InputKind::Numeric };
+        match self.columns.iter_mut().find(|column| column.name == name.value) {
+            None => self.columns.push(Input { name: name.value.clone(), kind }),
+            Some(column) if use_ == Use::Text => column.kind = kind,
+            Some(_) => {}
+        }
+    }
+
+    fn visit(&mut self, expression: &Expr, use_: Use) {
+        let of = |text: bool| if text { Use::Text } else { Use::Value };
+        match expression {
+            Expr::Identifier(name) => self.read(name, use_),
+            Expr::CompoundIdentifier(parts) => parts.last().into_iter().for_each(|name| self.read(name, use_)),
+            Expr::Nested(e) => self.visit(e, use_),
+            Expr::IsNull(e) | Expr::IsNotNull(e) => self.visit(e, of(use_ == Use::Text)),
+            Expr::UnaryOp { op: UnaryOperator::Not, expr } => self.visit(expr, Use::Condition),
+            Expr::UnaryOp { expr, .. }
+            | Expr::Cast { expr, .. }
+            | Expr::Floor { expr, .. }
+            | Expr::Ceil { expr, .. } => self.visit(expr, Use::Value),
+            Expr::BinaryOp { left, op: BinaryOperator::And | BinaryOperator::Or, right } => {
+                self.visit(left, Use::Condition);
+                self.visit(right, Use::Condition);
+            }
+            Expr::BinaryOp { left, right, .. } => {
+                let operands = of(is_text(left) || is_text(right));
+                self.visit(left, operands);
+                self.visit(right, operands);
+            }
+            Expr::Between { expr, low, high, .. } => {
+                let operands = of(is_text(low) || is_text(high));
+                [expr, low, high].into_iter().for_each(|e| self.visit(e, operands));
+            }
+            Expr::InList { expr, list, .. } => {
+                self.visit(expr, of(list.iter().any(is_text)));
+                list.iter().for_each(|e| self.visit(e, Use::Value));
+            }
+            Expr::Case { operand, conditions, else_result, .. } => {
+                let compared = of(conditions.iter().any(|branch| is_text(&branch.condition)));
+                let made = of(use_ == Use::Text
+                    || conditions.iter().any(|branch| is_text(&branch.result))
+                    || else_result.as_deref().is_some_and(is_text));
+                let tested = if operand.is_none() { Use::Condition } else { Use::Value };
+                operand.iter().for_each(|e| self.visit(e, compared));
+                for branch in conditions {
+                    self.visit(&branch.condition, tested);
+                    self.visit(&branch.result, made);
+                }
+                else_result.iter().for_each(|e| self.visit(e, made));
+            }
+            Expr::Function(function) => self.visit_function(function, use_),
+            _ => {}
+        }
+    }
+
+    fn visit_function(&mut self, function: &Function, use_: Use) {
+        let FunctionArguments::List(list) = &function.args else { return };
+        let given: Vec<&Expr> = list
+            .args
+            .iter()
+            .filter_map(|a| if let FunctionArg::Unnamed(FunctionArgExpr::Expr(e)) = a { Some(e) } else { None })
+            .collect();
+        let name = function.name.to_string().to_lowercase();
+        let text = use_ == Use::Text
+            || matches!(name.as_str(), "lower" | "upper")
+            || (matches!(name.as_str(), "coalesce" | "nvl" | "ifnull" | "nullif") && given.iter().any(|e| is_text(e)));
+        for (index, argument) in given.into_iter().enumerate() {
+            let condition = name == "if" && index == 0;
+            self.visit(argument, match text {
+                _ if condition => Use::Condition,
+                true => Use::Text,
+                false => Use::Value,
+            });
+        }
+    }
+}
+
+/// What a value is used as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Value,
+    Text,
+    Condition,
 }
 
 fn is_text(expression: &Expr) -> bool {
@@ -366,64 +468,5 @@ fn is_text(expression: &Expr) -> bool {
         Expr::Value(value) => matches!(value.value, Value::SingleQuotedString(_) | Value::DoubleQuotedString(_)),
         Expr::Nested(inner) => is_text(inner),
         _ => false,
-    }
-}
-
-fn visit(expression: &Expr, text: bool, found: &mut Vec<Input>) {
-    let mut read = |name: &Ident| {
-        let kind = if text { InputKind::Categorical } else { InputKind::Numeric };
-        match found.iter_mut().find(|column| column.name == name.value) {
-            None => found.push(Input { name: name.value.clone(), kind }),
-            Some(column) if text => column.kind = kind,
-            Some(_) => {}
-        }
-    };
-    match expression {
-        Expr::Identifier(name) => read(name),
-        Expr::CompoundIdentifier(parts) => parts.last().into_iter().for_each(read),
-        Expr::Nested(e) | Expr::IsNull(e) | Expr::IsNotNull(e) => visit(e, text, found),
-        Expr::UnaryOp { expr, .. } | Expr::Cast { expr, .. } | Expr::Floor { expr, .. } | Expr::Ceil { expr, .. } => {
-            visit(expr, false, found);
-        }
-        Expr::BinaryOp { left, right, .. } => {
-            let text = is_text(left) || is_text(right);
-            visit(left, text, found);
-            visit(right, text, found);
-        }
-        Expr::Between { expr, low, high, .. } => {
-            let text = is_text(low) || is_text(high);
-            [expr, low, high].into_iter().for_each(|e| visit(e, text, found));
-        }
-        Expr::InList { expr, list, .. } => {
-            visit(expr, list.iter().any(is_text), found);
-            list.iter().for_each(|e| visit(e, false, found));
-        }
-        Expr::Case { operand, conditions, else_result, .. } => {
-            let compared = conditions.iter().any(|branch| is_text(&branch.condition));
-            let made = text
-                || conditions.iter().any(|branch| is_text(&branch.result))
-                || else_result.as_deref().is_some_and(is_text);
-            operand.iter().for_each(|e| visit(e, compared, found));
-            for branch in conditions {
-                visit(&branch.condition, false, found);
-                visit(&branch.result, made, found);
-            }
-            else_result.iter().for_each(|e| visit(e, made, found));
-        }
-        Expr::Function(function) => {
-            let FunctionArguments::List(list) = &function.args else { return };
-            let given: Vec<&Expr> = list
-                .args
-                .iter()
-                .filter_map(|a| if let FunctionArg::Unnamed(FunctionArgExpr::Expr(e)) = a { Some(e) } else { None })
-                .collect();
-            let name = function.name.to_string().to_lowercase();
-            let text = text
-                || matches!(name.as_str(), "lower" | "upper")
-                || (matches!(name.as_str(), "coalesce" | "nvl" | "ifnull" | "nullif")
-                    && given.iter().any(|e| is_text(e)));
-            given.into_iter().for_each(|e| visit(e, text, found));
-        }
-        _ => {}
     }
 }
