@@ -115,8 +115,8 @@ impl Decoder {
     /// aside.
     pub fn new(events: &EventSettings, key: &[String]) -> Self {
         let is_change = events.format == EventFormat::Debezium;
-        let (wanted, nodes, key) = (Vec::new(), vec![Node::default()], Vec::new());
-        let mut decoder = Self { wanted, nodes, time: 0, key, count: 0, is_change };
+        let (wanted, nodes) = (Vec::new(), vec![Node::default()]);
+        let mut decoder = Self { wanted, nodes, time: 0, key: Vec::new(), count: 0, is_change };
         // A converter that keeps schemas puts the event into `payload`.
         let rows = |row: &[&[&'static str]]| -> Vec<Vec<&'static str>> { row.iter().map(|path| path.to_vec()).collect() };
         let after = if is_change { rows(&[&["after"], &["payload", "after"]]) } else { rows(&[&[]]) };

@@ -199,8 +199,8 @@ async fn events(
 fn events_of(student: &str) -> String {
     format!(
         "SELECT live.event_timestamp, live.event_count_7d AS events_7d, \
-         live.attendance_rate_7d_realtime AS attendance_7d, batch.dropout_probability AS last_night, \
-         live.dropout_probability AS now, live.risk_category \
+         live.attendance_rate_7d_realtime AS attendance_7d, round(batch.dropout_probability, 3) AS last_night, \
+         round(live.dropout_probability, 3) AS now, live.risk_category \
          FROM {LIVE_TABLE} AS live JOIN {TABLE}_current AS batch ON batch.nim = live.nim \
          WHERE live.nim = '{student}' AND live.event_count_7d IN (1, 4, 7, 10) ORDER BY live.event_timestamp"
     )
