@@ -21,8 +21,8 @@
 
 mod document;
 mod feature_view;
-mod partition;
 mod notifiers;
+mod partition;
 mod pipeline;
 mod project;
 mod section;
@@ -32,20 +32,20 @@ mod templates;
 mod time_zone;
 
 pub use feature_view::{FeatureView, KnownTime};
+pub use notifiers::{NotifierKind, NotifierSettings, Secret};
 pub use partition::PartitionTransform;
 pub use pipeline::{
     Duplicates, Explain, Features, ModelRef, OnModelChange, Output, Pipeline, PipelineKind, RESERVED_COLUMNS, Selector,
     Strategy,
 };
 pub use project::{FEATURE_VIEWS, Project};
-pub use notifiers::{NotifierKind, NotifierSettings, Secret};
 pub use settings::{
     CatalogKind, CatalogSettings, InputSettings, Overrides, RegistrySettings, RunSettings, Settings, SqlSettings,
     StorageSettings, parse_bytes,
 };
 pub use stream::{
-    AlertSettings, CHANGE_COLUMNS, CHANGE_TIMESTAMP, EVENT_COLUMNS, Emit, EventFormat, EventSettings, FieldKind, FieldSettings, JoinSettings, SourceSettings,
-    StreamPipeline, StreamSettings, TimeFormat, WindowSettings,
+    AlertSettings, CHANGE_COLUMNS, CHANGE_TIMESTAMP, EVENT_COLUMNS, Emit, EventFormat, EventSettings, FieldKind,
+    FieldSettings, JoinSettings, SourceSettings, StreamPipeline, StreamSettings, TimeFormat, WindowSettings,
 };
 pub use templates::{render_default_project, render_example_pipeline};
 

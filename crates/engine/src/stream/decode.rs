@@ -118,7 +118,8 @@ impl Decoder {
         let (wanted, nodes) = (Vec::new(), vec![Node::default()]);
         let mut decoder = Self { wanted, nodes, time: 0, key: Vec::new(), count: 0, is_change };
         // A converter that keeps schemas puts the event into `payload`.
-        let rows = |row: &[&[&'static str]]| -> Vec<Vec<&'static str>> { row.iter().map(|path| path.to_vec()).collect() };
+        let rows =
+            |row: &[&[&'static str]]| -> Vec<Vec<&'static str>> { row.iter().map(|path| path.to_vec()).collect() };
         let after = if is_change { rows(&[&["after"], &["payload", "after"]]) } else { rows(&[&[]]) };
         for field in &events.fields {
             decoder.want(&field.name, &field.kind, &events.time_zone, &after, &field.path);

@@ -289,10 +289,7 @@ impl Program {
             None => {
                 let own = |name: &str| name != "window_complete" && EVENT_COLUMNS.contains(&name);
                 let names = self.feature_schema.fields().iter().map(|field| field.name());
-                names
-                    .filter(|name| !own(name) && !pipeline.entity_key.contains(name))
-                    .cloned()
-                    .collect()
+                names.filter(|name| !own(name) && !pipeline.entity_key.contains(name)).cloned().collect()
             }
         };
         Ok(Scorer { model, resolved, definition_hash, version, hashed })

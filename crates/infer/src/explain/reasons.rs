@@ -188,8 +188,10 @@ impl Shown {
             cast(column, to).map_err(|e| Error::invalid(format!("column `{name}` cannot be shown: {e}")))
         };
         if kind.is_nested() {
-            return Err(Error::invalid(format!("column `{name}` is a vector, of which a reason cannot tell the value"))
-                .with_hint("give the model its features as columns, with a VectorAssembler as its first stage"));
+            return Err(Error::invalid(format!(
+                "column `{name}` is a vector, of which a reason cannot tell the value"
+            ))
+            .with_hint("give the model its features as columns, with a VectorAssembler as its first stage"));
         }
         Ok(match kind {
             DataType::Boolean => Self::Flags(plain(&DataType::Boolean)?.as_boolean().clone()),

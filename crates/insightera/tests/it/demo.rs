@@ -22,8 +22,10 @@ fn fields(value: &Value, names: &[&str]) {
 fn every_command_works_in_the_project_that_the_demo_leaves() {
     let shell = Shell::new();
     let said = shell.run(&["demo", "--students", "300", "--events-for", "2", "--dir", "d"]).done();
-    let live = ["2 seconds of events", "dropout_risk_realtime: 2,010 events", "transaction_anomaly_realtime: 400 events"];
-    for part in ["Day one", "The next day", "insightera verify --all: 6 of 6 right", "Try next"].into_iter().chain(live) {
+    let live =
+        ["2 seconds of events", "dropout_risk_realtime: 2,010 events", "transaction_anomaly_realtime: 400 events"];
+    for part in ["Day one", "The next day", "insightera verify --all: 6 of 6 right", "Try next"].into_iter().chain(live)
+    {
         assert!(said.out.contains(part), "{part}: {said:?}");
     }
     assert!(said.out.lines().count() < 80, "{}", said.out);

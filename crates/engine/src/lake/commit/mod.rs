@@ -332,7 +332,8 @@ fn refused(base: &Table, error: iceberg::Error) -> Error {
     let text = error.to_string();
     let new = Error::internal(format!("the new metadata of table `{}` is not valid: {text}", base.name())).cause(error);
     if text.contains("timestamp") {
-        return new.hint("the machine's clock is behind the table's newest commit: set it right, or wait until it passes");
+        return new
+            .hint("the machine's clock is behind the table's newest commit: set it right, or wait until it passes");
     }
     new
 }

@@ -446,11 +446,14 @@ impl Reads {
             || (matches!(name.as_str(), "coalesce" | "nvl" | "ifnull" | "nullif") && given.iter().any(|e| is_text(e)));
         for (index, argument) in given.into_iter().enumerate() {
             let condition = name == "if" && index == 0;
-            self.visit(argument, match text {
-                _ if condition => Use::Condition,
-                true => Use::Text,
-                false => Use::Value,
-            });
+            self.visit(
+                argument,
+                match text {
+                    _ if condition => Use::Condition,
+                    true => Use::Text,
+                    false => Use::Value,
+                },
+            );
         }
     }
 }
