@@ -88,6 +88,35 @@ url = "env:TEAM_URL"
     assert live.table("predictions.high").scan().to_arrow().num_rows == 2
 
 
+def test_https_trusts_the_machines_certificates_and_no_others(live, tmp_path):  # noqa: F811
+    import shutil
+    import ssl
+    import subprocess
+
+    from conftest import missing
+
+    if not shutil.which("openssl"):
+        missing("openssl", "makes the certificate of the test's server")
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
+            "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:TRUE",
+            "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"]
+    subprocess.run(made, check=True, capture_output=True)
+    server = Server({"/hook": [200]})
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    url = server.url("/hook").replace("http://", "https://")
+    told(live, f'\n[notifiers.hook]\nkind = "webhook"\nurl = "{url}"\n', ["hook"])
+    append(live, 0, [event("000001", 2.5)])
+    answer = live.call("stream", "live", "--until-end")
+    assert answer.code == 0 and "was not told" in answer.stderr and "ertificate" in answer.stderr, answer
+    append(live, 0, [event("000001", 2.5)])
+    answer = live.call("stream", "live", "--until-end", environment={"SSL_CERT_FILE": str(tmp_path / "cert.pem")})
+    assert answer.code == 0 and "was not told" not in answer.stderr, answer
+    assert len(server.got) == 1
+    server.shutdown()
+
+
 def test_what_cannot_be_delivered_is_said_and_stops_nothing(live, server):  # noqa: F811
     told(live, f"""
 [notifiers.gone]

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from test_stream import DAY, EPOCH, append, events
+from test_stream import DAY, EPOCH, NOW, append, events
 
 WEEK = 7 * DAY
 
@@ -186,6 +186,35 @@ def test_kill_9_loses_and_repeats_no_window(weekly, small_model):
         process.wait()
     weekly.json("stream", "weekly", "--until-end")
     check(weekly, small_model)
+
+
+def event(student, at):
+    return json.dumps({"nim": student, "kind": "a", "at": at, "data": {"value": 1}})
+
+
+def test_a_window_that_closed_without_an_idle_partition_stays_closed_after_a_restart(weekly):
+    path = weekly.folder / "pipelines" / "weekly.toml"
+    path.write_text(PIPELINE.replace('emit = "on_close"', 'emit = "on_close"\nidle_after = "1 second"'))
+    append(weekly, 0, [event("000001", NOW)])
+    append(weekly, 1, [event("000002", NOW)])
+    process = subprocess.Popen([weekly.binary, "--project", str(weekly.folder), "stream", "weekly"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(1)
+    append(weekly, 0, [event("000001", NOW + 20 * DAY)])
+    deadline = time.monotonic() + 30
+    while not (weekly.metadata_location("predictions.weekly") and len(found(weekly)) == 14):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.2)
+    process.kill()
+    process.wait()
+    before = found(weekly)
+    assert {student for _, student in before} == {"000001", "000002"}
+    # Not late for its own file, but its windows have their rows.
+    append(weekly, 1, [event("000002", NOW + DAY // 2)])
+    weekly.json("stream", "weekly", "--until-end")
+    assert found(weekly) == before
+    late = weekly.table("predictions.late").scan().to_arrow().to_pylist()
+    assert [json.loads(row["payload"])["at"] for row in late] == [NOW + DAY // 2]
 
 
 def test_windows_are_built_again_when_their_state_is_lost(weekly, small_model):

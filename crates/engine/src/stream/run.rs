@@ -395,9 +395,6 @@ impl Stream {
         let ahead: BTreeMap<u32, Option<i64>> =
             new.keys().map(|partition| (*partition, committer.dead_letters_position(*partition))).collect();
         drop(committer);
-        if let (true, States::OnClose(closing)) = (first, &mut self.flow.states) {
-            closing.closed = state.committed.positions.get(&CLOSED).copied().unwrap_or(0);
-        }
         for (partition, found) in &new {
             self.take_over(*partition, found.start, &state)?;
             if let (Some(from), Some(Some(ahead))) = (self.positions.get(partition).copied(), ahead.get(partition))
@@ -405,6 +402,10 @@ impl Stream {
             {
                 self.remember_arrivals(*partition, from)?;
             }
+        }
+        if let States::OnClose(closing) = &mut self.flow.states {
+            let committed = state.committed.positions.get(&CLOSED).copied().unwrap_or(0);
+            closing.closed_to(closing.closed.max(committed));
         }
         self.known = state.partitions;
         self.source.assign(&self.positions)

@@ -198,6 +198,14 @@ impl Closing {
         Ok(())
     }
 
+    /// Says where windows have been closed to: an event of a window that ends
+    /// before is late, also for a partition that was idle when it closed.
+    pub fn closed_to(&mut self, position: i64) {
+        self.closed = position;
+        let mut states: Vec<&mut OnClose> = self.states.values_mut().collect();
+        close(&mut states, position - 1, &mut self.rows);
+    }
+
     /// Takes events into the windows of their partition.
     ///
     /// # Errors
