@@ -154,7 +154,9 @@ def test_the_options_that_the_tables_decide_are_refused(stream, broker):
     project, topic = stream
     broker.topic(topic, 1)
     for option, says in [('"auto.offset.reset" = "latest"', "it is always `error`"),
-                         ('"no.such.option" = "1"', "librdkafka's")]:
+                         ('"no.such.option" = "1"', "librdkafka's"),
+                         ('"security.protocol" = "ssl"', "this build has no TLS"),
+                         ('"sasl.password" = "env:NO_SUCH_VARIABLE"', "no variable `NO_SUCH_VARIABLE`")]:
         write_pipeline(project, f'topic = "{topic}"\n[source.kafka]\n"bootstrap.servers" = "{broker.address}"\n{option}')
         answer = project.call("stream", "live", "--until-end")
         assert answer.code == 1 and says in answer.stderr, answer

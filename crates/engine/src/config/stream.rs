@@ -346,7 +346,9 @@ fn read_source(section: &Section<'_>) -> Result<SourceSettings> {
             Ok(SourceSettings::Files { path: path.value.to_owned() })
         }
         (None, Some(topic)) => {
-            let kafka = section.required_section("kafka")?;
+            let kafka = section.required_section("kafka").map_err(|error| {
+                error.hint("add [source.kafka] with the line `\"bootstrap.servers\" = \"HOST:PORT\"`")
+            })?;
             let mut options = BTreeMap::new();
             for entry in kafka.entries() {
                 if entry.value.is_table() {

@@ -27,7 +27,7 @@ use super::windows::refused;
 use crate::config::SourceSettings;
 use crate::lake::commit::StreamState;
 use crate::lake::faults::{self, Bug};
-use crate::notify::{Notice, Outbox};
+use crate::notify::{Notice, Outbox, Warn};
 use crate::workspace::Workspace;
 use crate::{Error, Result};
 
@@ -49,6 +49,9 @@ const LAST_TRIES: u32 = 5;
 /// How long the last notices may take after a stream has ended.
 const LAST_NOTICES: Duration = Duration::from_secs(15);
 
+/// Somebody who is told of a `T`.
+pub type Told<T> = Arc<dyn Fn(&T) + Send + Sync>;
+
 /// What the caller wants.
 #[derive(Clone, Default)]
 pub struct StreamOptions {
@@ -59,11 +62,11 @@ pub struct StreamOptions {
     /// Set to end: what was read is committed first.
     pub stop: Arc<AtomicBool>,
     /// Told of every alert at once.
-    pub on_alert: Option<Arc<dyn Fn(&Alert) + Send + Sync>>,
+    pub on_alert: Option<Told<Alert>>,
     /// Told how it goes, about once a second.
-    pub on_status: Option<Arc<dyn Fn(&LiveStatus) + Send + Sync>>,
+    pub on_status: Option<Told<LiveStatus>>,
     /// Told of what went wrong beside the stream.
-    pub on_warning: Option<Arc<dyn Fn(&str) + Send + Sync>>,
+    pub on_warning: Option<Warn>,
 }
 
 impl fmt::Debug for StreamOptions {
@@ -266,13 +269,13 @@ impl Worker {
                 let committed = result.as_ref().ok().cloned();
                 let gone = outgoing.send(result).is_err();
                 if let Some(committed) = committed {
-                    told(metrics.note(&interval.times, &interval.scorer, &committed), &warn);
+                    told(metrics.note(&interval.times, &interval.scorer, &committed), warn.as_ref());
                 }
                 if gone || failed {
                     break;
                 }
             }
-            told(metrics.flush(), &warn);
+            told(metrics.flush(), warn.as_ref());
         });
         Self { committer, intervals: Some(intervals), results, busy: false, thread: Some(thread) }
     }
@@ -676,7 +679,7 @@ impl Stream {
 }
 
 /// Metrics that cannot be written are a warning: the predictions are there.
-fn told(result: Result<()>, warn: &Option<Arc<dyn Fn(&str) + Send + Sync>>) {
+fn told(result: Result<()>, warn: Option<&Warn>) {
     if let (Err(error), Some(warn)) = (result, warn) {
         warn(&format!("`ml_monitoring.inference_metrics` has no row of this interval: {error}"));
     }

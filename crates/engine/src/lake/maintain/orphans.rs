@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::reach::{self, Reached};
 use super::{check_collectable, remove_empty};
@@ -124,7 +124,8 @@ fn candidates(lake: &Lake, name: &TableName, search: Search) -> Result<Orphans> 
 }
 
 fn modified_ms(facts: &fs::Metadata) -> i64 {
-    let modified = facts.modified().unwrap_or_else(|_| SystemTime::now());
+    // A file system that does not know says nothing of age: such a file is young.
+    let Ok(modified) = facts.modified() else { return i64::MAX };
     modified.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as i64)
 }
 

@@ -16,6 +16,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::Value;
 
 use super::{Partition, RawPart, Source};
+use crate::config::Secret;
 use crate::{Error, Result};
 
 /// How long the broker may take to answer.
@@ -66,16 +67,20 @@ impl Kafka {
                 return Err(Error::invalid(format!("[source.kafka] `{key}` cannot be `{value}`"))
                     .hint(format!("remove it: positions are kept in the tables, and it is always `{wanted}`")));
             }
-            config.set(key, value);
+            config.set(key, Secret::new(value).reveal(&format!("[source.kafka] `{key}`"))?);
         }
         for (key, value) in OURS {
             config.set(*key, *value);
         }
         let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(|e| match &e {
             KafkaError::ClientConfig(_, why, key, value) => {
-                Error::invalid(format!("[source.kafka] `{key}` = `{value}`: {why}"))
-                    .hint("the options are librdkafka's, by its names")
-                    .cause(e)
+                let secret = ["password", "secret", "key.pem", "token"].iter().any(|word| key.contains(word));
+                let shown = if secret { "***" } else { value };
+                let hint = match why.contains("OpenSSL") || key == "security.protocol" || key.starts_with("ssl.") {
+                    true => "this build has no TLS: brokers are reached by PLAINTEXT, and by SASL_PLAINTEXT with PLAIN",
+                    false => "the options are librdkafka's, by its names",
+                };
+                Error::invalid(format!("[source.kafka] `{key}` = `{shown}`: {why}")).hint(hint).cause(e)
             }
             _ => Error::invalid(format!("[source.kafka]: {e}")).cause(e),
         })?;
