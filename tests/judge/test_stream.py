@@ -278,6 +278,17 @@ table = "predictions.each"
         assert 10 < len(began) < len(each)
 
 
+def test_old_metadata_files_of_a_stream_go_away(live):
+    for number in range(13):
+        append(live, 0, [json.dumps({"nim": "000001", "kind": "a", "at": NOW + number, "data": {"value": 1}})])
+        live.json("stream", "live", "--until-end")
+    table = live.table("predictions.live")
+    assert len(table.metadata.snapshots) == 26 and table.scan().to_arrow().num_rows == 13
+    there = {path.name for path in (live.folder / "warehouse/predictions/live/metadata").glob("*.metadata.json*")}
+    kept = {entry.metadata_file.rsplit("/", 1)[1] for entry in table.metadata.metadata_log}
+    assert len(kept) == 20 and there == kept | {table.metadata_location.rsplit("/", 1)[1]}
+
+
 def test_an_event_from_the_future_stays_set_aside_when_it_is_read_again(live):
     path = live.folder / "pipelines" / "live.toml"
     path.write_text(path.read_text().replace('time = "at"', 'time = "at"\nmax_future = "2 seconds"'))

@@ -77,7 +77,10 @@ def read(line):
 
 
 def fold(project):
-    """(window start, student) -> (events, mean) of the windows that are closed, and how many events were too late."""
+    """(window start, student) -> (events, mean) of the windows that are closed, and how many events were too late.
+
+    At the end of all files nothing is waited for: the file that is furthest decides.
+    """
     windows, late, marks = {}, 0, []
     for path in sorted((project.folder / "events").iterdir()):
         newest = None
@@ -95,7 +98,7 @@ def fold(project):
         marks.append(newest - DAY)
     closed = {}
     for (start, student), values in windows.items():
-        if start + WEEK <= min(marks):
+        if start + WEEK <= max(marks):
             known = [value for value in values if value is not None]
             closed[start, student] = (len(values), sum(known) / len(known) if known else None)
     return closed, late

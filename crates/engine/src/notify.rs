@@ -116,8 +116,11 @@ impl Outbox {
     }
 
     /// Puts a notice into the queues of these notifiers.
-    pub fn tell(&self, names: &[String], notice: Notice) {
-        let notice = Arc::new(notice);
+    pub fn tell(&self, names: &[String], notice: Result<Notice>) {
+        let notice = match notice {
+            Ok(notice) => Arc::new(notice),
+            Err(error) => return (self.warn)(&format!("nobody was told of an alert: {error}")),
+        };
         for (name, (sender, _)) in names.iter().filter_map(|name| self.lanes.get_key_value(name)) {
             if let Err(TrySendError::Full(_)) = sender.try_send(notice.clone()) {
                 (self.warn)(&format!(
@@ -160,6 +163,8 @@ impl Lane {
         };
         let client = Client::builder()
             .timeout(Duration::from_micros(settings.timeout as u64))
+            // Followed, a request becomes another one that brings nothing.
+            .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("insightera/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| Error::internal(format!("notifier `{name}`: {}", e.without_url())))?;

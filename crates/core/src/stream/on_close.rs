@@ -175,10 +175,11 @@ impl OnClose {
             }
         }
         self.clock.advance(time);
+        // Also by an event whose windows have closed, when it is read again.
+        self.covered_from.get_or_insert(time);
         if !entered {
             return Ok(Disposition::Late);
         }
-        self.covered_from.get_or_insert(time);
         Ok(if shut_out { Disposition::LateInWindow } else { Disposition::OnTime })
     }
 

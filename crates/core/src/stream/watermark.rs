@@ -70,6 +70,13 @@ impl Watermarks {
         }
     }
 
+    /// Time in which nobody listened: no partition was idle in it.
+    pub fn postpone(&mut self, span: i64) {
+        for progress in self.partitions.values_mut() {
+            progress.heard = progress.heard.saturating_add(span);
+        }
+    }
+
     /// The watermark at `now`, where a partition is idle when it brought
     /// nothing for `idle_after` microseconds.
     pub fn reached(&mut self, now: i64, idle_after: i64) -> Option<i64> {
@@ -104,6 +111,17 @@ mod tests {
         assert_eq!(marks.reached(18, 10), Some(100), "partition 1 is idle");
         marks.observe(1, Some(50), 19);
         assert_eq!(marks.reached(19, 10), Some(100), "it never goes back");
+    }
+
+    #[test]
+    fn time_in_which_nobody_listened_makes_no_partition_idle() {
+        let mut marks = Watermarks::default();
+        marks.assign(0, Some(100), 0);
+        marks.assign(1, Some(40), 0);
+        marks.postpone(50);
+        assert_eq!(marks.reached(55, 10), Some(40));
+        marks.observe(0, Some(100), 59);
+        assert_eq!(marks.reached(60, 10), Some(100), "partition 1 has been idle since");
     }
 
     #[test]

@@ -40,7 +40,11 @@ fn new_table() -> NewTable {
         Column::nullable("throughput", DataType::Float64),
         Column::required("timestamp", timestamptz()),
     ];
-    let properties = [("write.metadata.previous-versions-max".to_owned(), "20".to_owned())].into();
+    let properties = [
+        ("write.metadata.previous-versions-max".to_owned(), "20".to_owned()),
+        ("write.metadata.delete-after-commit.enabled".to_owned(), "true".to_owned()),
+    ];
+    let properties = properties.into();
     let partition_by = vec![("timestamp".into(), Transform::Month)];
     NewTable { name: table_name(), columns, partition_by, properties, location: None }
 }

@@ -107,7 +107,14 @@ impl Checkpoints {
         }
         let mut windows = Vec::new();
         for (what, bytes) in &read {
-            windows.push((what, remembered.read(partition, bytes, what)?));
+            match remembered.read(partition, bytes, what) {
+                Ok(bytes) => windows.push((what, bytes)),
+                Err(error) => {
+                    // Half of it would keep alerts back.
+                    remembered.forget(partition);
+                    return Err(error);
+                }
+            }
         }
         let Some((plan, on_close)) = plan else { return Ok(None) };
         let mut state: Option<PartitionState> = None;

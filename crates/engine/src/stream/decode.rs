@@ -90,6 +90,8 @@ struct Event {
     seen: Vec<bool>,
     text: String,
     problem: Option<(Problem, String)>,
+    /// Of the row before a change.
+    problem_before: Option<(Problem, String)>,
 }
 
 /// Columns that are being filled.
@@ -211,12 +213,14 @@ impl Decoder {
         event.seen.clear();
         event.seen.resize(self.nodes.len(), false);
         event.text.clear();
-        event.problem = None;
+        (event.problem, event.problem_before) = (None, None);
         let text = std::str::from_utf8(payload).map_err(|error| (Problem::Json, error.to_string()))?;
         let mut json = Reader::new(text);
         let mut walk = Walk { decoder: self, event: &mut *event };
         let walked = walk.value(0, &mut json).and_then(|()| json.end());
-        if let Some(problem) = event.problem.take() {
+        if !self.is_change
+            && let Some(problem) = event.problem.take()
+        {
             return Err(problem);
         }
         walked.map_err(|error| (Problem::Json, error))?;
@@ -257,15 +261,16 @@ impl Decoder {
         let Cell::Text(from, to) = event.cells[fields] else {
             return Err((Problem::Json, "it is no Debezium change event: it has no `op`".to_owned()));
         };
-        match &event.text[from..to] {
-            "c" | "u" | "r" => {}
+        let problem = match &event.text[from..to] {
+            "c" | "u" | "r" => event.problem.take(),
             "d" => {
                 let (row, before) = event.cells.split_at_mut(self.count);
                 row[..fields].copy_from_slice(before);
+                event.problem_before.take()
             }
             op => return Err((Problem::Json, format!("a change event of kind `{}` has no row", op.escape_debug()))),
-        }
-        Ok(())
+        };
+        problem.map_or(Ok(()), Err)
     }
 }
 
@@ -299,7 +304,7 @@ impl Walk<'_> {
             let wanted = &decoder.wanted[*index];
             match found(wanted, &mut self.event.text) {
                 Some(cell) => self.event.cells[*index] = cell,
-                None if self.event.problem.is_none() => {
+                None => {
                     let (problem, kind) = match wanted.kind {
                         FieldKind::String => (Problem::Type, "a string"),
                         FieldKind::Long => (Problem::Type, "a whole number of 64 bits"),
@@ -307,9 +312,12 @@ impl Walk<'_> {
                         FieldKind::Boolean => (Problem::Type, "true or false"),
                         FieldKind::Timestamp(_) => (Problem::Time, "a time of the declared format"),
                     };
-                    self.event.problem = Some((problem, format!("`{}` is {what}, not {kind}", wanted.name)));
+                    let slot = match *index < decoder.count {
+                        true => &mut self.event.problem,
+                        false => &mut self.event.problem_before,
+                    };
+                    slot.get_or_insert_with(|| (problem, format!("`{}` is {what}, not {kind}", wanted.name)));
                 }
-                None => {}
             }
         }
     }
@@ -485,13 +493,19 @@ mod tests {
         let mut columns = decoder.columns(4);
         for payload in [
             r#"{"before":null,"after":{"nim":"1","n":5},"source":{"table":"t"},"op":"c","ts_ms":1000}"#,
-            r#"{"before":{"nim":"1","n":5},"after":{"nim":"1","n":6},"op":"u","ts_ms":2000}"#,
+            r#"{"before":{"nim":"1","n":"five"},"after":{"nim":"1","n":6},"op":"u","ts_ms":2000}"#,
             r#"{"schema":{"type":"struct"},"payload":{"before":{"nim":"1","n":6},"after":null,"op":"d","ts_ms":3000}}"#,
         ] {
             decoder.read(payload.as_bytes(), &mut columns).unwrap();
         }
         for (payload, problem, words) in [
             (r#"{"after":{"nim":"1"},"ts_ms":1}"#, Problem::Json, "has no `op`"),
+            (
+                r#"{"op":"u","before":{"nim":"1","n":6},"after":{"nim":"1","n":"six"},"ts_ms":1}"#,
+                Problem::Type,
+                "`n` is a string",
+            ),
+            (r#"{"op":"d","before":{"nim":"1","n":"six"},"ts_ms":1}"#, Problem::Type, "`n` is a string"),
             (r#"{"op":"t","ts_ms":1}"#, Problem::Json, "of kind `t`"),
             (r#"{"op":"d","before":null,"ts_ms":1}"#, Problem::Key, "has no `nim`"),
             (r#"{"op":"c","after":{"nim":"1"}}"#, Problem::Time, "has no `change_timestamp`"),

@@ -46,6 +46,8 @@ pub struct Flow {
     pub timestamp: i64,
     /// Where a partition is only read to build up its windows: until here.
     pub silent_until: BTreeMap<u32, i64>,
+    /// The source has nothing more, and nothing more is waited for.
+    pub ended: bool,
     /// By partition and offset: arrivals of events that are read again, and
     /// were judged by them.
     pub arrivals: HashMap<(u32, i64), i64>,
@@ -133,7 +135,7 @@ impl Flow {
         let plan = program.windows.as_ref().map(|windows| &windows.plan);
         Self {
             states: States::new(plan, program.on_close()),
-            remembered: Remembered::default(),
+            remembered: Remembered::new(program.remembers_as()),
             program,
             clock,
             run_id,
@@ -143,6 +145,7 @@ impl Flow {
             join,
             timestamp: i64::MIN,
             silent_until: BTreeMap::new(),
+            ended: false,
             arrivals: HashMap::new(),
             latency: QuantileSketch::default(),
         }
@@ -206,7 +209,7 @@ impl Flow {
         }
     }
 
-    fn decode(&self, parts: &[RawPart], aside: &mut Vec<SetAside>) -> Result<Decoded> {
+    fn decode(&mut self, parts: &[RawPart], aside: &mut Vec<SetAside>) -> Result<Decoded> {
         let events = parts.iter().map(RawPart::len).sum();
         let mut columns = self.program.decoder.columns(events);
         let (mut raw, mut ranges) = (Vec::with_capacity(events), Vec::with_capacity(parts.len()));
@@ -223,9 +226,9 @@ impl Flow {
                         offsets.push(part.offsets[index]);
                         let before = match self.arrivals.is_empty() {
                             true => None,
-                            false => self.arrivals.get(&(part.partition, part.offsets[index])),
+                            false => self.arrivals.remove(&(part.partition, part.offsets[index])),
                         };
-                        arrivals.push(before.copied().unwrap_or(part.arrivals[index]));
+                        arrivals.push(before.unwrap_or(part.arrivals[index]));
                     }
                     Err(_) if self.is_silent(part.partition, part.offsets[index]) => {}
                     Err((problem, message)) => aside.push(taken(part, index, None, problem, message)),
@@ -349,7 +352,8 @@ impl Flow {
         let (Some(windows), States::OnClose(closing)) = (&program.windows, &mut self.states) else { return Ok(()) };
         let now = self.clock.now_micros();
         let silent = !self.silent_until.is_empty();
-        let Some((rows, first)) = closing.close(now, program.pipeline.stream.idle_after, silent) else {
+        let idle_after = if self.ended { 0 } else { program.pipeline.stream.idle_after };
+        let Some((rows, first)) = closing.close(now, idle_after, silent) else {
             return Ok(());
         };
         let key = &program.subject_schema.fields()[..program.pipeline.entity_key.len()];
@@ -442,6 +446,15 @@ impl Flow {
                     Some(self.remembered.begins(number, partition, *entity, when.is_valid(row) && when.value(row)))
                 });
                 when = begins.collect();
+                let (held, limit) = (self.remembered.bytes(), program.pipeline.stream.max_state_bytes);
+                if held > limit {
+                    return Err(Error::invalid(format!(
+                        "{}: the entities for which alerts with `on_change` were told take {held} bytes, more than \
+                         `max_state`, {limit}",
+                        program.pipeline.file.display()
+                    ))
+                    .hint("raise [stream] max_state; an entity that comes once needs no `on_change`"));
+                }
             }
             alert_rows(alert, &when, place, &rows, output)?;
         }

@@ -51,7 +51,16 @@ impl Metrics {
     /// # Errors
     /// When the append fails; nothing of it is kept then.
     pub fn note(&mut self, times: &[Times], scorer: &Scorer, committed: &Committed) -> Result<()> {
+        if self.facts.model_version.as_ref().is_some_and(|version| *version != scorer.version) {
+            self.flush()?;
+        }
         let now = self.workspace.clock().now_micros();
+        let monotonic = self.workspace.clock().monotonic_seconds();
+        if self.predicted.is_empty() {
+            // Time without events is no time that they took.
+            let first = times.iter().map(|(arrived, _)| *arrived).min().unwrap_or(now);
+            self.since = self.since.max(monotonic - (now - first).max(0) as f64 / 1e6);
+        }
         let age = |from: i64, to: i64| (to - from).max(0) as f64 / 1000.0;
         self.predicted.extend(times.iter().map(|(arrived, predicted)| age(*arrived, *predicted)));
         self.queryable.extend(times.iter().map(|(arrived, _)| age(*arrived, now)));
@@ -59,7 +68,7 @@ impl Metrics {
         self.facts.snapshot_id = Some(committed.snapshot_id);
         self.facts.model_name = scorer.resolved.as_ref().map(|model| model.name.clone());
         self.facts.model_version = Some(scorer.version.clone());
-        if self.workspace.clock().monotonic_seconds() - self.since < EVERY { Ok(()) } else { self.flush() }
+        if monotonic - self.since < EVERY { Ok(()) } else { self.flush() }
     }
 
     /// Appends what there is.

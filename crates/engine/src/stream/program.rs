@@ -240,6 +240,13 @@ impl Program {
         TableName { namespace: output.namespace.clone(), name: output.table.clone() }
     }
 
+    /// What the alerts with `on_change` are: their names and conditions.
+    pub fn remembers_as(&self) -> u64 {
+        let told = self.pipeline.alerts.iter().filter(|alert| alert.on_change);
+        let told: Vec<(&str, &str)> = told.map(|alert| (alert.name.as_str(), alert.when.as_str())).collect();
+        xxh3_64(format!("{told:?}").as_bytes())
+    }
+
     /// Whether it matters which alerts' conditions held before.
     pub fn remembers(&self) -> bool {
         self.alerts.iter().any(|alert| alert.on_change.is_some())

@@ -19,12 +19,17 @@ pub const MOST: usize = 32;
 const MAGIC: &[u8; 8] = b"ALERTS01";
 /// Bytes of an entity: its hash, then a bit for each alert.
 const ENTITY: usize = 16 + 4;
-/// Bytes behind the entities: their number, their hash, the magic word.
-const FOOT: usize = 8 + 8 + 8;
+/// Bytes behind the entities: their number, their hash, which alerts the bits
+/// are of, the magic word.
+const FOOT: usize = 8 + 8 + 8 + 8;
+/// Bytes in memory of an entity, about.
+const HELD: u64 = 48;
 
 /// By partition and entity; an entity without any is not listed.
 #[derive(Debug, Default)]
 pub struct Remembered {
+    /// Which alerts the bits are of.
+    of: u64,
     partitions: BTreeMap<u32, Partition>,
 }
 
@@ -35,6 +40,16 @@ struct Partition {
 }
 
 impl Remembered {
+    /// Nothing yet, of the alerts that `of` stands for.
+    pub fn new(of: u64) -> Self {
+        Self { of, partitions: BTreeMap::new() }
+    }
+
+    /// Bytes that it takes, about.
+    pub fn bytes(&self) -> u64 {
+        self.partitions.values().map(|own| (own.held.len() + own.changed.len()) as u64 * HELD).sum()
+    }
+
     /// Notes whether the condition of alert number `alert` holds at a row;
     /// whether it begins to.
     pub fn begins(&mut self, alert: usize, partition: u32, entity: KeyHash, holds: bool) -> bool {
@@ -71,10 +86,12 @@ impl Remembered {
         let (count, hash) = (((file.len() - from) / ENTITY) as u64, xxh3_64(&file[from..]));
         file.extend(count.to_le_bytes());
         file.extend(hash.to_le_bytes());
+        file.extend(self.of.to_le_bytes());
         file.extend(MAGIC);
     }
 
-    /// Takes in what [`Remembered::write`] wrote. Answers the bytes before it.
+    /// Takes in what [`Remembered::write`] wrote, unless it is of other alerts.
+    /// Answers the bytes before it.
     ///
     /// # Errors
     /// `Data` when it is damaged.
@@ -87,6 +104,9 @@ impl Remembered {
         let (windows, entities) = rest[..foot].split_at(foot - bytes.ok_or_else(damaged)? as usize);
         if xxh3_64(entities) != number(foot + 8)? {
             return Err(damaged());
+        }
+        if number(foot + 16)? != self.of {
+            return Ok(windows);
         }
         let own = self.partitions.entry(partition).or_default();
         for entity in entities.chunks_exact(ENTITY) {
@@ -138,7 +158,10 @@ mod tests {
         assert_eq!(again.read(5, &next, "next").unwrap(), b"");
         assert_eq!(again.partitions[&5].held, remembered.partitions[&5].held);
         assert_eq!(again.read(5, b"only windows", "old").unwrap(), b"only windows");
-        for at in 0..next.len() {
+        let mut other = Remembered::new(1);
+        assert_eq!(other.read(5, &base, "base").unwrap(), b"windows");
+        assert!(other.partitions.is_empty(), "the bits are of other alerts");
+        for at in (0..next.len()).filter(|at| !(next.len() - 16..next.len() - 8).contains(at)) {
             let mut damaged = next.clone();
             damaged[at] ^= 0x40;
             let read = Remembered::default().read(5, &damaged, "next").map(<[u8]>::len);

@@ -148,20 +148,18 @@ pub async fn run(workspace: &Workspace, name: &str, options: &StreamOptions) -> 
         Some(join) => Some(Arc::new(join.load(workspace).await?)),
     };
     let fresh = Arc::new(Fresh::default());
+    let outbox = Arc::new(outbox(workspace, &program, options)?);
     let refresh = refresher(workspace.clone(), program.clone(), fresh.clone(), join.clone(), scorer.clone());
     let refresh = tokio::spawn(refresh);
     let (workspace, mut options) = (workspace.clone(), options.clone());
-    let outbox = Arc::new(outbox(&workspace, &program, &options)?);
     let (told, own, alerts) = (options.on_alert.take(), outbox.clone(), program.clone());
     options.on_alert = Some(Arc::new(move |alert: &Alert| {
         if let Some(told) = &told {
             told(alert);
         }
         let plan = alerts.alerts.iter().find(|plan| plan.name == alert.name && !plan.notify.is_empty());
-        if let Some(plan) = plan
-            && let Ok(notice) = Notice::new(&alert.pipeline, &alert.name, &alert.rows)
-        {
-            own.tell(&plan.notify, notice);
+        if let Some(plan) = plan {
+            own.tell(&plan.notify, Notice::new(&alert.pipeline, &alert.name, &alert.rows));
         }
     }));
     let work = move || Stream::start(&workspace, program, scorer, join, options)?.run(&fresh);
@@ -517,8 +515,9 @@ impl Stream {
                 parts => parts?,
             };
             let idle = parts.is_empty();
-            // Windows also close because time goes by.
-            if !idle || self.program.on_close() {
+            // Windows also close because time goes by, when nothing is left to
+            // be read.
+            if !idle || (self.program.on_close() && self.source.at_end()?) {
                 self.take(&parts)?;
             }
             self.finish_commit(false)?;
@@ -534,6 +533,10 @@ impl Stream {
                 }
             }
             if idle && self.options.until_end && self.source.at_end()? {
+                if self.program.on_close() {
+                    self.flow.ended = true;
+                    self.take(&[])?;
+                }
                 return Ok(StreamEnd::EndOfEvents);
             }
         }
@@ -557,7 +560,7 @@ impl Stream {
             range.1 = part.next_offset;
         }
         if let (Some(from), Some(to)) = (closed, self.closed())
-            && rows.is_some()
+            && (rows.is_some() || !self.interval.ranges.is_empty())
         {
             self.interval.ranges.entry(CLOSED).or_insert((from, to)).1 = to;
         }

@@ -13,6 +13,10 @@ use insightera_core::stream::{
 /// It is in microseconds since the epoch, and begins there.
 pub const CLOSED: u32 = u32::MAX;
 
+/// Microseconds without a look at the source, from which on they say nothing
+/// of its partitions: a commit that took long, a broker that was away.
+const GAP: i64 = 1_000_000;
+
 /// The windows of one partition.
 #[derive(Debug)]
 pub enum PartitionState {
@@ -179,13 +183,21 @@ pub struct Closing {
     states: BTreeMap<u32, OnClose>,
     marks: Watermarks,
     rows: Vec<ClosedRows>,
+    /// When windows were closed last, microseconds.
+    looked: Option<i64>,
     /// The position [`CLOSED`].
     pub closed: i64,
 }
 
 impl Closing {
     fn new(plan: &Arc<Plan>) -> Self {
-        Self { states: BTreeMap::new(), marks: Watermarks::default(), rows: plan.closed_output(), closed: 0 }
+        Self {
+            states: BTreeMap::new(),
+            marks: Watermarks::default(),
+            rows: plan.closed_output(),
+            looked: None,
+            closed: 0,
+        }
     }
 
     fn assign(&mut self, state: OnClose, now: i64) -> Result<(), StreamError> {
@@ -212,8 +224,12 @@ impl Closing {
     /// As [`OnClose::process`].
     pub fn process(&mut self, batch: &Batch<'_>, out: &mut Vec<Disposition>, now: i64) -> Result<(), StreamError> {
         let state = self.states.get_mut(&batch.partition).ok_or(StreamError::NotAssigned(batch.partition))?;
+        let before = out.len();
         state.process(batch, 0, out)?;
-        self.marks.observe(batch.partition, state.watermark(), now);
+        // What the filter took out, or has no time to go by, says nothing.
+        if out[before..].iter().any(|event| event.entered() || *event == Disposition::Late) {
+            self.marks.observe(batch.partition, state.watermark(), now);
+        }
         Ok(())
     }
 
@@ -221,6 +237,10 @@ impl Closing {
     /// rows and the first of them that is not in the table yet. While windows
     /// are built up again (`silent`), only those close that are in the table.
     pub fn close(&mut self, now: i64, idle_after: i64, silent: bool) -> Option<(&ClosedRows, usize)> {
+        let since = now - self.looked.replace(now).unwrap_or(now);
+        if since > GAP {
+            self.marks.postpone(since);
+        }
         let reached = self.marks.reached(now, idle_after)?;
         let mark = if silent { reached.min(self.closed - 1) } else { reached };
         for rows in &mut self.rows {

@@ -283,6 +283,7 @@ fn apply(lake: &Lake, base: &Table, updates: Vec<TableUpdate>) -> Result<Applied
     let metadata = Arc::new(metadata);
     let done = || {
         lake.metadata_cache().put(&location, metadata.clone());
+        remove_old_metadata(base.metadata(), &metadata);
         Applied::Done(Table::new(base.name().clone(), metadata.clone(), location.clone()))
     };
     let mut unknown: Option<Error> = None;
@@ -314,6 +315,19 @@ fn apply(lake: &Lake, base: &Table, updates: Vec<TableUpdate>) -> Result<Applied
     Err(unknown.unwrap_or_else(|| Error::internal("a swap without an outcome")))
 }
 
+/// With `write.metadata.delete-after-commit.enabled`, removes the metadata files
+/// that have left the log of earlier ones. One that stays takes space only.
+fn remove_old_metadata(before: &TableMetadata, after: &TableMetadata) {
+    let wanted = after.properties().get("write.metadata.delete-after-commit.enabled");
+    if wanted.is_none_or(|value| !value.eq_ignore_ascii_case("true")) {
+        return;
+    }
+    let kept: HashSet<&str> = after.metadata_log().iter().map(|entry| entry.metadata_file.as_str()).collect();
+    for entry in before.metadata_log().iter().filter(|entry| !kept.contains(entry.metadata_file.as_str())) {
+        let _ = std::fs::remove_file(super::storage::local_path(&entry.metadata_file));
+    }
+}
+
 /// Reads the table until the catalog answers.
 fn settle(lake: &Lake, name: &TableName) -> Result<Table> {
     let mut wait = Duration::from_millis(50);
@@ -331,7 +345,7 @@ fn settle(lake: &Lake, name: &TableName) -> Result<Table> {
 fn refused(base: &Table, error: iceberg::Error) -> Error {
     let text = error.to_string();
     let new = Error::internal(format!("the new metadata of table `{}` is not valid: {text}", base.name())).cause(error);
-    if text.contains("timestamp") {
+    if text.contains("Invalid update timestamp") || text.contains("Invalid snapshot timestamp") {
         return new
             .hint("the machine's clock is behind the table's newest commit: set it right, or wait until it passes");
     }

@@ -73,14 +73,15 @@ impl Kafka {
             config.set(*key, *value);
         }
         let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(|e| match &e {
-            KafkaError::ClientConfig(_, why, key, value) => {
-                let secret = ["password", "secret", "key.pem", "token"].iter().any(|word| key.contains(word));
-                let shown = if secret { "***" } else { value };
+            KafkaError::ClientConfig(_, why, key, _) => {
+                let secret = ["password", "secret", "pem", "token", "oauth"].iter().any(|word| key.contains(word));
+                // As the file has it: what a variable holds is not shown.
+                let shown = if secret { "***" } else { options.get(key).map_or("", String::as_str) };
                 let hint = match why.contains("OpenSSL") || key == "security.protocol" || key.starts_with("ssl.") {
                     true => "this build has no TLS: brokers are reached by PLAINTEXT, and by SASL_PLAINTEXT with PLAIN",
                     false => "the options are librdkafka's, by its names",
                 };
-                Error::invalid(format!("[source.kafka] `{key}` = `{shown}`: {why}")).hint(hint).cause(e)
+                Error::invalid(format!("[source.kafka] `{key}` = `{shown}`: {why}")).hint(hint)
             }
             _ => Error::invalid(format!("[source.kafka]: {e}")).cause(e),
         })?;

@@ -1,0 +1,175 @@
+"""Streams against Spark Structured Streaming, on the same kind of events, in one run.
+
+    python bench/stream.py                  # writes STREAM.md
+
+Events are lines of JSON in files, so that no broker's speed is in the figures.
+Ours: `insightera stream NAME --until-end` in a new process over files that are
+there: every event decoded, its windows updated, joined with the features of the
+students, scored by the shipped random forest, and committed to Iceberg, fsync
+on. The peer is `stream_job.py`. Rates are events divided by the seconds from
+the start of the query to its last commit; start-up is left out on both sides
+and shown apart. The peer gets fewer events, or it would take hours.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / ".cache" / "bench" / "stream"
+MODEL = ROOT / "crates/insightera/assets/university/models/student_dropout_risk_model/v1"
+PIPELINES = {"dropout": ("dropout_risk_realtime", "student-events"),
+             "anomaly": ("transaction_anomaly_realtime", "financial-transactions")}
+
+
+def binary():
+    path = Path(os.environ.get("INSIGHTERA_BIN") or ROOT / "target/release/insightera")
+    if not path.exists():
+        sys.exit(f"there is no {path}: run `cargo build --release`, or set INSIGHTERA_BIN")
+    return str(path)
+
+
+def measured(command):
+    report = WORK / "measure.json"
+    done = subprocess.run([sys.executable, ROOT / "bench/measure.py", report, "--", *map(str, command)],
+                          capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{command}: {done.stderr[-3000:]}")
+    return json.loads(report.read_text()), json.loads(done.stdout[done.stdout.index("[" if "[" in done.stdout else "{"):])
+
+
+def university(students):
+    """A project with the demo's tables, without events."""
+    folder = WORK / f"university-{students}"
+    if not (folder / "done").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([binary(), "demo", "--students", str(students), "--events-for", "0", "--dir", folder / "project"],
+                       check=True, stdout=subprocess.DEVNULL)
+        (folder / "done").touch()
+    return folder / "project"
+
+
+def keys(project, sql):
+    done = subprocess.run([binary(), "--project", project, "sql", sql, "--format", "json"], check=True,
+                          capture_output=True, text=True)
+    return [list(row.values()) for row in json.loads(done.stdout)]
+
+
+def write_events(folder, kind, known, count, files, seed):
+    """The last hour's events; an entity is always in the same file of four."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    numbers, lanes = random.Random(seed), 4
+    start = time.time() - 3600
+    opened = [open(folder / f"events-{number:05d}.ndjson", "w") for number in range(lanes * files)]
+    for index in range(count):
+        at = start + 3600 * index / count
+        entity = numbers.randrange(len(known))
+        if kind == "dropout":
+            moment = datetime.datetime.fromtimestamp(at, datetime.timezone.utc).isoformat()
+            line = (f'{{"nim":"{known[entity][0]}","event_type":"attendance",'
+                    f'"event_data":"{{\\"attendance_flag\\":{int(numbers.random() < 0.85)}}}","timestamp":"{moment}"}}\n')
+        else:
+            unit, average, deviation = known[entity]
+            amount = round((average or 1e6) + numbers.gauss(0, 1) * (deviation or 0), 2)
+            line = (f'{{"transaksi_id":"S{index}","unit_kerja_sk":"{unit}","jumlah_transaksi":{amount},'
+                    f'"timestamp":{int(at * 1000)}}}\n')
+        opened[(index * files // count) * lanes + entity % lanes].write(line)
+    for file in opened:
+        file.close()
+
+
+def ours(project, kind, events, count):
+    pipeline, topic = PIPELINES[kind]
+    folder = WORK / "run"
+    shutil.rmtree(folder, ignore_errors=True)
+    # Paths in tables are absolute: the project itself moves in and out.
+    saved = WORK / "saved"
+    shutil.rmtree(saved, ignore_errors=True)
+    shutil.copytree(project, saved)
+    try:
+        target = project / "events" / topic
+        for file in sorted(events.iterdir()):
+            os.link(file, target / file.name)
+        cost, report = measured([binary(), "--project", project, "stream", pipeline, "--until-end", "--format", "json"])
+    finally:
+        shutil.rmtree(project)
+        shutil.move(saved, project)
+    report = report[0]
+    if (report["events"], report["dead"], report["late"]) != (count, 0, 0):
+        sys.exit(f"{kind}: {report}")
+    return {"rate": count / report["seconds"], "seconds": report["seconds"], "cpu": cost["cpu"], "peak": cost["peak"],
+            "p99": report["latency_p99_ms"]}
+
+
+def peer(project, kind, events, count):
+    scratch = WORK / "spark"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    cost, report = measured([sys.executable, ROOT / "bench/stream_job.py", kind, project, events, MODEL, scratch])
+    if report["events"] != count:
+        sys.exit(f"{kind}: Spark read {report['events']} of {count} events")
+    return {"rate": count / report["seconds"], "seconds": report["seconds"], "cpu": cost["cpu"], "peak": cost["peak"],
+            "p99": None}
+
+
+def main():
+    parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parse.add_argument("--students", type=int, default=112_000, help="about nine in ten of them are active")
+    parse.add_argument("--events", type=int, default=4_000_000)
+    parse.add_argument("--peer-events", type=int, default=200_000)
+    parse.add_argument("--repeats", type=int, default=3)
+    parse.add_argument("--only", choices=["dropout", "anomaly"], action="append")
+    options = parse.parse_args()
+    WORK.mkdir(parents=True, exist_ok=True)
+    project = university(options.students)
+    known = {
+        "dropout": keys(project, "SELECT nim FROM student_features.academic_performance_features ORDER BY nim"),
+        "anomaly": keys(project, "SELECT unit_kerja_sk, avg_amount, stddev_amount "
+                                 "FROM gold_keuangan.transaction_statistics ORDER BY 1"),
+    }
+    rows = []
+    for kind in options.only or ["dropout", "anomaly"]:
+        many, few = WORK / "events-many", WORK / "events-few"
+        write_events(many, kind, known[kind], options.events, 1, 1)
+        write_events(few, kind, known[kind], options.peer_events, 8, 2)
+        results = {"insightera": [], "Spark": []}
+        for _ in range(options.repeats):
+            results["insightera"].append(ours(project, kind, many, options.events))
+            results["Spark"].append(peer(project, kind, few, options.peer_events))
+        for name, runs in results.items():
+            count = options.events if name == "insightera" else options.peer_events
+            middle = {key: statistics.median(run[key] for run in runs) for key in ("rate", "seconds", "cpu", "peak")}
+            spread = f"{min(run['rate'] for run in runs):,.0f}-{max(run['rate'] for run in runs):,.0f}"
+            rows.append((kind, name, f"{count:,}", f"{middle['rate']:,.0f} ({spread})", f"{middle['seconds']:.1f}",
+                         f"{1e6 * middle['cpu'] / count:.1f}", f"{middle['peak'] / 2**20:,.0f}"))
+            print(*rows[-1], sep="\t", flush=True)
+    machine = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                    if line.startswith("model name")), "unknown")
+    version = subprocess.run([binary(), "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    import pyspark
+
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    (ROOT / "bench/STREAM.md").write_text(f"""# Streams
+
+Printed by `python bench/stream.py`; what is measured stands there.
+
+- machine: {os.cpu_count()} cores {machine}; {version}; pyspark {pyspark.__version__} local[2], Iceberg 1.10.2
+- median of {options.repeats} runs (minimum-maximum), {datetime.date.today()}
+
+| stream | engine | events | events/s | seconds | CPU us an event | peak MiB |
+|---|---|---:|---:|---:|---:|---:|
+{table}
+""")
+
+
+if __name__ == "__main__":
+    main()

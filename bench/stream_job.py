@@ -1,0 +1,93 @@
+"""The peer: the streaming jobs of the original design, on Spark Structured Streaming and Iceberg.
+
+    python bench/stream_job.py dropout|anomaly PROJECT EVENTS MODEL SCRATCH
+
+Reads all files of EVENTS as a stream, some files a batch, and ends when they
+are read. `dropout`: windows of seven days that slide by a day, joined with the
+features of the students, scored by the pipeline model, appended to Iceberg; in
+update mode, since in append mode no window of the last six days gives a row.
+`anomaly`: every payment against the statistics of its unit. The features are
+read from the project's own Iceberg tables. Prints how long the query ran, from
+its start to its last commit, without the start of the session.
+"""
+
+import json
+import sys
+import time
+
+from pyspark.ml import PipelineModel
+from pyspark.ml.functions import vector_to_array
+from pyspark.sql import functions as f
+from spark_session import session
+
+EVENT = "nim string, event_type string, event_data string, timestamp string"
+PAYMENT = "transaksi_id string, unit_kerja_sk string, jumlah_transaksi double, timestamp long"
+
+
+def dropout(spark, lines, model):
+    events = lines.select(f.from_json("value", EVENT).alias("e")).select("e.*").filter(
+        "event_type IN ('attendance', 'grade_update', 'enrollment_change')")
+    events = events.withColumn("timestamp", f.to_timestamp("timestamp")).withColumn(
+        "attended", f.get_json_object("event_data", "$.attendance_flag").cast("double"))
+    windows = (
+        events.withWatermark("timestamp", "1 day")
+        .groupBy("nim", f.window("timestamp", "7 days", "1 day"))
+        .agg(f.count("*").alias("event_count_7d"), f.avg("attended").alias("attendance_rate_7d"))
+    )
+    academic = spark.table("insightera.student_features.academic_performance_features").drop("feature_timestamp")
+    attendance = spark.table("insightera.student_features.attendance_features").drop(
+        "feature_timestamp", "event_count_7d", "attendance_rate_7d")
+    known = academic.join(attendance, "nim").cache()
+    known.count()
+    loaded = PipelineModel.load(model)
+
+    def score(batch, _):
+        scored = loaded.transform(batch.join(known, "nim")).select(
+            "nim", f.col("window.start").alias("window_start"), f.col("window.end").alias("window_end"),
+            "event_count_7d", "attendance_rate_7d", vector_to_array("probability")[1].alias("dropout_probability"),
+            f.current_timestamp().alias("prediction_timestamp"))
+        scored.writeTo("spark_catalog.ml_predictions.live").append()
+
+    spark.sql("CREATE TABLE ml_predictions.live (nim string, window_start timestamp, window_end timestamp, "
+              "event_count_7d bigint, attendance_rate_7d double, dropout_probability double, "
+              "prediction_timestamp timestamp) USING iceberg")
+    return windows.writeStream.outputMode("update").foreachBatch(score)
+
+
+def anomaly(spark, lines, _):
+    payments = lines.select(f.from_json("value", PAYMENT).alias("e")).select("e.*")
+    known = f.broadcast(spark.table("insightera.gold_keuangan.transaction_statistics"))
+    z_score = f.abs(f.col("jumlah_transaksi") - f.col("avg_amount")) / f.col("stddev_amount")
+    judged = payments.join(known, "unit_kerja_sk", "left").select(
+        "transaksi_id", "unit_kerja_sk", "jumlah_transaksi", z_score.alias("z_score"),
+        (z_score > 3).alias("is_anomaly"), f.current_timestamp().alias("detection_timestamp"))
+
+    def write(batch, _):
+        batch = batch.persist()
+        batch.writeTo("spark_catalog.ml_predictions.detections").append()
+        batch.filter("is_anomaly").writeTo("spark_catalog.ml_predictions.alerts").append()
+        batch.unpersist()
+
+    for table in ("detections", "alerts"):
+        spark.sql(f"CREATE TABLE ml_predictions.{table} (transaksi_id string, unit_kerja_sk string, "
+                  "jumlah_transaksi double, z_score double, is_anomaly boolean, detection_timestamp timestamp) "
+                  "USING iceberg")
+    return judged.writeStream.outputMode("append").foreachBatch(write)
+
+
+def main():
+    kind, project, events, model, scratch = sys.argv[1:]
+    spark = session("stream", scratch, hadoop_warehouse=f"{scratch}/warehouse", project=project)
+    spark.sql("CREATE DATABASE IF NOT EXISTS ml_predictions")
+    lines = spark.readStream.option("maxFilesPerTrigger", "4").text(events)
+    query = {"dropout": dropout, "anomaly": anomaly}[kind](spark, lines, model)
+    started = time.monotonic()
+    running = query.option("checkpointLocation", f"{scratch}/checkpoint").trigger(availableNow=True).start()
+    running.awaitTermination()
+    seconds = time.monotonic() - started
+    read = sum(progress["numInputRows"] for progress in running.recentProgress)
+    print(json.dumps({"events": read, "seconds": seconds, "batches": len(running.recentProgress)}))
+
+
+if __name__ == "__main__":
+    main()
