@@ -98,7 +98,7 @@ def test_https_trusts_the_machines_certificates_and_no_others(live, tmp_path):  
     if not shutil.which("openssl"):
         missing("openssl", "makes the certificate of the test's server")
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
-            "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:TRUE",
+            "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE",
             "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"]
     subprocess.run(made, check=True, capture_output=True)
     server = Server({"/hook": [200]})
