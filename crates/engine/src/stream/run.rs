@@ -325,7 +325,8 @@ impl Stream {
         if options.partitions.is_some() && matches!(program.pipeline.source, SourceSettings::Files { .. }) {
             return Err(Error::invalid(
                 "`--partitions` shares out the partitions of a topic; files are read by one process",
-            ));
+            )
+            .hint("leave it out"));
         }
         if options.partitions.is_some() && program.on_close() {
             return Err(Error::invalid(format!(

@@ -17,12 +17,14 @@ const LOOKS: u64 = 8;
 pub struct Events {
     university: University,
     enrolment: Enrolment,
+    /// Whose events are somebody else's.
+    but: String,
 }
 
 impl Events {
-    /// The events of this university.
-    pub fn new(university: University) -> Self {
-        Self { university, enrolment: Enrolment::new(university.students) }
+    /// The events of this university, but for those of the student `but`.
+    pub fn new(university: University, but: &str) -> Self {
+        Self { university, enrolment: Enrolment::new(university.students), but: but.to_owned() }
     }
 
     /// A student comes to a lecture or misses it, gets a grade, or changes the
@@ -60,7 +62,7 @@ impl Events {
         for look in 0..LOOKS {
             let row = draw.at(look).below("student", self.university.students);
             found = Student::of_row(&self.university, &self.enrolment, row);
-            if found.is_active() {
+            if found.is_active() && found.nim != self.but {
                 break;
             }
         }
@@ -96,7 +98,7 @@ mod tests {
 
     #[test]
     fn events_are_lines_of_json_that_depend_on_their_number_alone() {
-        let events = Events::new(University::with_students(300, 7));
+        let events = Events::new(University::with_students(300, 7), "");
         for number in 0..200 {
             let line = events.of_student(number, 1_790_000_000_000_000);
             assert_eq!(line, events.of_student(number, 1_790_000_000_000_000));
@@ -106,14 +108,17 @@ mod tests {
             assert_eq!(event["nim"].as_str().unwrap().len(), 10);
             serde_json::from_str::<Value>(event["event_data"].as_str().unwrap()).unwrap();
         }
-        let other = Events::new(University::with_students(300, 8));
+        let other = Events::new(University::with_students(300, 8), "");
         assert_ne!(events.of_student(0, 0), other.of_student(0, 0));
+        let of = |events: &Events| serde_json::from_str::<Value>(&events.of_student(3, 0)).unwrap()["nim"].clone();
+        let but = of(&events);
+        assert_ne!(of(&Events::new(University::with_students(300, 7), but.as_str().unwrap())), but);
     }
 
     #[test]
     fn payments_are_new_and_some_are_unusual() {
         let university = University::with_students(300, 7);
-        let events = Events::new(university);
+        let events = Events::new(university, "");
         let known = university.batch("gold_keuangan.transactions", 0, university.transactions as usize);
         let known: Vec<String> =
             arrow::array::AsArray::as_string::<i32>(known.column(0)).iter().flatten().map(str::to_owned).collect();

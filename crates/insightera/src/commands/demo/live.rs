@@ -146,7 +146,7 @@ impl Writer {
         };
         Ok(Self {
             workspace: workspace.clone(),
-            events: Events::new(*university),
+            events: Events::new(*university, absent),
             files: [open(EVENTS[0])?, open(EVENTS[1])?],
             absent: absent.to_owned(),
             started: workspace.clock().monotonic_seconds(),
