@@ -61,10 +61,17 @@ pub struct FeatureHasher {
     rows: usize,
 }
 
+/// Bytes of an encoded name and a class that are copied at once.
+const PREFIX: usize = 32;
+/// Bytes of a value that is not text or bytes, at most.
+const VALUE: usize = 17;
+
 #[derive(Debug)]
 struct HashedColumn {
-    /// The encoded name.
+    /// The encoded name and the value's class.
     name: Vec<u8>,
+    /// The same, filled up; only where it fits.
+    prefix: Option<[u8; PREFIX]>,
     nulls: Option<NullBuffer>,
     values: Values,
 }
@@ -82,6 +89,19 @@ enum Values {
 }
 
 impl Values {
+    /// What stands before a value that is not null.
+    fn class(&self) -> u8 {
+        match self {
+            Self::Null => 0,
+            Self::Boolean(_) => 1,
+            Self::Numbers(class, _) => *class,
+            Self::Floats(_) => 3,
+            Self::Text(_) => 4,
+            Self::Bytes(_) => 5,
+            Self::Decimals(..) => 9,
+        }
+    }
+
     /// Of a column of a type that [`target`] names.
     fn new(column: &ArrayRef) -> Self {
         match column.data_type() {
@@ -119,53 +139,83 @@ impl FeatureHasher {
             let wanted = target(column.data_type()).unwrap_or(DataType::Boolean);
             let column = cast(column, &wanted)
                 .map_err(|e| Error::data(format!("feature column `{name}` cannot be hashed: {e}")).cause(e))?;
+            let values = Values::new(&column);
             let mut encoded = (name.len() as u32).to_le_bytes().to_vec();
             encoded.extend_from_slice(name.as_bytes());
+            encoded.push(values.class());
+            let mut prefix = [0; PREFIX];
+            let prefix = prefix.get_mut(..encoded.len()).map(|place| place.copy_from_slice(&encoded)).map(|()| prefix);
             let nulls = column.nulls().filter(|nulls| nulls.null_count() > 0).cloned();
-            columns.push(HashedColumn { name: encoded, nulls, values: Values::new(&column) });
+            columns.push(HashedColumn { name: encoded, prefix, nulls, values });
         }
         Ok(Self { columns, rows: batch.num_rows() })
     }
 
     /// The hash of every row.
     pub fn hashes(&self) -> Vec<u64> {
-        let mut buffer = Vec::with_capacity(1024);
+        // The longest row without its texts; every copy of a fixed size fits.
+        let fixed: usize = self.columns.iter().map(|c| c.name.len().max(PREFIX) + VALUE).sum::<usize>() + PREFIX;
+        let mut buffer = vec![0; fixed];
         (0..self.rows)
             .map(|row| {
-                buffer.clear();
-                for column in &self.columns {
-                    buffer.extend_from_slice(&column.name);
-                    if column.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
-                        buffer.push(0);
-                    } else {
-                        encode(&column.values, row, &mut buffer);
-                    }
+                let texts: usize = self.columns.iter().map(|column| column.length(row)).sum();
+                if fixed + texts > buffer.len() {
+                    buffer.resize(fixed + texts, 0);
                 }
-                xxh3_64(&buffer)
+                let mut end = 0;
+                for column in &self.columns {
+                    end = column.put(row, &mut buffer, end);
+                }
+                xxh3_64(&buffer[..end])
             })
             .collect()
     }
 }
 
-#[inline]
-fn encode(values: &Values, row: usize, out: &mut Vec<u8>) {
-    match values {
-        Values::Floats(values) => number(3, canonical(values[row]), out),
-        Values::Numbers(class, values) => number(*class, values[row] as u64, out),
-        Values::Text(values) => bytes(4, values.value(row).as_bytes(), out),
-        Values::Bytes(values) => bytes(5, values.value(row), out),
-        Values::Boolean(values) => out.extend_from_slice(&[1, u8::from(values.value(row))]),
-        Values::Decimals(values, scale) => {
-            let (mut value, mut scale) = (values[row], *scale);
-            while value != 0 && value % 10 == 0 && scale > i8::MIN {
-                value /= 10;
-                scale -= 1;
-            }
-            let scale = if value == 0 { 0 } else { scale };
-            out.extend_from_slice(&[9, scale as u8]);
-            out.extend_from_slice(&value.to_le_bytes());
+impl HashedColumn {
+    /// Bytes of a row's text.
+    #[inline(always)]
+    fn length(&self, row: usize) -> usize {
+        match &self.values {
+            Values::Text(values) if !values.is_null(row) => values.value(row).len(),
+            Values::Bytes(values) if !values.is_null(row) => values.value(row).len(),
+            _ => 0,
         }
-        Values::Null => out.push(0),
+    }
+
+    /// Writes the encoding of a row's value at `at`; where it ends.
+    #[inline(always)]
+    fn put(&self, row: usize, out: &mut [u8], at: usize) -> usize {
+        let end = at + self.name.len();
+        match &self.prefix {
+            Some(prefix) => out[at..at + PREFIX].copy_from_slice(prefix),
+            None => out[at..end].copy_from_slice(&self.name),
+        }
+        if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
+            out[end - 1] = 0;
+            return end;
+        }
+        match &self.values {
+            Values::Floats(values) => number(canonical(values[row]), out, end),
+            Values::Numbers(_, values) => number(values[row] as u64, out, end),
+            Values::Text(values) => bytes(values.value(row).as_bytes(), out, end),
+            Values::Bytes(values) => bytes(values.value(row), out, end),
+            Values::Boolean(values) => {
+                out[end] = u8::from(values.value(row));
+                end + 1
+            }
+            Values::Decimals(values, scale) => {
+                let (mut value, mut scale) = (values[row], *scale);
+                while value != 0 && value % 10 == 0 && scale > i8::MIN {
+                    value /= 10;
+                    scale -= 1;
+                }
+                out[end] = if value == 0 { 0 } else { scale as u8 };
+                out[end + 1..end + VALUE].copy_from_slice(&value.to_le_bytes());
+                end + VALUE
+            }
+            Values::Null => end,
+        }
     }
 }
 
@@ -180,17 +230,19 @@ fn canonical(value: f64) -> u64 {
     }
 }
 
-#[inline]
-fn number(class: u8, value: u64, out: &mut Vec<u8>) {
-    let mut encoded = [class; 9];
-    encoded[1..].copy_from_slice(&value.to_le_bytes());
-    out.extend_from_slice(&encoded);
+#[inline(always)]
+fn number(value: u64, out: &mut [u8], at: usize) -> usize {
+    out[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    at + 8
 }
 
-fn bytes(class: u8, value: &[u8], out: &mut Vec<u8>) {
-    out.push(class);
-    out.extend_from_slice(&(value.len() as u32).to_le_bytes());
-    out.extend_from_slice(value);
+/// Length and bytes.
+#[inline(always)]
+fn bytes(value: &[u8], out: &mut [u8], at: usize) -> usize {
+    let (from, end) = (at + 4, at + 4 + value.len());
+    out[at..from].copy_from_slice(&(value.len() as u32).to_le_bytes());
+    out[from..end].copy_from_slice(value);
+    end
 }
 
 #[cfg(test)]
@@ -242,6 +294,46 @@ mod tests {
         let two =
             hash(vec![("a", Arc::new(StringArray::from(vec![""]))), ("b", Arc::new(StringArray::from(vec!["x"])))]);
         assert_ne!(one, two);
+    }
+
+    /// As the format is described, without a look at how it is done.
+    fn described(names: &[&str], values: &[Vec<u8>]) -> u64 {
+        let mut all: Vec<_> = names.iter().zip(values).collect();
+        all.sort();
+        let mut bytes = Vec::new();
+        for (name, value) in all {
+            bytes.extend_from_slice(&(name.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(name.as_bytes());
+            bytes.extend_from_slice(value);
+        }
+        xxh3_64(&bytes)
+    }
+
+    #[test]
+    fn names_and_texts_of_any_length_are_hashed_as_described() {
+        let names = ["a", "the_share_of_lectures_attended_in_the_last_seven_days", "t", "u", "z"];
+        let text = |n: usize| "wörter ".repeat(n);
+        let texts = [0, 1, 200, 2, 0, 3000, 1];
+        let rows = texts.len();
+        let found = hash(vec![
+            (names[0], Arc::new(Float64Array::from_iter((0..rows).map(|n| (n != 3).then_some(n as f64))))),
+            (names[1], Arc::new(StringArray::from_iter(texts.map(|n| (n != 1).then(|| text(n)))))),
+            (names[2], Arc::new(StringArray::from_iter_values(texts.map(text)))),
+            (names[3], Arc::new(Decimal128Array::from(vec![-7; rows]).with_precision_and_scale(38, 0).unwrap())),
+            (names[4], Arc::new(Int64Array::from_iter_values(0..rows as i64))),
+        ]);
+        for (row, count) in texts.into_iter().enumerate() {
+            let class = |class: u8, value: &[u8]| [&[class], value].concat();
+            let string = |s: String| class(4, &[&(s.len() as u32).to_le_bytes()[..], s.as_bytes()].concat());
+            let values = [
+                if row == 3 { vec![0] } else { class(3, &(row as f64).to_bits().to_le_bytes()) },
+                if count == 1 { vec![0] } else { string(text(count)) },
+                string(text(count)),
+                class(9, &[&[0][..], &(-7i128).to_le_bytes()].concat()),
+                class(2, &(row as i64).to_le_bytes()),
+            ];
+            assert_eq!(found[row], described(&names, &values), "row {row}");
+        }
     }
 
     #[test]

@@ -25,11 +25,11 @@ use insightera_core::{Error, Result};
 pub type KeyHash = u128;
 
 const NULL: u8 = 0;
-const INTEGER: u8 = 1;
-const STRING: u8 = 2;
-const DATE: u8 = 3;
+pub(crate) const INTEGER: u8 = 1;
+pub(crate) const STRING: u8 = 2;
+pub(crate) const DATE: u8 = 3;
 const BOOLEAN: u8 = 4;
-const BYTES: u8 = 5;
+pub(crate) const BYTES: u8 = 5;
 
 /// Encodes the key columns of batches.
 #[derive(Debug)]
@@ -106,6 +106,23 @@ impl Keys {
 
     /// The hashes of all rows.
     pub fn hashes(&self) -> Vec<KeyHash> {
+        if let [KeyColumn::Text(text)] = self.columns.as_slice() {
+            let text = text.as_string_view();
+            let mut hashes = vec![null_hash(); self.rows];
+            let mut row = 0;
+            let mut encoded = Encoded::default();
+            for hashes in hashes.chunks_mut(BLOCK) {
+                for at in 0..hashes.len() {
+                    if !text.is_null(row) {
+                        let value = text.value(row).as_bytes();
+                        encoded.bytes(at, STRING, value, value.len(), &mut hashes[at]);
+                    }
+                    row += 1;
+                }
+                encoded.hash(hashes);
+            }
+            return hashes;
+        }
         let mut buffer = Vec::with_capacity(64);
         (0..self.rows)
             .map(|row| {
@@ -196,6 +213,81 @@ impl KeyOrder {
         let columns: Vec<ArrayRef> = keys.columns.iter().map(|c| c.array().clone()).collect();
         self.0.convert_columns(&columns).map_err(|e| Error::internal(format!("keys cannot be ordered: {e}")).cause(e))
     }
+}
+
+/// The hash of a key that is null.
+pub(crate) fn null_hash() -> KeyHash {
+    xxh3_128(&[NULL])
+}
+
+/// Keys that are hashed together.
+pub(crate) const BLOCK: usize = 64;
+/// Bytes of a text that is hashed together with others.
+const SHORT: usize = 16;
+/// Bytes of the tag and the length of a text.
+const FRONT: usize = 5;
+
+/// Encodings of keys of one column. They are written first and hashed
+/// afterwards, when the processor has them: a hash that reads what was stored a
+/// moment ago in other pieces waits for it.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    bytes: [[u8; SHORT + FRONT + 3]; BLOCK],
+    lengths: [u8; BLOCK],
+}
+
+impl Default for Encoded {
+    fn default() -> Self {
+        Self { bytes: [[0; SHORT + FRONT + 3]; BLOCK], lengths: [0; BLOCK] }
+    }
+}
+
+impl Encoded {
+    /// The key at place `at` is the first `length` of `bytes`; what follows them
+    /// allows to copy a fixed number of bytes. A long one is hashed at once.
+    #[inline(always)]
+    pub(crate) fn bytes(&mut self, at: usize, tag: u8, bytes: &[u8], length: usize, hash: &mut KeyHash) {
+        if length > SHORT {
+            *hash = long_hash(tag, &bytes[..length]);
+            return;
+        }
+        let place = &mut self.bytes[at];
+        place[0] = tag;
+        place[1..FRONT].copy_from_slice(&(length as u32).to_be_bytes());
+        match bytes.first_chunk::<SHORT>() {
+            Some(first) => place[FRONT..FRONT + SHORT].copy_from_slice(first),
+            None => place[FRONT..FRONT + length].copy_from_slice(&bytes[..length]),
+        }
+        self.lengths[at] = (FRONT + length) as u8;
+    }
+
+    /// The key at place `at` is a number.
+    #[inline(always)]
+    pub(crate) fn number(&mut self, at: usize, tag: u8, value: i64) {
+        let place = &mut self.bytes[at];
+        place[0] = tag;
+        place[1..9].copy_from_slice(&((value as u64) ^ (1 << 63)).to_be_bytes());
+        self.lengths[at] = 9;
+    }
+
+    /// Hashes the keys that were put here since the last time.
+    #[inline(always)]
+    pub(crate) fn hash(&mut self, hashes: &mut [KeyHash]) {
+        for ((hash, encoded), length) in hashes.iter_mut().zip(&self.bytes).zip(&mut self.lengths) {
+            if *length > 0 {
+                *hash = xxh3_128(&encoded[..*length as usize]);
+                *length = 0;
+            }
+        }
+    }
+}
+
+/// The hash of a key that is one long text.
+#[inline(never)]
+fn long_hash(tag: u8, value: &[u8]) -> KeyHash {
+    let mut encoded = Vec::with_capacity(FRONT + value.len());
+    bytes(tag, value, &mut encoded);
+    xxh3_128(&encoded)
 }
 
 fn bytes(tag: u8, value: &[u8], out: &mut Vec<u8>) {

@@ -10,6 +10,7 @@
 mod cli;
 mod commands;
 mod failure;
+mod memory;
 mod printer;
 mod progress;
 mod resolve;
@@ -27,6 +28,7 @@ use crate::cli::Arguments;
 use crate::printer::Printer;
 
 fn main() -> ExitCode {
+    memory::few_arenas();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

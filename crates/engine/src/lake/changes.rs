@@ -6,9 +6,12 @@
 //! reason, and the run compares every entity instead.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use iceberg::spec::{DataContentType, ManifestContentType, ManifestStatus, Operation};
+use insightera_entities::pages::{KeyPages, Wanted};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder, RowSelection};
 
@@ -215,6 +218,15 @@ fn read_piece(piece: &Piece<'_>, key: &[String], ids: &[Option<i32>], set: &mut 
         .map(|i| metadata.metadata().file_metadata().schema_descr().column(*i).name().to_owned())
         .collect();
     let total = metadata.metadata().file_metadata().num_rows().max(0) as u64;
+    if let ([leaf], [name]) = (leaves.as_slice(), names.as_slice()) {
+        let field = metadata.schema().field_with_name(name).map_err(|e| damaged(&e))?;
+        if let Some(pages) = KeyPages::new(&metadata, *leaf, field.data_type()) {
+            let file = Arc::new(file.try_clone().map_err(|e| damaged(&e))?);
+            if read_pages(&pages, &file, &metadata, piece.rows.as_deref(), set).map_err(|e| damaged(&e))? {
+                return Ok(());
+            }
+        }
+    }
     let mask = ProjectionMask::leaves(metadata.metadata().file_metadata().schema_descr(), leaves);
     let mut builder =
         ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata).with_projection(mask).with_batch_size(8192);
@@ -227,6 +239,40 @@ fn read_piece(piece: &Piece<'_>, key: &[String], ids: &[Option<i32>], set: &mut 
         set.extend(Keys::new(&batch, &names)?.hashes());
     }
     Ok(())
+}
+
+/// Adds the keys of these rows, or of all, to `set`; false when it cannot: then
+/// the set holds some of them.
+fn read_pages(
+    pages: &KeyPages,
+    file: &Arc<File>,
+    metadata: &ArrowReaderMetadata,
+    rows: Option<&[u64]>,
+    set: &mut KeySet,
+) -> insightera_core::Result<bool> {
+    let mut start = 0;
+    for (index, group) in metadata.metadata().row_groups().iter().enumerate() {
+        let end = start + group.num_rows().max(0) as u64;
+        let read = match rows {
+            None => pages.read(file, index, Wanted::All, &mut |_, hashes| set.extend(hashes))?,
+            Some(rows) => {
+                let inside = rows.partition_point(|row| *row < start)..rows.partition_point(|row| *row < end);
+                let inside: Vec<u64> = rows[inside].iter().map(|row| row - start).collect();
+                let mut left = inside.as_slice();
+                inside.is_empty()
+                    || pages.read(file, index, Wanted::Rows(&inside), &mut |range, hashes| {
+                        let (now, rest) = left.split_at(left.partition_point(|row| *row < range.end));
+                        set.extend(now.iter().map(|row| hashes[(row - range.start) as usize]));
+                        left = rest;
+                    })?
+            }
+        };
+        if !read {
+            return Ok(false);
+        }
+        start = end;
+    }
+    Ok(true)
 }
 
 /// The leaf of a column: by field id, else by name.

@@ -21,6 +21,7 @@ pub mod faults;
 pub mod files;
 pub mod folder;
 pub mod history;
+mod keyed;
 pub mod keys;
 pub mod maintain;
 pub mod refs;

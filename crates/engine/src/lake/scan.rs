@@ -2,15 +2,16 @@
 //! scan.
 //!
 //! Files go to DataFusion's own Parquet reader, many at a time: pruned by
-//! column bounds first, position deletes as row selections, an optional set of
-//! entity keys as a row filter that is decoded before the other columns.
+//! column bounds first, position deletes as row selections. With a set of
+//! entity keys the rows are found first ([`super::keyed`]), and of the other
+//! columns only those rows are decoded.
 //! Files with equality deletes, or whose columns cannot be matched by name
 //! (renamed, retyped, dropped and added again), go through Iceberg's reader,
 //! which matches by field id.
 
 use std::any::Any;
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt64Array};
@@ -48,6 +49,7 @@ use super::deletes::{self, Positions};
 use super::faults::{self, Bug};
 use super::files::{self, LiveFile, LiveFiles};
 use super::folder::Folder;
+use super::keyed;
 use super::schema::query_schema;
 use super::storage::{self, local_path};
 use super::table::Table;
@@ -238,14 +240,14 @@ impl Scan {
 
     /// Splits the files that survive into those for the Parquet reader and
     /// those for Iceberg's.
-    fn sort_files(&self, keep: &[bool], projected: &[usize]) -> Result<(Vec<PartitionedFile>, Vec<FileScanTask>)> {
+    fn sort_files(&self, keep: &[bool], projected: &[usize]) -> Result<(Vec<PlainFile>, Vec<FileScanTask>)> {
         let (mut plain, mut tasks) = (Vec::new(), Vec::new());
         match &self.source {
             Source::Folder(folder) => {
                 for (file, _) in folder.files.iter().zip(keep).filter(|(_, keep)| **keep) {
                     let mut part = partitioned(&file.path, file.bytes)?;
                     part.partition_values = file.partition.iter().map(|v| ScalarValue::Utf8(v.clone())).collect();
-                    plain.push(part);
+                    plain.push(PlainFile { part, path: file.path.clone(), deleted: Vec::new() });
                 }
             }
             Source::Table { table, files, .. } => {
@@ -260,7 +262,9 @@ impl Scan {
                         continue;
                     }
                     let data = file.data_file();
-                    let mut part = partitioned(&local_path(data.file_path()), data.file_size_in_bytes())?;
+                    let path = local_path(data.file_path());
+                    let part = partitioned(&path, data.file_size_in_bytes())?;
+                    let mut deleted = Vec::new();
                     if !deletes.is_empty() {
                         let names: Vec<String> = deletes.iter().map(|d| d.data_file().file_path().to_owned()).collect();
                         let found = match positions.get(&names) {
@@ -271,16 +275,44 @@ impl Scan {
                                 read
                             }
                         };
-                        if let Some(rows) = found.get(data.file_path()).filter(|rows| !rows.is_empty()) {
-                            let (_, metadata) = deletes::open(data.file_path())?;
-                            part = part.with_extensions(deletes::access_plan(&metadata, rows, false));
-                        }
+                        deleted = found.get(data.file_path()).cloned().unwrap_or_default();
                     }
-                    plain.push(part);
+                    plain.push(PlainFile { part, path, deleted });
                 }
             }
         }
         Ok((plain, tasks))
+    }
+
+    /// The files for the Parquet reader with the rows that it is to read: those
+    /// that are not deleted and, if that can be told from the files' own
+    /// columns, have a wanted key. Then the last is true.
+    fn choose_rows(&self, plain: Vec<PlainFile>, threads: usize) -> Result<(Vec<PartitionedFile>, bool)> {
+        if let Some(filter) = &self.keys {
+            let paths: Vec<PathBuf> = plain.iter().map(|file| file.path.clone()).collect();
+            if let Some(matched) = keyed::matching_rows(&paths, filter, &self.schema, threads)? {
+                let mut chosen = Vec::new();
+                for (file, matched) in plain.into_iter().zip(matched) {
+                    let mut rows = matched.rows;
+                    rows.retain(|row| file.deleted.binary_search(row).is_err());
+                    if !rows.is_empty() {
+                        let plan = deletes::access_plan(&matched.metadata, &rows, true);
+                        chosen.push(file.part.with_extensions(plan));
+                    }
+                }
+                return Ok((chosen, true));
+            }
+        }
+        let mut all = Vec::with_capacity(plain.len());
+        for file in plain {
+            all.push(if file.deleted.is_empty() {
+                file.part
+            } else {
+                let (_, metadata) = deletes::open(&file.path.display().to_string())?;
+                file.part.with_extensions(deletes::access_plan(&metadata, &file.deleted, false))
+            });
+        }
+        Ok((all, false))
     }
 
     /// Whether the columns can be found by name in every file: no schema of
@@ -355,6 +387,13 @@ impl Scan {
     }
 }
 
+/// A file for the Parquet reader, and which of its rows are deleted, ascending.
+struct PlainFile {
+    part: PartitionedFile,
+    path: PathBuf,
+    deleted: Vec<u64>,
+}
+
 fn partitioned(path: &Path, bytes: u64) -> Result<PartitionedFile> {
     let location = object_store::path::Path::from_absolute_path(path)
         .map_err(|e| Error::invalid(format!("`{}` is not a usable path: {e}", path.display())))?;
@@ -407,11 +446,12 @@ impl TableProvider for Scan {
             }
         }
         let (plain, tasks) = self.sort_files(&keep, &read).map_err(external)?;
-        let key_predicate = self.key_predicate(&df_schema, state)?;
+        let (plain, chosen) = self.choose_rows(plain, state.config().target_partitions()).map_err(external)?;
+        let key_predicate = if chosen { None } else { self.key_predicate(&df_schema, state)? };
         let projected_schema = Arc::new(self.schema.project(&projected)?);
         let mut parts: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
         if !plain.is_empty() {
-            parts.push(self.parquet(plain, &projected, pushed, key_predicate.clone(), state, limit)?);
+            parts.push(self.parquet(plain, &projected, pushed, key_predicate, state, limit)?);
         }
         if !tasks.is_empty() {
             parts.push(self.by_field_id(tasks, &read, &projected, state)?);

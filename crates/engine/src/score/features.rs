@@ -10,6 +10,7 @@ use datafusion::logical_expr::{Expr, Filter, LogicalPlan, lit};
 use datafusion::prelude::SessionContext;
 
 use super::inputs::{Input, Inputs, Reads};
+use super::newest::NEWEST;
 use crate::config::{Duplicates, FEATURE_VIEWS, Pipeline};
 use crate::lake::TableName;
 use crate::lake::scan::{KeyFilter, Scan};
@@ -190,10 +191,10 @@ fn newest_rows(
         .partition_by(pipeline.entity_key.iter().map(ident).collect())
         .order_by(vec![ident(time).sort(false, false)])
         .build()?
-        .alias("__newest");
+        .alias(NEWEST);
     let frame = datafusion::dataframe::DataFrame::new(context.state(), plan.clone());
     let names: Vec<String> = plan.schema().fields().iter().map(|f| f.name().clone()).collect();
     let frame = frame.select(names.iter().map(ident).chain([rank]).collect::<Vec<_>>())?;
-    let frame = frame.filter(col("__newest").eq(lit(1u64)))?;
+    let frame = frame.filter(col(NEWEST).eq(lit(1u64)))?;
     Ok(frame.select(names.iter().map(ident).collect::<Vec<_>>())?.into_unoptimized_plan())
 }

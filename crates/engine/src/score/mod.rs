@@ -20,6 +20,7 @@ mod features;
 mod inputs;
 mod locality;
 pub mod metrics;
+mod newest;
 mod output;
 mod plan;
 mod progress;

@@ -21,7 +21,7 @@ use super::features::{self, FeatureQuery};
 use super::plan::{self, Draft, ModelName, Reasons, Work};
 use super::target::{describe, prediction_time, ready_table, removal_files, save_index};
 use super::write::WriteExec;
-use super::{locality, metrics, shards, state};
+use super::{locality, metrics, newest, shards, state};
 use crate::lake::commit::{self, Outcome};
 use crate::lake::faults::{self, Bug};
 use crate::lake::maintain::policy;
@@ -212,7 +212,10 @@ pub async fn evaluate(
     };
     let (mut physical, shards) = match &sharded {
         Some(sharded) => (sharded.plan.clone(), Some(sharded.shards_per_partition)),
-        None => (state.create_physical_plan(&query.run_plan(pipeline)?).await.map_err(failed)?, None),
+        None => {
+            let plan = state.create_physical_plan(&query.run_plan(pipeline)?).await;
+            (plan.and_then(newest::streamed).map_err(failed)?, None)
+        }
     };
     stages.insert("read", workspace.clock().monotonic_seconds() - start);
     let spec = Arc::new(spec);

@@ -44,6 +44,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::features::FeatureQuery;
 use super::inputs::Inputs;
 use super::locality::{self, KeyColumns};
+use super::newest;
 use crate::config::Pipeline;
 use crate::key::{HashOfHash, KeyOrder, Keys};
 use crate::lake::durable::io_error;
@@ -150,7 +151,8 @@ pub async fn sharded(
     let context = sql::single_threaded_session(workspace, &pipeline.features.time_zone)?;
     let query = FeatureQuery::over(context, pipeline, pinned, tables).await?;
     let state = query.context.state();
-    let mut each = state.create_physical_plan(&query.run_plan(pipeline)?).await.map_err(failed)?;
+    let each = state.create_physical_plan(&query.run_plan(pipeline)?).await;
+    let mut each = each.and_then(newest::streamed).map_err(failed)?;
     if each.output_partitioning().partition_count() > 1 {
         each = Arc::new(CoalescePartitionsExec::new(each));
     }

@@ -9,7 +9,7 @@ use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
 use parquet::file::statistics::Statistics;
 
 use crate::key::{KeySet, Keys};
@@ -69,6 +69,10 @@ pub fn newest(name: &str, root: &Path, column: &str) -> Result<Option<i64>> {
         let (input, metadata) = deletes::open(&location)?;
         let schema = metadata.metadata().file_metadata().schema_descr_ptr();
         let Some(leaf) = (0..schema.num_columns()).find(|i| schema.column(*i).name() == column) else { continue };
+        if let Some(known) = newest_of_groups(&metadata, leaf, column) {
+            newest = newest.max(known);
+            continue;
+        }
         let mask = ProjectionMask::leaves(&schema, [leaf]);
         let damaged = |e: &dyn std::fmt::Display| Error::data(format!("`{location}` cannot be read: {e}"));
         let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata)
@@ -81,6 +85,31 @@ pub fn newest(name: &str, root: &Path, column: &str) -> Result<Option<i64>> {
         }
     }
     Ok(newest)
+}
+
+/// The largest value according to the statistics of the row groups, if all of
+/// them say it exactly; there is none where all values are null.
+fn newest_of_groups(metadata: &ArrowReaderMetadata, leaf: usize, column: &str) -> Option<Option<i64>> {
+    let unit = micros_of_unit(metadata, column)?;
+    let mut newest = None;
+    for group in metadata.metadata().row_groups() {
+        let Some(Statistics::Int64(statistics)) = group.column(leaf).statistics() else { return None };
+        match statistics.max_opt() {
+            Some(max) if statistics.max_is_exact() => newest = newest.max(Some(max.saturating_mul(unit))),
+            None if statistics.null_count_opt() == Some(group.num_rows().max(0) as u64) => {}
+            _ => return None,
+        }
+    }
+    Some(newest)
+}
+
+/// Microseconds of the unit in which a column's times are stored.
+fn micros_of_unit(metadata: &ArrowReaderMetadata, column: &str) -> Option<i64> {
+    match metadata.schema().field_with_name(column).map(|f| f.data_type()) {
+        Ok(DataType::Timestamp(TimeUnit::Microsecond, _)) => Some(1),
+        Ok(DataType::Timestamp(TimeUnit::Millisecond, _)) => Some(1000),
+        _ => None,
+    }
 }
 
 fn micros(batch: &RecordBatch, column: usize) -> std::result::Result<arrow::array::ArrayRef, arrow::error::ArrowError> {
@@ -100,11 +129,7 @@ fn scan(path: &Path, key: &[String], column: &str, since: i64, keys: &mut KeySet
     for name in key {
         leaves.push(leaf(name).ok_or_else(|| damaged(&format!("it has no column `{name}`")))?);
     }
-    let unit = match metadata.schema().field_with_name(column).map(|f| f.data_type().clone()) {
-        Ok(DataType::Timestamp(TimeUnit::Microsecond, _)) => Some(1),
-        Ok(DataType::Timestamp(TimeUnit::Millisecond, _)) => Some(1000),
-        _ => None,
-    };
+    let unit = micros_of_unit(&metadata, column);
     let groups: Vec<usize> = metadata
         .metadata()
         .row_groups()

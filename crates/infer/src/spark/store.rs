@@ -202,6 +202,11 @@ pub fn list(array: &ArrayRef, row: usize) -> Result<Vec<f64>> {
     if row >= lists.len() || lists.is_null(row) {
         return Ok(Vec::new());
     }
+    // What trees have in every node, without an array for each.
+    if let Some(values) = lists.values().as_primitive_opt::<Float64Type>().filter(|values| values.null_count() == 0) {
+        let (start, end) = (lists.value_offsets()[row] as usize, lists.value_offsets()[row + 1] as usize);
+        return Ok(values.values()[start..end].to_vec());
+    }
     numbers(&lists.value(row))
 }
 

@@ -1,0 +1,132 @@
+//! Which rows of Parquet files have a wanted key.
+//!
+//! The key columns are read first, file by file and row group by row group on
+//! several threads; what comes out is a list of rows for the reader of the
+//! other columns. A key of one column is hashed from the pages, any other from
+//! arrays.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arrow::datatypes::SchemaRef;
+use insightera_entities::pages::{KeyPages, Sieve, Wanted};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
+
+use super::deletes;
+use super::scan::KeyFilter;
+use crate::key::Keys;
+use crate::{Error, Result};
+
+/// A file and its rows with wanted keys, ascending.
+#[derive(Debug)]
+pub struct Matched {
+    /// The file's footer.
+    pub metadata: ArrowReaderMetadata,
+    /// The rows.
+    pub rows: Vec<u64>,
+}
+
+/// An opened file and where its key columns are.
+struct Opened {
+    path: PathBuf,
+    file: Arc<File>,
+    metadata: ArrowReaderMetadata,
+    leaves: Vec<usize>,
+}
+
+/// A part of a file that one thread reads.
+#[derive(Clone, Copy)]
+struct Piece {
+    file: usize,
+    group: usize,
+    start: u64,
+}
+
+/// The rows of each file whose key is in the filter. `schema` says what the key
+/// columns are to the reader. `None` when a file does not have them.
+pub fn matching_rows(
+    paths: &[PathBuf],
+    filter: &KeyFilter,
+    schema: &SchemaRef,
+    threads: usize,
+) -> Result<Option<Vec<Matched>>> {
+    let mut files = Vec::with_capacity(paths.len());
+    let mut pieces = Vec::new();
+    for path in paths {
+        let (file, metadata) = deletes::open(&path.display().to_string())?;
+        let columns = metadata.metadata().file_metadata().schema_descr_ptr();
+        let leaf = |name: &String| (0..columns.num_columns()).find(|i| columns.column(*i).path().string() == *name);
+        let Some(leaves) = filter.columns.iter().map(leaf).collect::<Option<Vec<usize>>>() else { return Ok(None) };
+        let mut start = 0;
+        for (group, rows) in metadata.metadata().row_groups().iter().map(|g| g.num_rows().max(0) as u64).enumerate() {
+            pieces.push(Piece { file: files.len(), group, start });
+            start += rows;
+        }
+        files.push(Opened { path: path.clone(), file: Arc::new(file), metadata, leaves });
+    }
+    let sieve = Sieve::new(&filter.keys);
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<Vec<(Piece, Vec<u64>)>> {
+        let mut found = Vec::new();
+        while let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+            found.push((*piece, read(&files[piece.file], *piece, filter, &sieve, schema)?));
+        }
+        Ok(found)
+    };
+    let mut parts = Vec::with_capacity(pieces.len());
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads.clamp(1, pieces.len().max(1))).map(|_| scope.spawn(work)).collect();
+        for handle in handles {
+            parts.extend(handle.join().unwrap_or_else(|_| Err(Error::internal("a reading thread ended early")))?);
+        }
+        Ok::<_, Error>(())
+    })?;
+    parts.sort_by_key(|(piece, _)| (piece.file, piece.group));
+    let mut matched: Vec<Matched> =
+        files.into_iter().map(|file| Matched { metadata: file.metadata, rows: Vec::new() }).collect();
+    for (piece, rows) in parts {
+        matched[piece.file].rows.extend(rows);
+    }
+    Ok(Some(matched))
+}
+
+fn read(file: &Opened, piece: Piece, filter: &KeyFilter, sieve: &Sieve<'_>, schema: &SchemaRef) -> Result<Vec<u64>> {
+    let mut rows = Vec::new();
+    if let ([leaf], [name]) = (file.leaves.as_slice(), filter.columns.as_slice()) {
+        let field = schema.field_with_name(name).map_err(|e| damaged(&file.path, &e))?;
+        if let Some(pages) = KeyPages::new(&file.metadata, *leaf, field.data_type()) {
+            let mut visit = |range: std::ops::Range<u64>, hashes: &[_]| {
+                sieve.find(piece.start + range.start, hashes, &mut rows);
+            };
+            let read = pages.read(&file.file, piece.group, Wanted::All, &mut visit);
+            if read.map_err(|e| damaged(&file.path, &e))? {
+                return Ok(rows);
+            }
+            rows.clear();
+        }
+    }
+    let input = file.file.try_clone().map_err(|e| super::durable::io_error("read", &file.path, e))?;
+    let mask =
+        ProjectionMask::leaves(file.metadata.metadata().file_metadata().schema_descr(), file.leaves.iter().copied());
+    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(input, file.metadata.clone())
+        .with_row_groups(vec![piece.group])
+        .with_projection(mask)
+        .with_batch_size(8192)
+        .build()
+        .map_err(|e| damaged(&file.path, &e))?;
+    let mut start = piece.start;
+    for batch in reader {
+        let batch = batch.map_err(|e| damaged(&file.path, &e))?;
+        sieve.find(start, &Keys::new(&batch, &filter.columns)?.hashes(), &mut rows);
+        start += batch.num_rows() as u64;
+    }
+    Ok(rows)
+}
+
+fn damaged(path: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::data(format!("`{}` is not a readable Parquet file: {error}", path.display()))
+        .hint("restore the file from a backup, or write it again")
+}
