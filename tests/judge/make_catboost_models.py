@@ -3,7 +3,7 @@
     python make_catboost_models.py FOLDER
 
 Files and columns are those of make_reference_models.py, a model is `NAME.json`
-and `NAME.cbm`.
+and `NAME.cbm`. Contributions are CatBoost's own `ShapValues`.
 """
 
 import sys
@@ -15,6 +15,7 @@ import pandas
 import pyarrow
 import pyarrow.parquet
 from catboost import CatBoost, Pool
+from make_reference_models import chosen, write_contributions
 
 ROWS = 10_000
 TRAINED = 3_000
@@ -65,12 +66,18 @@ class Writer:
         arrays = {k: v if isinstance(v, pyarrow.Array) else pyarrow.array(v, from_pandas=False) for k, v in inputs.items()}
         for key, values in expected.items():
             arrays[f"expected_{key}"] = pyarrow.array(np.asarray(values, dtype=np.float64), from_pandas=False)
+        picked = chosen(ROWS)
+        parts = np.asarray(model.get_feature_importance(pool.slice(picked), type="ShapValues"))
+        # By CatBoost's numbers of the features, which are those of the training.
+        order = [model.feature_names_.index(column) for column in sorted(inputs, key=model.feature_names_.index)]
+        assert order == list(range(len(inputs))), name
         for form in ("json", "cbm"):
             # The tables of categories are written to JSON only with a pool at hand.
             more = {"pool": pool} if form == "json" else {}
             file = f"catboost_{name}_{form}"
             model.save_model(self.folder / f"{file}.{form}", format=form, **more)
             pyarrow.parquet.write_table(pyarrow.table(arrays), self.folder / f"{file}.rows.parquet")
+            write_contributions(self.folder / file, picked, parts.reshape(len(picked), -1, parts.shape[-1]))
         self.names.append(name)
 
 

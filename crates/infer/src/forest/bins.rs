@@ -196,7 +196,16 @@ impl<T: Value> Plan<T> {
     /// Collects the thresholds; none when they need more lanes, or sets of
     /// categories more memory, than there may be.
     pub fn new(trees: &[TreeBuilder], slots: usize, limits: Limits) -> Option<Self> {
-        let sets = trees.iter().flat_map(|t| &t.nodes).map(|node| match node {
+        Self::of_nodes(|| trees.iter().flat_map(|tree| &tree.nodes), slots, limits)
+    }
+
+    /// As [`new`](Self::new), of some nodes alone.
+    pub fn of_nodes<'a, I: Iterator<Item = &'a NodeBuilder>>(
+        nodes: impl Fn() -> I,
+        slots: usize,
+        limits: Limits,
+    ) -> Option<Self> {
+        let sets = nodes().map(|node| match node {
             NodeBuilder::Split { test: Test::In(categories), .. } => words(categories),
             _ => 0,
         });
@@ -204,7 +213,7 @@ impl<T: Value> Plan<T> {
             return None;
         }
         let mut cuts: BTreeMap<usize, Vec<T>> = BTreeMap::new();
-        for node in trees.iter().flat_map(|t| &t.nodes) {
+        for node in nodes() {
             if let NodeBuilder::Split { feature, test: Test::Less(threshold), .. } = node {
                 cuts.entry(*feature as usize).or_default().push(T::from_f64(*threshold));
             }
@@ -220,6 +229,7 @@ impl<T: Value> Plan<T> {
         for (feature, mut found) in cuts {
             found.sort_unstable_by(Value::order);
             found.dedup_by(|a, b| a == b);
+            found.shrink_to_fit();
             plan.first[feature] = plan.fills.len();
             for chunk in found.chunks(limits.cuts) {
                 plan.fills.push(Fill { feature, bins: Bins::of(chunk), left: None, right: None });

@@ -99,16 +99,14 @@ impl<T: Value, V: Sum> Heaps<T, V> {
         }
         let heaps: Vec<Vec<usize>> = trees.iter().zip(&depths).map(|(tree, depth)| heap(tree, *depth)).collect();
         let part = |upper: bool| {
-            move |(tree, heap): (&TreeBuilder, &Vec<usize>)| {
+            trees.iter().zip(&heaps).flat_map(move |(tree, heap)| {
                 let (upper_part, lower_part) = heap.split_at(heap.len().min(TOP_NODES));
                 let part = if upper { upper_part } else { lower_part };
-                part.iter().map(|at| tree.nodes[*at].clone()).collect::<Vec<_>>()
-            }
+                part.iter().map(|at| &tree.nodes[*at])
+            })
         };
-        let tops: Vec<_> = trees.iter().zip(&heaps).map(part(true)).map(|nodes| TreeBuilder { nodes }).collect();
-        let rests: Vec<_> = trees.iter().zip(&heaps).map(part(false)).map(|nodes| TreeBuilder { nodes }).collect();
-        let mut bytes = Plan::new(&tops, slots, BYTE_LIMITS)?;
-        let mut words = Plan::new(&rests, slots, WORD_LIMITS)?;
+        let mut bytes = Plan::of_nodes(|| part(true), slots, BYTE_LIMITS)?;
+        let mut words = Plan::of_nodes(|| part(false), slots, WORD_LIMITS)?;
         let (mut lower, mut packed, mut values) = (vec![Lower::default(); TOP_NODES], Vec::new(), Vec::new());
         for (number, (tree, heap)) in trees.iter().zip(&heaps).enumerate() {
             let depth = heap.len().ilog2() as usize - 1;

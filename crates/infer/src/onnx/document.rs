@@ -4,6 +4,7 @@
 //! tensors, functions, training. Constants may lie in files beside the model.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -83,8 +84,8 @@ pub enum Attribute {
     Floats(Vec<f32>),
     /// Whole numbers.
     Ints(Vec<i64>),
-    /// Texts.
-    Texts(Vec<String>),
+    /// Texts, which often are a few again and again.
+    Texts(Vec<Arc<str>>),
 }
 
 /// A value's name and type.
@@ -226,6 +227,8 @@ fn read_attribute(bytes: &[u8], source: &mut Source<'_>, depth: usize) -> Result
     let (mut name, mut kind) = (String::new(), 0);
     let (mut float, mut int, mut text, mut tensor, mut graph) = (None, None, None, None, None);
     let (mut floats, mut ints, mut texts) = (Vec::new(), Vec::new(), Vec::new());
+    // The last two different texts: those of a tree's nodes are a few.
+    let mut last: [Option<Arc<str>>; 2] = [None, None];
     for field in Fields::of(bytes) {
         match field? {
             (1, value) => name = value.text()?.to_owned(),
@@ -236,7 +239,15 @@ fn read_attribute(bytes: &[u8], source: &mut Source<'_>, depth: usize) -> Result
             (6, value) => graph = Some(read_graph(value.bytes()?, source, depth + 1)?),
             (7, value) => value.floats(&mut floats)?,
             (8, value) => value.ints(&mut ints)?,
-            (9, value) => texts.push(value.text()?.to_owned()),
+            (9, value) => {
+                let text = value.text()?;
+                let known = last.iter().flatten().find(|known| known.as_ref() == text).cloned();
+                let text = known.unwrap_or_else(|| {
+                    last.swap(0, 1);
+                    last[0].insert(text.into()).clone()
+                });
+                texts.push(text);
+            }
             (20, value) => kind = value.int()?,
             (10 | 11 | 14 | 15 | 21 | 22 | 23, _) => {
                 return Err(Error::invalid(format!("the attribute `{name}` has a type that is not supported")));
@@ -244,6 +255,9 @@ fn read_attribute(bytes: &[u8], source: &mut Source<'_>, depth: usize) -> Result
             _ => {}
         }
     }
+    floats.shrink_to_fit();
+    ints.shrink_to_fit();
+    texts.shrink_to_fit();
     // Zero and empty values may be left out of the file.
     let attribute = match kind {
         1 => Some(Attribute::Float(float.unwrap_or(0.0))),

@@ -4,8 +4,10 @@
 //! error: it might change the result.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use super::document::{Attribute, Graph, Node};
+use super::explain::Explained;
 use super::operators::Counts;
 use super::tensor::{Data, Kind, Tensor, WordList, Words};
 use crate::error::{Error, Result};
@@ -55,6 +57,8 @@ pub struct Settings<'a> {
     pub counts: Counts,
     /// The classes that it chooses from.
     pub classes: Option<Classes>,
+    /// What explains its scores, or why nothing does.
+    pub explained: Option<Result<Explained, String>>,
     read: BTreeSet<&'static str>,
 }
 
@@ -85,6 +89,7 @@ impl<'a> Settings<'a> {
             samples,
             counts: Counts::default(),
             classes: None,
+            explained: None,
             read: BTreeSet::new(),
         })
     }
@@ -190,7 +195,7 @@ impl<'a> Settings<'a> {
     }
 
     /// Texts; none when it is not set.
-    pub fn texts(&mut self, name: &'static str) -> Result<&'a [String]> {
+    pub fn texts(&mut self, name: &'static str) -> Result<&'a [Arc<str>]> {
         match self.get(name) {
             None => Ok(&[]),
             Some(Attribute::Texts(values)) => Ok(values),
@@ -243,7 +248,7 @@ impl Classes {
         let (numbers, texts) = (settings.ints(ints)?, settings.texts(texts)?);
         match (numbers.is_empty(), texts.is_empty()) {
             (false, true) => Ok(Self::Numbers(numbers.to_vec())),
-            (true, false) => Ok(Self::Texts(texts.to_vec())),
+            (true, false) => Ok(Self::Texts(texts.iter().map(|text| text.to_string()).collect())),
             _ => Err(Error::data("it has no class labels, or two kinds of them")),
         }
     }

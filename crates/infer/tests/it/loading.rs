@@ -1,0 +1,42 @@
+//! What loading a model takes.
+
+use std::path::PathBuf;
+
+use insightera_core::{Clock, SystemClock};
+use insightera_infer::{Artifact, load};
+
+use crate::counting::counted;
+use crate::folder;
+
+/// A small file's names and descriptions may take this much.
+const SMALL: usize = 256 << 10;
+
+#[test]
+fn a_reference_model_loads_within_50_ms_and_four_times_its_files() {
+    let test = "a_reference_model_loads_within_50_ms_and_four_times_its_files";
+    let Some(root) = folder(test, "INSIGHTERA_TEST_REFERENCE") else { return };
+    let files = ["xgb.ubj", "xgb.json", "lgb.txt", "rf.onnx", "lr.onnx"].map(|file| root.join("models").join(file));
+    let mut models: Vec<PathBuf> = files.into();
+    let folders = std::fs::read_dir(root.join("sparkml")).unwrap().map(|entry| entry.unwrap().path());
+    models.extend(folders.filter(|path| path.join("metadata").is_dir()));
+    assert!(models.len() >= 9, "{models:?}");
+    let clock = SystemClock::new();
+    let mut over = Vec::new();
+    for path in models {
+        let artifact = Artifact::read(&path).unwrap();
+        let allowed = (4 * usize::try_from(artifact.total_bytes()).unwrap()).max(SMALL);
+        let (mut fastest, mut most) = (f64::INFINITY, 0);
+        // Others may have the processor now and then.
+        for _ in 0..5 {
+            let start = clock.monotonic_seconds();
+            let (model, held, peak) = counted(|| load(&artifact));
+            fastest = fastest.min(clock.monotonic_seconds() - start);
+            model.unwrap();
+            most = most.max(held).max(peak);
+        }
+        if fastest >= 0.05 || most > allowed {
+            over.push(format!("{}: {:.1} ms, {most} bytes of {allowed}", path.display(), fastest * 1e3));
+        }
+    }
+    assert!(over.is_empty(), "{}", over.join("\n"));
+}
