@@ -84,6 +84,8 @@ pub enum Attribute {
     Floats(Vec<f32>),
     /// Whole numbers.
     Ints(Vec<i64>),
+    /// Whole numbers of the nodes of trees, which are many and small.
+    Small(Vec<i32>),
     /// Texts, which often are a few again and again.
     Texts(Vec<Arc<str>>),
 }
@@ -256,7 +258,6 @@ fn read_attribute(bytes: &[u8], source: &mut Source<'_>, depth: usize) -> Result
         }
     }
     floats.shrink_to_fit();
-    ints.shrink_to_fit();
     texts.shrink_to_fit();
     // Zero and empty values may be left out of the file.
     let attribute = match kind {
@@ -266,6 +267,10 @@ fn read_attribute(bytes: &[u8], source: &mut Source<'_>, depth: usize) -> Result
         4 => tensor.map(Attribute::Tensor),
         5 => graph.map(|graph| Attribute::Graph(Box::new(graph))),
         6 => Some(Attribute::Floats(floats)),
+        7 if ["nodes_", "class_", "target_"].iter().any(|start| name.starts_with(start)) => {
+            let small: Result<Vec<i32>, _> = ints.iter().map(|value| i32::try_from(*value)).collect();
+            Some(small.map_or_else(|_| Attribute::Ints(ints), Attribute::Small))
+        }
         7 => Some(Attribute::Ints(ints)),
         8 => Some(Attribute::Texts(texts)),
         0 => {
@@ -287,6 +292,7 @@ fn read_attribute(bytes: &[u8], source: &mut Source<'_>, depth: usize) -> Result
     let empty = match &attribute {
         Some(Attribute::Floats(list)) => list.is_empty(),
         Some(Attribute::Ints(list)) => list.is_empty(),
+        Some(Attribute::Small(list)) => list.is_empty(),
         Some(Attribute::Texts(list)) => list.is_empty(),
         _ => false,
     };

@@ -8,8 +8,9 @@ use insightera_infer::{Artifact, load};
 use crate::counting::counted;
 use crate::folder;
 
-/// A small file's names and descriptions may take this much.
-const SMALL: usize = 256 << 10;
+/// What small files may take: names and descriptions afterwards, and before, the
+/// reader of Parquet.
+const SMALL: (usize, usize) = (256 << 10, 1 << 20);
 
 #[test]
 fn a_reference_model_loads_within_50_ms_and_four_times_its_files() {
@@ -24,18 +25,19 @@ fn a_reference_model_loads_within_50_ms_and_four_times_its_files() {
     let mut over = Vec::new();
     for path in models {
         let artifact = Artifact::read(&path).unwrap();
-        let allowed = (4 * usize::try_from(artifact.total_bytes()).unwrap()).max(SMALL);
-        let (mut fastest, mut most) = (f64::INFINITY, 0);
+        let times = 4 * usize::try_from(artifact.total_bytes()).unwrap();
+        let (mut fastest, mut bytes) = (f64::INFINITY, (0, 0));
         // Others may have the processor now and then.
         for _ in 0..5 {
             let start = clock.monotonic_seconds();
             let (model, held, peak) = counted(|| load(&artifact));
             fastest = fastest.min(clock.monotonic_seconds() - start);
             model.unwrap();
-            most = most.max(held).max(peak);
+            bytes = (held, peak);
         }
-        if fastest >= 0.05 || most > allowed {
-            over.push(format!("{}: {:.1} ms, {most} bytes of {allowed}", path.display(), fastest * 1e3));
+        if fastest >= 0.05 || bytes.0 > times.max(SMALL.0) || bytes.1 > times.max(SMALL.1) {
+            let (held, peak) = bytes;
+            over.push(format!("{}: {:.1} ms, {held} bytes, {peak} at the most", path.display(), fastest * 1e3));
         }
     }
     assert!(over.is_empty(), "{}", over.join("\n"));

@@ -197,8 +197,8 @@ fn step(tree: &Tree, bins: &[u8; LIMITS.lanes], at: usize) -> usize {
 #[cfg(target_arch = "x86_64")]
 pub mod avx512 {
     use std::arch::x86_64::{
-        __m512i, _mm512_cmpge_epu8_mask, _mm512_mask_blend_epi8, _mm512_movepi8_mask, _mm512_permutex2var_epi8,
-        _mm512_permutexvar_epi8, _mm512_set_epi64,
+        __m512i, _mm512_cmpge_epu8_mask, _mm512_loadu_epi8, _mm512_mask_blend_epi8, _mm512_movepi8_mask,
+        _mm512_permutex2var_epi8, _mm512_permutexvar_epi8,
     };
 
     use super::super::super::{Sum, Value};
@@ -265,14 +265,12 @@ pub mod avx512 {
 
     /// 64 bytes in a register.
     #[inline]
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw")]
     fn load(bytes: &[u8; PLACES]) -> __m512i {
-        let [a, b, c, d, e, f, g, h] = bytes.as_chunks::<8>().0 else { unreachable!("eight words") };
-        _mm512_set_epi64(word(h), word(g), word(f), word(e), word(d), word(c), word(b), word(a))
-    }
-
-    #[inline(always)]
-    fn word(bytes: &[u8; 8]) -> i64 {
-        i64::from_le_bytes(*bytes)
+        #[expect(unsafe_code, reason = "a load by its address")]
+        // SAFETY: the reference is to as many bytes as are read.
+        unsafe {
+            _mm512_loadu_epi8(bytes.as_ptr().cast())
+        }
     }
 }

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::super::explain::{Explained, Slots};
-use super::super::node::{Classes, Inputs, Run, Settings};
+use super::super::node::{Classes, Inputs, Run, Settings, Whole};
 use super::super::tensor::{Data, Kind, Tensor};
 use super::scores::{self, Score, Second, Transform};
 use crate::error::{Error, Result};
@@ -267,7 +267,8 @@ impl<T: Precision> Forest<T> {
             builders.push(builder);
         }
         let (always, ever) = reached(&raw);
-        let Raw { weights, outputs, .. } = raw;
+        let Raw { weights, outputs, nodes, .. } = raw;
+        drop(nodes);
         leaves.shrink_to_fit();
         let mut forest = Self {
             parts: Vec::new(),
@@ -376,9 +377,19 @@ impl<T: Precision> Forest<T> {
             Aggregate::Average => self.trees.len() as f64,
             Aggregate::Min | Aggregate::Max => return Err("its score is an extreme of its trees' and no sum".into()),
         };
-        let covers = counted(&self.trees, covers).ok_or(
-            "the file does not say how many training rows reached its nodes: their `nodes_hitrates` are no counts",
-        )?;
+        if covers.is_empty() {
+            return Err(
+                "the file does not say how many training rows reached its nodes: their `nodes_hitrates` are no counts"
+                    .into(),
+            );
+        }
+        let mut rest = covers;
+        let covers = self.trees.iter().map(|tree| {
+            let (own, others) = rest.split_at(tree.nodes.len());
+            rest = others;
+            own.to_vec()
+        });
+        let covers = covers.collect();
         let too_many = |e: Error| e.to_string();
         let (values, width, groups) = match output {
             Some(output) => {
@@ -455,24 +466,18 @@ impl<T: Precision> Forest<T> {
     }
 }
 
-/// The training rows of every node of every tree, if that is what these numbers
-/// are: those of a split are those of its children. Many exporters write ones.
-fn counted(trees: &[TreeBuilder], covers: &[f64]) -> Option<Vec<Vec<f64>>> {
-    let (mut parts, mut rest) = (Vec::with_capacity(trees.len()), covers);
-    for tree in trees {
-        let (own, others) = rest.split_at_checked(tree.nodes.len())?;
-        for (node, cover) in tree.nodes.iter().zip(own) {
-            let NodeBuilder::Split { left, right, .. } = node else { continue };
-            let below = own.get(*left)? + own.get(*right)?;
-            // Sums of single precision.
-            if (below - cover).abs() > 1e-3 * cover.abs().max(1e-3) || cover.is_nan() || below.is_nan() {
-                return None;
-            }
-        }
-        parts.push(own.to_vec());
-        rest = others;
-    }
-    Some(parts)
+/// Whether these numbers are the training rows of every node: those of a split are
+/// those of its children. Many exporters write ones.
+fn counted(raw: &Raw, covers: &Numbers<'_>) -> bool {
+    covers.len() == raw.nodes.len()
+        && raw.starts.windows(2).all(|ends| {
+            raw.nodes[ends[0]..ends[1]].iter().enumerate().all(|(at, node)| {
+                let cover = |place: usize| covers.at(ends[0] + place);
+                let (all, below) = (cover(at), || cover(node.yes as usize) + cover(node.no as usize));
+                // Sums of single precision.
+                node.mode.is_none() || (below() - all).abs() <= 1e-3 * all.abs().max(1e-3)
+            })
+        })
 }
 
 /// Outputs that every row gets a value for, and those that some row gets.
@@ -494,24 +499,24 @@ fn reached(raw: &Raw) -> (Vec<bool>, Vec<bool>) {
 
 /// The places of nodes by their numbers, tree by tree.
 struct Places<'a> {
-    ids: &'a [i64],
     starts: &'a [usize],
     /// Of trees whose numbers do not count from 0.
     others: HashMap<usize, HashMap<i64, usize>>,
 }
 
 impl<'a> Places<'a> {
-    fn new(ids: &'a [i64], trees: &[i64], starts: &'a [usize]) -> Result<Self> {
-        let mut places = Self { ids, starts, others: HashMap::new() };
+    fn new(ids: Whole<'_>, trees: Whole<'_>, starts: &'a [usize]) -> Result<Self> {
+        let mut places = Self { starts, others: HashMap::new() };
         for (tree, ends) in starts.windows(2).enumerate() {
-            let own = &ids[ends[0]..ends[1]];
-            if own.iter().enumerate().all(|(at, id)| *id == at as i64) {
+            let count = ends[1] - ends[0];
+            if (0..count).all(|at| ids.at(ends[0] + at) == at as i64) {
                 continue;
             }
-            let mut known = HashMap::with_capacity(own.len());
-            for (at, id) in own.iter().enumerate() {
-                if known.insert(*id, at).is_some() {
-                    return Err(Error::data(format!("tree {} has the node {id} twice", trees[ends[0]])));
+            let mut known = HashMap::with_capacity(count);
+            for at in 0..count {
+                let id = ids.at(ends[0] + at);
+                if known.insert(id, at).is_some() {
+                    return Err(Error::data(format!("tree {} has the node {id} twice", trees.at(ends[0]))));
                 }
             }
             places.others.insert(tree, known);
@@ -525,16 +530,41 @@ impl<'a> Places<'a> {
             return known.get(&id).copied();
         }
         let (from, to) = (self.starts[tree], self.starts[tree + 1]);
-        usize::try_from(id).ok().filter(|at| *at < to - from && self.ids[from + at] == id)
+        usize::try_from(id).ok().filter(|at| *at < to - from)
     }
 }
 
 /// A list of numbers, single or in a constant of doubles.
-fn numbers(settings: &mut Settings<'_>, name: &'static str, tensor: &'static str) -> Result<(Vec<f64>, bool)> {
-    if let Some(values) = settings.tensor(tensor)? {
-        return Ok((values.doubles()?, values.kind() == Kind::F64));
+enum Numbers<'a> {
+    Singles(&'a [f32]),
+    Doubles(Vec<f64>),
+}
+
+impl<'a> Numbers<'a> {
+    fn read(settings: &mut Settings<'a>, name: &'static str, tensor: &'static str) -> Result<Self> {
+        Ok(match settings.tensor(tensor)? {
+            Some(values) => Self::Doubles(values.doubles()?),
+            None => Self::Singles(settings.floats(name)?),
+        })
     }
-    Ok((settings.floats(name)?.iter().map(|v| f64::from(*v)).collect(), false))
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Singles(values) => values.len(),
+            Self::Doubles(values) => values.len(),
+        }
+    }
+
+    fn at(&self, at: usize) -> f64 {
+        match self {
+            Self::Singles(values) => f64::from(values[at]),
+            Self::Doubles(values) => values[at],
+        }
+    }
+
+    fn all(&self) -> Vec<f64> {
+        (0..self.len()).map(|at| self.at(at)).collect()
+    }
 }
 
 /// The trees of the two older operators; `kind` is `class` or `target`.
@@ -542,18 +572,18 @@ fn read(settings: &mut Settings<'_>, names: [&'static str; 5], outputs: usize) -
     if outputs == 0 || outputs > MAX_OUTPUTS {
         return Err(Error::data(format!("{outputs} outputs are impossible")));
     }
-    let trees = settings.ints("nodes_treeids")?;
-    let ids = settings.ints("nodes_nodeids")?;
-    let features = settings.ints("nodes_featureids")?;
-    let yes = settings.ints("nodes_truenodeids")?;
-    let no = settings.ints("nodes_falsenodeids")?;
+    let trees = settings.whole("nodes_treeids")?;
+    let ids = settings.whole("nodes_nodeids")?;
+    let features = settings.whole("nodes_featureids")?;
+    let yes = settings.whole("nodes_truenodeids")?;
+    let no = settings.whole("nodes_falsenodeids")?;
     let modes = settings.texts("nodes_modes")?;
-    let missing = settings.ints("nodes_missing_value_tracks_true")?;
-    let (values, _) = numbers(settings, "nodes_values", "nodes_values_as_tensor")?;
-    let (covers, _) = numbers(settings, "nodes_hitrates", "nodes_hitrates_as_tensor")?;
+    let missing = settings.whole("nodes_missing_value_tracks_true")?;
+    let values = Numbers::read(settings, "nodes_values", "nodes_values_as_tensor")?;
+    let covers = Numbers::read(settings, "nodes_hitrates", "nodes_hitrates_as_tensor")?;
     let count = trees.len();
     let lists = [ids.len(), features.len(), yes.len(), no.len(), modes.len(), values.len()];
-    if count == 0 || lists.iter().any(|len| *len != count) || !(missing.is_empty() || missing.len() == count) {
+    if count == 0 || lists.iter().any(|len| *len != count) || !(missing.len() == 0 || missing.len() == count) {
         return Err(Error::data("its lists of nodes are empty or differ in length"));
     }
     if u32::try_from(count).is_err() {
@@ -561,9 +591,10 @@ fn read(settings: &mut Settings<'_>, names: [&'static str; 5], outputs: usize) -
     }
     // A tree's nodes stand together; its first is its root.
     let (mut starts, mut numbers_of) = (Vec::new(), BTreeMap::new());
-    for (at, tree) in trees.iter().enumerate() {
-        if at == 0 || trees[at - 1] != *tree {
-            if numbers_of.insert(*tree, starts.len()).is_some() {
+    for at in 0..count {
+        let tree = trees.at(at);
+        if at == 0 || trees.at(at - 1) != tree {
+            if numbers_of.insert(tree, starts.len()).is_some() {
                 return Err(Error::data(format!("the nodes of tree {tree} do not stand together")));
             }
             starts.push(at);
@@ -574,23 +605,23 @@ fn read(settings: &mut Settings<'_>, names: [&'static str; 5], outputs: usize) -
     let mut nodes = Vec::with_capacity(count);
     for number in 0..starts.len() - 1 {
         for at in starts[number]..starts[number + 1] {
-            let wrong = |what: &str| Error::data(format!("node {} of tree {} {what}", ids[at], trees[at]));
+            let wrong = |what: &str| Error::data(format!("node {} of tree {} {what}", ids.at(at), trees.at(at)));
             let mode = Mode::named(&modes[at])?;
             let child = |id: i64| {
                 let found = places.of(number, id).map(|place| place as u32);
                 found.ok_or_else(|| wrong(&format!("leads to the node {id}, which does not exist")))
             };
             let mut node = RawNode {
-                feature: u32::try_from(features[at]).unwrap_or(0),
+                feature: u32::try_from(features.at(at)).unwrap_or(0),
                 mode,
-                threshold: values[at],
-                missing_true: missing.get(at).is_some_and(|v| *v == 1),
+                threshold: values.at(at),
+                missing_true: missing.get(at).is_some_and(|v| v == 1),
                 yes: 0,
                 no: 0,
             };
             if mode.is_some() {
-                (node.yes, node.no) = (child(yes[at])?, child(no[at])?);
-                let known = u32::try_from(features[at]).ok().filter(|f| *f < 1 << 24);
+                (node.yes, node.no) = (child(yes.at(at))?, child(no.at(at))?);
+                let known = u32::try_from(features.at(at)).ok().filter(|f| *f < 1 << 24);
                 node.feature = known.ok_or_else(|| wrong("looks at an impossible column"))?;
                 if node.threshold.is_nan() {
                     return Err(wrong("compares with NaN"));
@@ -600,28 +631,38 @@ fn read(settings: &mut Settings<'_>, names: [&'static str; 5], outputs: usize) -
         }
     }
     let [of_trees, of_nodes, of_outputs, of_weights, of_tensor] = names;
-    let (weight_trees, weight_nodes) = (settings.ints(of_trees)?, settings.ints(of_nodes)?);
-    let weight_outputs = settings.ints(of_outputs)?;
-    let (weights, _) = numbers(settings, of_weights, of_tensor)?;
+    let (weight_trees, weight_nodes) = (settings.whole(of_trees)?, settings.whole(of_nodes)?);
+    let weight_outputs = settings.whole(of_outputs)?;
+    let weights = Numbers::read(settings, of_weights, of_tensor)?;
     if [weight_nodes.len(), weight_outputs.len(), weights.len()].iter().any(|len| *len != weight_trees.len()) {
         return Err(Error::data("its lists of leaf values differ in length"));
     }
     let mut of_leaves: Vec<(u32, u32, f64)> = Vec::with_capacity(weights.len());
-    for (((tree, id), output), weight) in weight_trees.iter().zip(weight_nodes).zip(weight_outputs).zip(weights) {
+    let mut last = None;
+    for at in 0..weights.len() {
+        let (tree, id) = (weight_trees.at(at), weight_nodes.at(at));
         let wrong = |what: &str| Error::data(format!("the value of node {id} of tree {tree} {what}"));
-        let place = numbers_of.get(tree).and_then(|number| Some(starts[*number] + places.of(*number, *id)?));
+        // The values of a tree nearly always stand together.
+        let number = match last {
+            Some((known, number)) if known == tree => Some(number),
+            _ => numbers_of.get(&tree).copied(),
+        };
+        last = number.map(|number| (tree, number));
+        let place = number.and_then(|number| Some(starts[number] + places.of(number, id)?));
         let place = place.ok_or_else(|| wrong("has no node"))?;
-        let output = u32::try_from(*output).ok().filter(|o| (*o as usize) < outputs);
+        let output = u32::try_from(weight_outputs.at(at)).ok().filter(|o| (*o as usize) < outputs);
         let output = output.ok_or_else(|| wrong("has no output"))?;
         if nodes[place].mode.is_none() {
-            of_leaves.push((place as u32, output, weight));
+            of_leaves.push((place as u32, output, weights.at(at)));
         }
     }
     // By leaf and output; in files they nearly always are.
-    of_leaves.sort_by_key(|(place, output, _)| (*place, *output));
+    if !of_leaves.is_sorted_by_key(|(place, output, _)| (*place, *output)) {
+        of_leaves.sort_by_key(|(place, output, _)| (*place, *output));
+    }
     if let Some(pair) = of_leaves.windows(2).find(|pair| (pair[0].0, pair[0].1) == (pair[1].0, pair[1].1)) {
         let at = pair[0].0 as usize;
-        return Err(Error::invalid(format!("the value of node {} of tree {} comes twice", ids[at], trees[at])));
+        return Err(Error::invalid(format!("the value of node {} of tree {} comes twice", ids.at(at), trees.at(at))));
     }
     for own in of_leaves.chunk_by(|a, b| a.0 == b.0) {
         let leaf = &mut nodes[own[0].0 as usize];
@@ -633,7 +674,9 @@ fn read(settings: &mut Settings<'_>, names: [&'static str; 5], outputs: usize) -
         from = leaf.no;
     }
     let weights = of_leaves.into_iter().map(|(_, output, weight)| (output, weight)).collect();
-    Ok(Raw { nodes, starts, weights, covers, outputs })
+    let raw = Raw { nodes, starts, weights, covers: Vec::new(), outputs };
+    let covers = if counted(&raw, &covers) { covers.all() } else { Vec::new() };
+    Ok(Raw { covers, ..raw })
 }
 
 /// Prepares one of these operators.
@@ -658,7 +701,7 @@ fn regressor<T: Precision>(settings: &mut Settings<'_>) -> Result<Run> {
     let outputs = usize::try_from(outputs).unwrap_or(0);
     let aggregate = Aggregate::named(settings.text("aggregate_function")?)?;
     let transform = Transform::named(settings.text("post_transform")?)?;
-    let (base, _) = numbers(settings, "base_values", "base_values_as_tensor")?;
+    let base = Numbers::read(settings, "base_values", "base_values_as_tensor")?.all();
     let names = ["target_treeids", "target_nodeids", "target_ids", "target_weights", "target_weights_as_tensor"];
     let raw = read(settings, names, outputs)?;
     let mut raw = raw;
@@ -697,7 +740,7 @@ fn classifier<T: Precision>(settings: &mut Settings<'_>) -> Result<Run> {
         return Err(Error::invalid("a classifier of one class is not supported"));
     }
     let transform = Transform::named(settings.text("post_transform")?)?;
-    let (base, _) = numbers(settings, "base_values", "base_values_as_tensor")?;
+    let base = Numbers::read(settings, "base_values", "base_values_as_tensor")?.all();
     let names = ["class_treeids", "class_nodeids", "class_ids", "class_weights", "class_weights_as_tensor"];
     let raw = read(settings, names, outputs)?;
     let mut raw = raw;
