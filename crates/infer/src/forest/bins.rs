@@ -59,6 +59,25 @@ impl<T: Value> Bins<T> {
         Self::Many(groups)
     }
 
+    /// The bin of one value, where at most 255 thresholds can be reached: by
+    /// halves, without a branch.
+    #[inline(always)]
+    pub fn byte(&self, value: T) -> u8 {
+        match self {
+            Self::Few(cuts) => cuts.partition_point(|cut| value >= *cut) as u8,
+            Self::Many(groups) => {
+                let cuts = groups.as_flattened();
+                let mut reached = 0;
+                for step in [128, 64, 32, 16, 8, 4, 2, 1] {
+                    let next = reached + step;
+                    reached = if value >= cuts[(next - 1) % 256] { next } else { reached };
+                }
+                reached as u8
+            }
+            Self::Set(_) | Self::Most(_) => self.bytes(&[value])[0],
+        }
+    }
+
     /// The bins of values, where at most 255 thresholds can be reached.
     #[inline(always)]
     pub fn bytes<const N: usize>(&self, values: &[T; N]) -> [u8; N] {

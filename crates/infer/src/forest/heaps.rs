@@ -97,12 +97,12 @@ impl<T: Value, V: Sum> Heaps<T, V> {
         if depths.iter().map(|depth| 2usize << depth).sum::<usize>() > MAX_FILL * nodes {
             return None;
         }
-        let heaps: Vec<Vec<usize>> = trees.iter().zip(&depths).map(|(tree, depth)| heap(tree, *depth)).collect();
+        let heaps: Vec<Vec<u32>> = trees.iter().zip(&depths).map(|(tree, depth)| heap(tree, *depth)).collect();
         let part = |upper: bool| {
             trees.iter().zip(&heaps).flat_map(move |(tree, heap)| {
                 let (upper_part, lower_part) = heap.split_at(heap.len().min(TOP_NODES));
                 let part = if upper { upper_part } else { lower_part };
-                part.iter().map(|at| &tree.nodes[*at])
+                part.iter().map(|at| &tree.nodes[*at as usize])
             })
         };
         let mut bytes = Plan::of_nodes(|| part(true), slots, BYTE_LIMITS)?;
@@ -114,7 +114,7 @@ impl<T: Value, V: Sum> Heaps<T, V> {
             // A tree's nodes begin with those of the upper levels, which are not kept.
             let from = lower.len() - TOP_NODES;
             for (place, at) in heap.iter().enumerate().take(1 << depth).skip(1) {
-                let node = &tree.nodes[*at];
+                let node = &tree.nodes[*at as usize];
                 if place < TOP_NODES {
                     if let NodeBuilder::Split { feature, test, missing_left, .. } = node {
                         let (lane, below) = bytes.place(*feature, test, *missing_left)?;
@@ -130,7 +130,7 @@ impl<T: Value, V: Sum> Heaps<T, V> {
             let output = leaves.output_of(number);
             packed.push(Tree { top: depth.min(TOP), depth, upper, lower: from, output, values: values.len() });
             for at in &heap[1 << depth..] {
-                let NodeBuilder::Leaf(leaf) = &tree.nodes[*at] else { return None };
+                let NodeBuilder::Leaf(leaf) = &tree.nodes[*at as usize] else { return None };
                 let from = *leaf as usize * leaves.width;
                 values.extend_from_slice(&leaves.values[from..from + leaves.width]);
             }
@@ -285,11 +285,11 @@ pub fn cost(depth: usize) -> usize {
 
 /// The nodes of a checked tree by their place in the heap; the root is in
 /// place 1, and also in place 0, which is not used.
-pub fn heap(tree: &TreeBuilder, depth: usize) -> Vec<usize> {
-    let mut heap = vec![0usize; 2 << depth];
+pub fn heap(tree: &TreeBuilder, depth: usize) -> Vec<u32> {
+    let mut heap = vec![0u32; 2 << depth];
     for place in 1..1 << depth {
-        let (left, right) = match &tree.nodes[heap[place]] {
-            NodeBuilder::Split { left, right, .. } => (*left, *right),
+        let (left, right) = match &tree.nodes[heap[place] as usize] {
+            NodeBuilder::Split { left, right, .. } => (*left as u32, *right as u32),
             NodeBuilder::Leaf(_) => (heap[place], heap[place]),
         };
         (heap[2 * place], heap[2 * place + 1]) = (left, right);

@@ -97,7 +97,7 @@ impl<T: Value, V: Sum> Heaps<T, V> {
         for tree in trees {
             let heap = heap(tree, depth);
             for at in &heap[..1 << depth] {
-                nodes.push(match &tree.nodes[*at] {
+                nodes.push(match &tree.nodes[*at as usize] {
                     NodeBuilder::Leaf(_) => Node::default(),
                     NodeBuilder::Split { feature, test, missing_left, .. } => {
                         let (lane, below) = plan.place(*feature, test, *missing_left)?;
@@ -106,7 +106,7 @@ impl<T: Value, V: Sum> Heaps<T, V> {
                 });
             }
             for at in &heap[1 << depth..] {
-                let NodeBuilder::Leaf(leaf) = &tree.nodes[*at] else { return None };
+                let NodeBuilder::Leaf(leaf) = &tree.nodes[*at as usize] else { return None };
                 let from = *leaf as usize * leaves.width;
                 values.extend_from_slice(&leaves.values[from..from + leaves.width]);
             }

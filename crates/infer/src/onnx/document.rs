@@ -4,7 +4,6 @@
 //! tensors, functions, training. Constants may lie in files beside the model.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -86,8 +85,11 @@ pub enum Attribute {
     Ints(Vec<i64>),
     /// Whole numbers of the nodes of trees, which are many and small.
     Small(Vec<i32>),
-    /// Texts, which often are a few again and again.
-    Texts(Vec<Arc<str>>),
+    /// Texts.
+    Texts(Vec<String>),
+    /// The texts of the nodes of trees, which are a few again and again: the
+    /// different ones, and the place of each among them.
+    Few(Vec<String>, Vec<u8>),
 }
 
 /// A value's name and type.
@@ -229,9 +231,10 @@ fn read_attribute(bytes: &[u8], source: &mut Source<'_>, depth: usize) -> Result
     let (mut name, mut kind) = (String::new(), 0);
     let (mut float, mut int, mut text, mut tensor, mut graph) = (None, None, None, None, None);
     let (mut floats, mut ints, mut texts) = (Vec::new(), Vec::new(), Vec::new());
-    // The last two different texts: those of a tree's nodes are a few.
-    let mut last: [Option<Arc<str>>; 2] = [None, None];
-    for field in Fields::of(bytes) {
+    // Of the nodes of trees.
+    let (mut few, mut places): (Vec<String>, Vec<u8>) = (Vec::new(), Vec::new());
+    let mut fields = Fields::of(bytes);
+    while let Some(field) = fields.next() {
         match field? {
             (1, value) => name = value.text()?.to_owned(),
             (2, value) => float = Some(value.float()?),
@@ -239,17 +242,24 @@ fn read_attribute(bytes: &[u8], source: &mut Source<'_>, depth: usize) -> Result
             (4, value) => text = Some(value.text()?.to_owned()),
             (5, value) => tensor = Some(read_tensor(value.bytes()?, source)?.1),
             (6, value) => graph = Some(read_graph(value.bytes()?, source, depth + 1)?),
-            (7, value) => value.floats(&mut floats)?,
-            (8, value) => value.ints(&mut ints)?,
-            (9, value) => {
-                let text = value.text()?;
-                let known = last.iter().flatten().find(|known| known.as_ref() == text).cloned();
-                let text = known.unwrap_or_else(|| {
-                    last.swap(0, 1);
-                    last[0].insert(text.into()).clone()
-                });
-                texts.push(text);
+            (7, value) => {
+                value.floats(&mut floats)?;
+                fields.more_floats(7, &mut floats)?;
             }
+            (8, value) => {
+                value.ints(&mut ints)?;
+                fields.more_ints(8, &mut ints)?;
+            }
+            (9, value) if name == "nodes_modes" => {
+                let text = value.text()?;
+                let place = few.iter().position(|known| known == text).unwrap_or_else(|| {
+                    few.push(text.to_owned());
+                    few.len() - 1
+                });
+                let place = u8::try_from(place).map_err(|_| Error::data("its nodes have too many modes"))?;
+                places.push(place);
+            }
+            (9, value) => texts.push(value.text()?.to_owned()),
             (20, value) => kind = value.int()?,
             (10 | 11 | 14 | 15 | 21 | 22 | 23, _) => {
                 return Err(Error::invalid(format!("the attribute `{name}` has a type that is not supported")));
@@ -258,7 +268,7 @@ fn read_attribute(bytes: &[u8], source: &mut Source<'_>, depth: usize) -> Result
         }
     }
     floats.shrink_to_fit();
-    texts.shrink_to_fit();
+    places.shrink_to_fit();
     // Zero and empty values may be left out of the file.
     let attribute = match kind {
         1 => Some(Attribute::Float(float.unwrap_or(0.0))),
@@ -272,6 +282,7 @@ fn read_attribute(bytes: &[u8], source: &mut Source<'_>, depth: usize) -> Result
             Some(small.map_or_else(|_| Attribute::Ints(ints), Attribute::Small))
         }
         7 => Some(Attribute::Ints(ints)),
+        8 if texts.is_empty() && !places.is_empty() => Some(Attribute::Few(few, places)),
         8 => Some(Attribute::Texts(texts)),
         0 => {
             let first = float.map(Attribute::Float).or(int.map(Attribute::Int)).or(text.map(Attribute::Text));

@@ -4,7 +4,6 @@
 //! error: it might change the result.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 
 use super::document::{Attribute, Graph, Node};
 use super::explain::Explained;
@@ -205,10 +204,19 @@ impl<'a> Settings<'a> {
     }
 
     /// Texts; none when it is not set.
-    pub fn texts(&mut self, name: &'static str) -> Result<&'a [Arc<str>]> {
+    pub fn texts(&mut self, name: &'static str) -> Result<&'a [String]> {
         match self.get(name) {
             None => Ok(&[]),
             Some(Attribute::Texts(values)) => Ok(values),
+            Some(_) => Err(Self::wrong(name)),
+        }
+    }
+
+    /// Texts of the nodes of trees: the different ones, and the place of each.
+    pub fn few(&mut self, name: &'static str) -> Result<(&'a [String], &'a [u8])> {
+        match self.get(name) {
+            None => Ok((&[], &[])),
+            Some(Attribute::Few(texts, places)) => Ok((texts, places)),
             Some(_) => Err(Self::wrong(name)),
         }
     }
@@ -296,7 +304,7 @@ impl Classes {
         let (numbers, texts) = (settings.ints(ints)?, settings.texts(texts)?);
         match (numbers.is_empty(), texts.is_empty()) {
             (false, true) => Ok(Self::Numbers(numbers.to_vec())),
-            (true, false) => Ok(Self::Texts(texts.iter().map(|text| text.to_string()).collect())),
+            (true, false) => Ok(Self::Texts(texts.to_vec())),
             _ => Err(Error::data("it has no class labels, or two kinds of them")),
         }
     }

@@ -54,6 +54,31 @@ impl<'a> Fields<'a> {
         Ok(*bytes)
     }
 
+    /// Adds the integers of the next fields of this number, as far as they come one
+    /// behind the other and one a field.
+    pub fn more_ints(&mut self, number: u8, list: &mut Vec<i64>) -> Result<()> {
+        while let [tag, rest @ ..] = self.rest {
+            if *tag != number << 3 {
+                break;
+            }
+            self.rest = rest;
+            list.push(self.varint()? as i64);
+        }
+        Ok(())
+    }
+
+    /// As [`more_ints`](Self::more_ints), of floats.
+    pub fn more_floats(&mut self, number: u8, list: &mut Vec<f32>) -> Result<()> {
+        while let [tag, a, b, c, d, rest @ ..] = self.rest {
+            if *tag != number << 3 | 5 {
+                break;
+            }
+            self.rest = rest;
+            list.push(f32::from_le_bytes([*a, *b, *c, *d]));
+        }
+        Ok(())
+    }
+
     #[inline]
     fn varint(&mut self) -> Result<u64> {
         // Most of them have one byte.

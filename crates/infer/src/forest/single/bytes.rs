@@ -4,9 +4,9 @@
 //! `2n + 1`, its leaves are behind the last level. A row is a table of byte bins,
 //! one a lane ([`bins`](super::super::bins)). All nodes of a tree decide at once:
 //! 64 look-ups in the table are one instruction of AVX-512, 64 comparisons
-//! another, and their outcome is the bits of one word, in which the way down
-//! costs a shift and an addition a level. Without AVX-512 the way down looks up
-//! the nodes it meets, several trees at a time.
+//! another, and their outcome is the bits of one word. The way down is a shift and
+//! an addition a level, in the words of eight trees at once. Without AVX-512 the
+//! way down looks up the nodes it meets, several trees at a time.
 
 use super::super::bins::{Fill, Limits, Plan};
 use super::super::heaps::{self, heap};
@@ -23,6 +23,9 @@ const LIMITS: Limits = Limits { cuts: 254, lanes: 256 };
 const MAX_LEAVES: usize = 2048;
 /// Trees that are walked together.
 const ACROSS: usize = 8;
+/// Trees whose outcome is kept until it is added up.
+#[cfg(target_arch = "x86_64")]
+const PART: usize = 64;
 
 /// The bins of a row, by lane.
 #[derive(Debug, Clone, Copy)]
@@ -71,14 +74,14 @@ impl<T: Value, V: Sum> Bytes<T, V> {
             let heap = heap(tree, LEVELS);
             let mut nodes = Tree { lanes: [0; PLACES], thresholds: [0; PLACES] };
             for (place, at) in heap.iter().enumerate().take(PLACES).skip(1) {
-                if let NodeBuilder::Split { feature, test, missing_left, .. } = &tree.nodes[*at] {
+                if let NodeBuilder::Split { feature, test, missing_left, .. } = &tree.nodes[*at as usize] {
                     let (lane, below) = plan.place(*feature, test, *missing_left)?;
                     (nodes.lanes[place], nodes.thresholds[place]) = (lane as u8, below as u8);
                 }
             }
             packed.push(nodes);
             for at in &heap[PLACES..] {
-                let NodeBuilder::Leaf(leaf) = &tree.nodes[*at] else { return None };
+                let NodeBuilder::Leaf(leaf) = &tree.nodes[*at as usize] else { return None };
                 let from = *leaf as usize * leaves.width;
                 values.extend_from_slice(&leaves.values[from..from + leaves.width]);
             }
@@ -122,18 +125,17 @@ impl<T: Value, V: Sum> Bytes<T, V> {
     #[inline(always)]
     pub fn add_portable(&self, row: &[T], bins: &mut Row, sums: &mut [V]) {
         self.fill(row, bins);
-        let (groups, rest) = self.trees.as_chunks::<ACROSS>();
-        let groups = groups.iter().flat_map(|group| {
+        for (number, group) in self.trees.chunks(ACROSS).enumerate() {
+            // The last trees walk together with the first of them.
+            let trees: [&Tree; ACROSS] = std::array::from_fn(|at| group.get(at).unwrap_or(&group[0]));
             let mut at = [1usize; ACROSS];
             for _ in 0..LEVELS {
-                for (at, tree) in at.iter_mut().zip(group) {
+                for (at, tree) in at.iter_mut().zip(trees) {
                     *at = step(tree, &bins.0, *at);
                 }
             }
-            at
-        });
-        let rest = rest.iter().map(|tree| (0..LEVELS).fold(1, |at, _| step(tree, &bins.0, at)));
-        self.add_leaves(groups.chain(rest), sums);
+            self.add_leaves(number * ACROSS, &at.map(|at| at as u64)[..group.len()], sums);
+        }
     }
 
     /// The bins of a row.
@@ -141,7 +143,7 @@ impl<T: Value, V: Sum> Bytes<T, V> {
     fn fill(&self, row: &[T], bins: &mut Row) {
         for fill in &self.fills {
             let value = row[fill.feature];
-            let [bin] = fill.bins.bytes(&[value]);
+            let bin = fill.bins.byte(value);
             for (lane, instead) in [(fill.left, 0), (fill.right, u8::MAX)] {
                 if let Some(lane) = lane {
                     bins.0[lane % LIMITS.lanes] = if value.missing() { instead } else { bin };
@@ -150,38 +152,25 @@ impl<T: Value, V: Sum> Bytes<T, V> {
         }
     }
 
-    /// Adds the leaves at the places that the trees found, in their order.
+    /// Adds the leaves at the places that trees found, from the tree `first` on, in
+    /// their order.
     #[inline(always)]
-    fn add_leaves(&self, places: impl Iterator<Item = usize>, sums: &mut [V]) {
-        if let Some((values, sum)) = self.one_sum(sums) {
-            // In a register, from the first tree to the last.
+    fn add_leaves(&self, first: usize, places: &[u64], sums: &mut [V]) {
+        if let (1, [sum]) = (self.width, &mut *sums) {
+            // In a register.
             let mut total = *sum;
-            for (values, at) in values.iter().zip(places) {
-                total += values[at % PLACES];
+            for (values, at) in self.values.as_chunks::<PLACES>().0[first..].iter().zip(places) {
+                total += values[*at as usize % PLACES];
             }
             *sum = total;
             return;
         }
-        for (tree, at) in places.enumerate() {
-            self.add_leaf(tree, at, sums);
-        }
-    }
-
-    /// The leaves of all trees and the one sum that they are added to, if there is one.
-    #[inline(always)]
-    fn one_sum<'a>(&self, sums: &'a mut [V]) -> Option<(&[[V; PLACES]], &'a mut V)> {
-        match (self.width, sums) {
-            (1, [sum]) => Some((self.values.as_chunks().0, sum)),
-            _ => None,
-        }
-    }
-
-    #[inline(always)]
-    fn add_leaf(&self, tree: usize, at: usize, sums: &mut [V]) {
-        let leaf = &self.values[(tree * PLACES + at % PLACES) * self.width..][..self.width];
-        match leaf {
-            [value] => sums[self.outputs[tree]] += *value,
-            _ => sums.iter_mut().zip(leaf).for_each(|(sum, value)| *sum += *value),
+        for (tree, at) in (first..).zip(places) {
+            let leaf = &self.values[(tree * PLACES + *at as usize % PLACES) * self.width..][..self.width];
+            match leaf {
+                [value] => sums[self.outputs[tree]] += *value,
+                _ => sums.iter_mut().zip(leaf).for_each(|(sum, value)| *sum += *value),
+            }
         }
     }
 }
@@ -202,7 +191,7 @@ pub mod avx512 {
     };
 
     use super::super::super::{Sum, Value};
-    use super::{Bytes, LEVELS, PLACES, Row, Tree};
+    use super::{Bytes, LEVELS, PART, PLACES, Row, Tree};
 
     /// Whether the processor has it.
     pub fn detected() -> bool {
@@ -228,23 +217,29 @@ pub mod avx512 {
     fn walk<T: Value, V: Sum, const TABLES: usize>(trees: &Bytes<T, V>, bins: &Row, sums: &mut [V]) {
         let [a, b, c, d] = bins.0.as_chunks::<PLACES>().0 else { unreachable!("four tables") };
         let [a, b, c, d] = [load(a), load(b), load(c), load(d)];
-        if let Some((values, sum)) = trees.one_sum(sums) {
-            let mut total = *sum;
-            for (tree, values) in trees.trees.iter().zip(values) {
-                total += values[place::<TABLES>(tree, [a, b, c, d])];
+        let mut first = 0;
+        for part in trees.trees.chunks(PART) {
+            let mut right = [0u64; PART];
+            for (right, tree) in right.iter_mut().zip(part) {
+                *right = rights::<TABLES>(tree, [a, b, c, d]);
             }
-            *sum = total;
-            return;
-        }
-        for (number, tree) in trees.trees.iter().enumerate() {
-            trees.add_leaf(number, place::<TABLES>(tree, [a, b, c, d]), sums);
+            let mut places = [0u64; PART];
+            for (place, right) in places.iter_mut().zip(&right) {
+                let mut at = 1;
+                for _ in 0..LEVELS {
+                    at = 2 * at + (right >> at & 1);
+                }
+                *place = at;
+            }
+            trees.add_leaves(first, &places[..part.len()], sums);
+            first += part.len();
         }
     }
 
-    /// The place of a row behind the last level of a tree.
+    /// The nodes of a tree that send a row to the right.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi1,bmi2")]
-    fn place<const TABLES: usize>(tree: &Tree, [a, b, c, d]: [__m512i; 4]) -> usize {
+    fn rights<const TABLES: usize>(tree: &Tree, [a, b, c, d]: [__m512i; 4]) -> u64 {
         let lanes = load(&tree.lanes);
         let found = match TABLES {
             1 => _mm512_permutexvar_epi8(lanes, a),
@@ -255,12 +250,7 @@ pub mod avx512 {
                 _mm512_permutex2var_epi8(c, lanes, d),
             ),
         };
-        let right = _mm512_cmpge_epu8_mask(found, load(&tree.thresholds));
-        let mut at = 1u64;
-        for _ in 0..LEVELS {
-            at = 2 * at + (right >> at & 1);
-        }
-        at as usize % PLACES
+        _mm512_cmpge_epu8_mask(found, load(&tree.thresholds))
     }
 
     /// 64 bytes in a register.

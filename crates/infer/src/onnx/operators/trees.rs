@@ -577,7 +577,8 @@ fn read(settings: &mut Settings<'_>, names: [&'static str; 5], outputs: usize) -
     let features = settings.whole("nodes_featureids")?;
     let yes = settings.whole("nodes_truenodeids")?;
     let no = settings.whole("nodes_falsenodeids")?;
-    let modes = settings.texts("nodes_modes")?;
+    let (named, modes) = settings.few("nodes_modes")?;
+    let named = named.iter().map(|name| Mode::named(name)).collect::<Result<Vec<_>>>()?;
     let missing = settings.whole("nodes_missing_value_tracks_true")?;
     let values = Numbers::read(settings, "nodes_values", "nodes_values_as_tensor")?;
     let covers = Numbers::read(settings, "nodes_hitrates", "nodes_hitrates_as_tensor")?;
@@ -606,7 +607,7 @@ fn read(settings: &mut Settings<'_>, names: [&'static str; 5], outputs: usize) -
     for number in 0..starts.len() - 1 {
         for at in starts[number]..starts[number + 1] {
             let wrong = |what: &str| Error::data(format!("node {} of tree {} {what}", ids.at(at), trees.at(at)));
-            let mode = Mode::named(&modes[at])?;
+            let mode = named[usize::from(modes[at])];
             let child = |id: i64| {
                 let found = places.of(number, id).map(|place| place as u32);
                 found.ok_or_else(|| wrong(&format!("leads to the node {id}, which does not exist")))
