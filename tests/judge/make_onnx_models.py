@@ -388,11 +388,7 @@ class Plain:
                 proto = convert(model, initial_types=[("input", ToolsFloat([None, FEATURES]))], target_opset=15)
                 kinds = (kind, list(model.classes_)) if kind == "probabilities" else kind
                 own = np.concatenate([scored(model, rows, kind == "probabilities"), np.full(ROWS // 2, np.nan)])
-                file = self.writer.model(name, proto, {"input": rows}, self.columns(rows, "input"), kinds, own, slice(0, ROWS // 2))
-                if "xgboost" in name and "forest" not in name and "counts" not in name:
-                    picked = chosen(ROWS // 2)
-                    parts = model.get_booster().predict(xgboost.DMatrix(rows[picked]), pred_contribs=True)
-                    self.writer.explain(file, picked, parts.reshape(len(picked), -1, FEATURES + 1))
+                self.writer.model(name, proto, {"input": rows}, self.columns(rows, "input"), kinds, own, slice(0, ROWS // 2))
             except Exception as e:
                 self.refused(name, e)
 
@@ -434,6 +430,7 @@ class Plain:
             try:
                 model.fit(frame[:TRAIN], y[:TRAIN])
                 proto = to_onnx(model, initial_types=list(kinds.items()), target_opset=OPSET)
+                write_counts(proto, model)
                 feeds = {n: frame[[n]].to_numpy().astype(np.float32) for n in numbers}
                 feeds["visits"] = frame[["visits"]].to_numpy()
                 feeds.update((n, frame[[n]].to_numpy().astype(object)) for n in texts)

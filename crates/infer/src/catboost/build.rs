@@ -285,8 +285,8 @@ impl Slots {
     }
 
     /// The player of every slot, and the inputs of every player. A statistic of
-    /// several features is a player of its own, as CatBoost has it, whose value
-    /// they share.
+    /// several categories is a player of its own, as CatBoost has it, whose value
+    /// they share; what else it is looked up by has none of it.
     fn players(&self, inputs: &Inputs) -> (Vec<u32>, Vec<Vec<usize>>) {
         let (mut groups, mut known) = (Vec::new(), HashMap::new());
         let player = |slot: &Slot| {
@@ -294,11 +294,16 @@ impl Slots {
                 Slot::Number(at) => vec![inputs.numbers[*at]],
                 Slot::OneHot(category, _) => vec![inputs.categories[*category]],
                 Slot::Statistic(statistic) => {
-                    let input = |element: &Element| match element {
+                    let category = |element: &Element| match element {
+                        Element::Category(at) => Some(inputs.categories[*at]),
+                        Element::Above(..) | Element::Is(..) => None,
+                    };
+                    let any = |element: &Element| match element {
                         Element::Category(at) | Element::Is(at, _) => inputs.categories[*at],
                         Element::Above(at, ..) => inputs.numbers[*at],
                     };
-                    statistic.elements.iter().map(input).collect()
+                    let of: Vec<usize> = statistic.elements.iter().filter_map(category).collect();
+                    if of.is_empty() { statistic.elements.iter().map(any).collect() } else { of }
                 }
             };
             of.sort_unstable();

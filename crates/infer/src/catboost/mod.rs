@@ -15,8 +15,10 @@
 //!   of anything else the raw value.
 //! - Text and embedding features and several targets are refused by name.
 //! - Contributions are CatBoost's `ShapValues`: what a statistic of several
-//!   features adds is shared by them equally. They need the leaves' weights,
-//!   which a model has unless it was made of others.
+//!   categories adds is shared by them equally. They need the leaves' weights,
+//!   which a model has unless it was made of others. Of trees that are not
+//!   symmetric CatBoost's own do not add up to the raw score; these are Shapley
+//!   values there too, and so they are of a scaled model, which CatBoost refuses.
 
 mod build;
 mod cbm;

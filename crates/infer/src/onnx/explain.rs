@@ -230,7 +230,9 @@ impl Origins {
             name if EACH.contains(&name) && is_first && given.len() == 1 => first.clone(),
             name if ALIKE.contains(&name) && given.iter().all(|origin| *origin == first) => first.clone(),
             "Concat" | "FeatureVectorizer" if given.len() == node.inputs.len() => {
-                let flat = node.inputs.iter().all(|name| samples.get(name).is_some_and(|sample| sample.rank() == 2));
+                // Along the last dimension, before which there are the rows alone.
+                let flat = |sample: &Tensor| sample.shape.last().is_some_and(|last| *last == self.width(sample));
+                let flat = node.inputs.iter().all(|name| samples.get(name).is_some_and(flat));
                 flat.then(|| given.iter().flat_map(|origin| origin.iter().copied()).collect())?
             }
             "ArrayFeatureExtractor" | "Gather" if is_first && given.len() == 1 => {

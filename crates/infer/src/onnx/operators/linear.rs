@@ -102,9 +102,15 @@ fn classifier(settings: &mut Settings<'_>) -> Result<Run> {
         return Err(Error::invalid(format!("{outputs} intercepts for {} classes are not supported", classes.len())));
     }
     let coefficients = settings.floats("coefficients")?;
-    // Of two classes it is the second one's score.
-    let second = usize::from(outputs == 2);
-    settings.explained = Some(Ok(explained(coefficients, &intercepts, outputs, second)));
+    // Of two classes it is the second one's score, above the first one's where they share a softmax.
+    settings.explained = Some(Ok(match transform {
+        Transform::Softmax | Transform::SoftmaxZero if outputs == 2 && coefficients.len() % 2 == 0 => {
+            let (first, second) = coefficients.split_at(coefficients.len() / 2);
+            let above: Vec<f32> = second.iter().zip(first).map(|(b, a)| b - a).collect();
+            explained(&above, &[intercepts[1] - intercepts[0]], 1, 0)
+        }
+        _ => explained(coefficients, &intercepts, outputs, usize::from(outputs == 2)),
+    }));
     let linear = Linear::new(coefficients, intercepts, outputs)?;
     let labels = settings.labels(&classes);
     Ok(Box::new(move |inputs: Inputs<'_>, _| {

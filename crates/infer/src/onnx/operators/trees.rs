@@ -757,10 +757,14 @@ fn classifier<T: Precision>(settings: &mut Settings<'_>) -> Result<Run> {
         (2, [base]) if binary => (used.first().copied(), Some(vec![*base])),
         (2, [_, base]) if !binary => (Some(1), Some(vec![*base])),
         (2, _) => (None, None),
+        // Of several classes all are explained.
         (_, []) => (None, Some(vec![0.0; outputs])),
         (_, base) => (None, (base.len() == outputs).then(|| base.to_vec())),
     };
     let explainer = match bias {
+        _ if outputs == 2 && !binary && matches!(transform, Transform::Softmax | Transform::SoftmaxZero) => {
+            Err("its two classes share a softmax".into())
+        }
         Some(_) => forest.explainer(output, &covers),
         None => Err("its base values do not go with its classes".into()),
     };
