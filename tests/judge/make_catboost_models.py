@@ -46,7 +46,9 @@ def extremes(x, seed=5):
 
 
 def by_shap(document, x):
-    """What shap says of trees that are not symmetric, of numbers alone: rows x outputs x (features, then the bias)."""
+    """What shap says of trees that are not symmetric, of numbers alone: rows x outputs x (features, then the bias).
+
+    It wants a weight of every leaf; those that no row of the training reached get next to none."""
     splits = [(feature["flat_feature_index"], border, feature["nan_value_treatment"] == "AsTrue")
               for feature in document["features_info"]["float_features"] for border in feature["borders"] or []]
     trees = []
@@ -59,7 +61,7 @@ def by_shap(document, x):
             leaf = "value" in node
             feature, border, missing = (-2, 0.0, False) if leaf else splits[node["split"]["split_index"]]
             value = np.atleast_1d(node["value"]) if leaf else np.zeros(outputs)
-            for name, item in zip(nodes, (-1, -1, -1, feature, border, value, node.get("weight", 0.0))):
+            for name, item in zip(nodes, (-1, -1, -1, feature, border, value, max(node.get("weight", 0.0), 1e-12))):
                 nodes[name].append(item)
             if not leaf:
                 left, right = add(node["left"]), add(node["right"])

@@ -276,6 +276,11 @@ pub fn depth(tree: &TreeBuilder) -> Option<usize> {
     None
 }
 
+/// The levels that a tree of this depth is filled up to, unless it is too deep.
+pub fn levels(depth: usize) -> Option<usize> {
+    (depth <= MAX_DEPTH).then_some(depth.max(3))
+}
+
 /// What a tree of this depth costs a row, in nodes of the kernel that evaluates
 /// small trees whole: measured, a level that is walked costs as much as 20 of
 /// those nodes, and a node in registers three quarters of one.

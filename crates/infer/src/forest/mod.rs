@@ -216,9 +216,14 @@ enum Kernel<T, V> {
 
 /// The kernel for the shape of the trees, if one of the two without pointers
 /// suits: whole trees by their nodes while these are few, else complete ones.
-fn kernel_of<T: Value, V: Sum>(trees: &[TreeBuilder], slots: usize, leaves: &Leaves<V>) -> Option<Kernel<T, V>> {
+fn kernel_of<T: Value, V: Sum>(
+    trees: &[TreeBuilder],
+    depths: &[usize],
+    slots: usize,
+    leaves: &Leaves<V>,
+) -> Option<Kernel<T, V>> {
     let nodes: usize = trees.iter().map(|tree| tree.nodes.len() / 2).sum();
-    let complete = trees.iter().map(|tree| heaps::depth(tree).map(heaps::cost)).sum::<Option<usize>>();
+    let complete = depths.iter().map(|depth| heaps::levels(*depth).map(heaps::cost)).sum::<Option<usize>>();
     let by_nodes = || lanes::Lanes::new(trees, slots, leaves).map(Kernel::Lanes);
     let by_levels = || heaps::Heaps::new(trees, slots, leaves).map(Kernel::Heaps);
     if complete.is_some_and(|cost| cost < nodes) {
@@ -239,16 +244,16 @@ impl<T: Value, V: Sum> Ensemble<T, V> {
     /// the model is larger than what is supported.
     pub fn new(trees: &Arc<Vec<TreeBuilder>>, slots: usize, leaves: Leaves<V>) -> Result<Self> {
         leaves.check(trees)?;
-        let (mut nodes, mut max_depth) = (0usize, 0);
+        let (mut nodes, mut depths) = (0usize, Vec::with_capacity(trees.len()));
         for (number, tree) in trees.iter().enumerate() {
             nodes += tree.nodes.len();
-            let depth = check(tree, slots).map_err(|e| Error::data(format!("tree {number}: {e}")))?;
-            max_depth = max_depth.max(depth);
+            depths.push(check(tree, slots).map_err(|e| Error::data(format!("tree {number}: {e}")))?);
         }
+        let max_depth = depths.iter().copied().max().unwrap_or(0);
         if nodes > MAX_NODES {
             return Err(Error::data(format!("the model has more than {MAX_NODES} nodes")));
         }
-        let kernel = match kernel_of(trees, slots, &leaves) {
+        let kernel = match kernel_of(trees, &depths, slots, &leaves) {
             Some(kernel) => kernel,
             None => Kernel::Walk(walk::Walk::new(trees, slots)?),
         };

@@ -331,6 +331,14 @@ impl Program {
         self.outputs.iter().map(take).collect()
     }
 
+    /// Whether ONNX Runtime has the graph.
+    pub fn is_outside(&self) -> bool {
+        #[cfg(feature = "onnxruntime")]
+        return self.outside.is_some();
+        #[cfg(not(feature = "onnxruntime"))]
+        false
+    }
+
     /// Scores of a row that are explained.
     ///
     /// # Errors

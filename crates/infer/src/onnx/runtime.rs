@@ -1,7 +1,8 @@
 //! ONNX Runtime, for models with operators that are not here. Its shared
 //! library is loaded with the first such model and never before: from
 //! `use_onnx_runtime`, else from `ORT_DYLIB_PATH`. It runs on one thread, as the
-//! rest of scoring does.
+//! rest of scoring does, but may add up a row in another order when other rows are
+//! beside it: what it scores is not the same to the bit in every batch.
 //!
 //! It answers maps where a graph ends in `ZipMap`; the graph that it is given
 //! ends before, since the maps say nothing that the class labels do not.

@@ -41,7 +41,8 @@ fn told(library: Option<&Path>) -> Vec<String> {
     let output = command.output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    let told: Vec<String> = text.lines().filter_map(|line| line.strip_prefix("told: ")).map(str::to_owned).collect();
+    // The first follows the name of the test.
+    let told: Vec<String> = text.lines().filter_map(|line| Some(line.split_once("told: ")?.1.to_owned())).collect();
     assert_eq!(told.len(), 2, "{text}");
     told
 }
@@ -65,7 +66,12 @@ fn alone() {
         let mut same = |what: &str, found: &dyn Fn(usize) -> f64| {
             let wanted = numbers(&rows, what);
             for row in 0..rows.num_rows() {
-                assert_eq!(found(row).to_bits(), wanted.value(row).to_bits(), "{name} {what} row {row}");
+                let (found, wanted) = (found(row), wanted.value(row));
+                // It adds up in an order that depends on the rows beside a row.
+                assert!(
+                    (found - wanted).abs() <= 1e-5 * wanted.abs().max(1.0),
+                    "{name} {what} row {row}: {found} {wanted}"
+                );
             }
             compared += rows.num_rows();
         };
