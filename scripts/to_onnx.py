@@ -8,6 +8,8 @@ trust. The sample rows are scored by the original and by onnxruntime; nothing is
 written when a class differs or a number differs by more than the tolerance. A
 model with a ColumnTransformer keeps its columns, one input each. Others have one
 input `X` of all columns; their names are in the metadata entry `feature_names`.
+Tree ensembles get the number of training rows of every node (`nodes_hitrates`),
+with which their scores can be explained.
 
 MODEL is a .pkl, .pickle or .joblib file, or an MLflow folder with such a model.
 Needs: numpy pandas pyarrow scikit-learn skl2onnx onnxmltools onnxruntime joblib
@@ -203,6 +205,44 @@ def plain_integers():
     onnx.helper.make_attribute = make_attribute
 
 
+def counts_of(model):
+    """How many training rows reached every node of scikit-learn's trees, tree by tree; None of anything else."""
+    import numpy
+
+    last = model.steps[-1][1] if hasattr(model, "steps") else model
+    if not type(last).__module__.startswith(("sklearn.tree", "sklearn.ensemble")):
+        return None
+    if hasattr(last, "tree_"):
+        return [last.tree_.weighted_n_node_samples]
+    if hasattr(last, "_predictors"):
+        return [predictor.nodes["count"] for each in last._predictors for predictor in each]
+    if not hasattr(last, "estimators_"):
+        return None
+    trees = list(numpy.ravel(numpy.asarray(last.estimators_, dtype=object)))
+    return [tree.tree_.weighted_n_node_samples for tree in trees] if all(hasattr(tree, "tree_") for tree in trees) else None
+
+
+def write_counts(proto, model):
+    """Puts them into the one tree ensemble of a graph, if its trees are theirs."""
+    import numpy
+
+    counts = counts_of(model)
+    nodes = [node for node in proto.graph.node if node.op_type.startswith("TreeEnsemble")]
+    if counts is None or len(nodes) != 1:
+        return False
+    settings = {attribute.name: attribute for attribute in nodes[0].attribute}
+    trees, places = (numpy.array(settings[name].ints) for name in ("nodes_treeids", "nodes_nodeids"))
+    sizes = numpy.bincount(trees, minlength=len(counts))
+    if len(sizes) != len(counts) or any(size != len(count) for size, count in zip(sizes, counts)):
+        return False
+    hits = [float(counts[tree][place]) for tree, place in zip(trees, places)]
+    if "nodes_hitrates" not in settings:
+        settings["nodes_hitrates"] = nodes[0].attribute.add(name="nodes_hitrates", type=6)
+    del settings["nodes_hitrates"].floats[:]
+    settings["nodes_hitrates"].floats.extend(hits)
+    return True
+
+
 def convert(model, declared, names):
     import json
 
@@ -214,6 +254,7 @@ def convert(model, declared, names):
     except Exception as error:
         raise Refused(f"{type(model).__name__} cannot be converted: {type(error).__name__}: {error}") from error
     rename(proto, [name for name, _ in declared])
+    write_counts(proto, model)
     if names:
         entry = proto.metadata_props.add()
         entry.key, entry.value = "feature_names", json.dumps(names)

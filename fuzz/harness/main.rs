@@ -45,10 +45,23 @@ fn settings() -> &'static Settings {
     })
 }
 
+/// One input of eight, by its bytes, and any that is looked at by itself.
+fn thorough(input: &[u8]) -> bool {
+    let hash = input
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    settings().tell || hash >> 32 & 7 == 0
+}
+
 fn try_one(input: &[u8]) -> Result<String, String> {
     let Some(artifact) = settings().format.artifact(input) else { return Err("no artifact".into()) };
     let model = insightera_infer::load(&artifact).map_err(|e| format!("{e}"))?;
-    rows::score(&*model);
+    // Most inputs are scored on a few rows, the others on rows of every kind.
+    if thorough(input) {
+        rows::score(&*model);
+    } else {
+        rows::glance(&*model);
+    }
     let description = model.description();
     Ok(format!("{} {}, {} trees", description.flavor, description.objective, description.trees))
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int64Array, NullArray,
-    StringArray, new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int64Array,
+    NullArray, StringArray, new_null_array,
 };
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Float64Type, Schema};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
-use insightera_infer::{InputKind, Model, Predictions};
+use insightera_infer::{Input, InputKind, Model, Predictions, RowPrediction, Scratch};
 
 /// A model that wants more columns is only described: the rows would be what
 /// takes the memory.
@@ -38,6 +38,48 @@ const NUMBERS: [Option<f64>; 16] = [
 const LABELS: [Option<&str>; 8] =
     [Some("a"), None, Some("b"), Some("x"), Some("c"), Some(""), Some("y"), Some("\u{1F600}z")];
 
+/// Scores a few rows, as the model wants them, and one of them alone.
+pub fn glance(model: &dyn Model) {
+    if model.signature().inputs.len() > MAX_COLUMNS {
+        return;
+    }
+    let rows = 9;
+    let batch = wanted(model, rows, &NUMBERS, &LABELS);
+    let Ok(all) = model.score(&batch) else { return };
+    check(model, &all, rows);
+    let part = model.score(&batch.slice(3, 1)).expect("a part of rows that were scored is scored");
+    check(model, &part, 1);
+    same(&part, &all, 3, 1);
+}
+
+/// Rows as the model wants them, of these values.
+fn wanted(model: &dyn Model, rows: usize, numbers: &[Option<f64>], labels: &[Option<&str>]) -> RecordBatch {
+    let columns = model.signature().inputs.iter().enumerate().map(|(at, input)| match input.kind {
+        InputKind::Numeric => number_column(at, rows, numbers),
+        InputKind::Categorical => label_column(at, rows, labels),
+    });
+    batch(model, columns.collect(), rows)
+}
+
+/// One row by itself, as in a batch, where all columns are numbers.
+fn alone(model: &dyn Model, all: &Predictions, batch: &RecordBatch, scratch: &mut Scratch) {
+    // Of two columns with one name it is the first.
+    let value = |input: &Input| {
+        let numbers = batch.column_by_name(&input.name).expect("a column of the model").as_primitive::<Float64Type>();
+        if numbers.is_null(0) { f64::NAN } else { numbers.value(0) }
+    };
+    let row: Vec<f64> = model.signature().inputs.iter().map(value).collect();
+    let mut found = RowPrediction::default();
+    model.score_row(&row, scratch, &mut found).expect("a row that was scored is scored by itself");
+    let equal = |a: f64, b: f64| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+    assert!(equal(found.prediction, all.prediction.value(0)), "a row scores differently by itself");
+    for (found, all) in [(found.margin, &all.margin), (found.probability, &all.probability)] {
+        let all = all.as_ref().map(|all| all.value(0));
+        assert!(found.is_some() == all.is_some(), "a row by itself has other parts");
+        assert!(found.zip(all).is_none_or(|(a, b)| equal(a, b)), "a row scores differently by itself");
+    }
+}
+
 /// Scores rows of every kind.
 pub fn score(model: &dyn Model) {
     let inputs = &model.signature().inputs;
@@ -48,11 +90,7 @@ pub fn score(model: &dyn Model) {
     // As the model wants them: with everything, then with what is known only.
     for (numbers, labels) in [(&NUMBERS[..], &LABELS[..]), (&NUMBERS[5..8], &LABELS[..1])] {
         let rows = if inputs.len() * MANY < 20_000 { MANY } else { 9 };
-        let columns = inputs.iter().enumerate().map(|(at, input)| match input.kind {
-            InputKind::Numeric => number_column(at, rows, numbers),
-            InputKind::Categorical => label_column(at, rows, labels),
-        });
-        let batch = batch(model, columns.collect(), rows);
+        let batch = wanted(model, rows, numbers, labels);
         let Ok(all) = model.score(&batch) else { continue };
         check(model, &all, rows);
         for (from, count) in [(0, 1), (rows - 3, 3), (1, rows.min(150) - 1)] {
@@ -62,6 +100,17 @@ pub fn score(model: &dyn Model) {
         }
         let none = model.score(&batch.slice(0, 0)).expect("no rows are scored");
         check(model, &none, 0);
+        if !inputs.is_empty() && inputs.iter().all(|input| input.kind == InputKind::Numeric) {
+            let mut scratch = Scratch::default();
+            for row in [0, 5] {
+                let one = batch.slice(row, 1);
+                // NaN and null are the same to a row by itself, and to few models else.
+                let one = without_nan(&one);
+                if let Ok(all) = model.score(&one) {
+                    alone(model, &all, &one, &mut scratch);
+                }
+            }
+        }
     }
     // Of types that are refused, or cast.
     for kind in 0..9 {
@@ -75,6 +124,16 @@ pub fn score(model: &dyn Model) {
         let lacking = RecordBatch::new_empty(Arc::new(Schema::new(vec![Field::new("other", DataType::Null, true)])));
         assert!(model.score(&lacking).is_err(), "a column is missing and nothing is said");
     }
+}
+
+/// With null for NaN.
+fn without_nan(rows: &RecordBatch) -> RecordBatch {
+    let column = |column: &ArrayRef| -> ArrayRef {
+        Arc::new(
+            column.as_primitive::<Float64Type>().iter().map(|v| v.filter(|v| !v.is_nan())).collect::<Float64Array>(),
+        )
+    };
+    RecordBatch::try_new(rows.schema(), rows.columns().iter().map(column).collect()).expect("the rows are a batch")
 }
 
 fn batch(model: &dyn Model, columns: Vec<ArrayRef>, rows: usize) -> RecordBatch {

@@ -3,9 +3,12 @@
     python make_catboost_models.py FOLDER
 
 Files and columns are those of make_reference_models.py, a model is `NAME.json`
-and `NAME.cbm`.
+and `NAME.cbm`. Contributions are CatBoost's own `ShapValues`; those of trees that
+are not symmetric do not add up to the raw score, so there they are shap's, of the
+trees as the JSON has them.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,7 +17,9 @@ import numpy as np
 import pandas
 import pyarrow
 import pyarrow.parquet
+import shap
 from catboost import CatBoost, Pool
+from make_reference_models import chosen, write_contributions
 
 ROWS = 10_000
 TRAINED = 3_000
@@ -40,6 +45,45 @@ def extremes(x, seed=5):
         wild[random.random(wild.shape) < share] = value
 
 
+def by_shap(document, x):
+    """What shap says of trees that are not symmetric, of numbers alone: rows x outputs x (features, then the bias).
+
+    It wants a weight of every leaf; those that no row of the training reached get next to none."""
+    splits = [(feature["flat_feature_index"], border, feature["nan_value_treatment"] == "AsTrue")
+              for feature in document["features_info"]["float_features"] for border in feature["borders"] or []]
+    trees = []
+    for root in document["trees"]:
+        nodes = {name: [] for name in ("children_left", "children_right", "children_default", "features", "thresholds",
+                                       "values", "node_sample_weight")}
+
+        def add(node):
+            at = len(nodes["values"])
+            leaf = "value" in node
+            feature, border, missing = (-2, 0.0, False) if leaf else splits[node["split"]["split_index"]]
+            value = np.atleast_1d(node["value"]) if leaf else np.zeros(outputs)
+            for name, item in zip(nodes, (-1, -1, -1, feature, border, value, max(node.get("weight", 0.0), 1e-12))):
+                nodes[name].append(item)
+            if not leaf:
+                left, right = add(node["left"]), add(node["right"])
+                nodes["children_left"][at], nodes["children_right"][at] = left, right
+                nodes["children_default"][at] = right if missing else left
+                nodes["node_sample_weight"][at] = nodes["node_sample_weight"][left] + nodes["node_sample_weight"][right]
+            return at
+
+        some = root
+        while "value" not in some:
+            some = some["left"]
+        outputs = len(np.atleast_1d(some["value"]))
+        add(root)
+        trees.append({name: np.array(items) for name, items in nodes.items()})
+    explainer = shap.TreeExplainer({"trees": trees, "input_dtype": np.float32, "internal_dtype": np.float64},
+                                   feature_perturbation="tree_path_dependent")
+    parts = np.asarray(explainer.shap_values(x.astype(np.float32), check_additivity=False))
+    parts = parts[:, None, :] if parts.ndim == 2 else np.moveaxis(parts, 2, 1)
+    bias = np.atleast_1d(explainer.expected_value) + np.atleast_1d(document["scale_and_bias"][1])
+    return np.concatenate([parts, np.broadcast_to(bias, parts.shape[:2])[:, :, None]], axis=2)
+
+
 class Writer:
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -56,21 +100,42 @@ class Writer:
         else:
             classes = [str(c) for c in (model.classes_ if len(model.classes_) else [0, 1])]
             shares = np.asarray(model.predict(pool, prediction_type="Probability"))
-            chosen = np.asarray(model.predict(pool, prediction_type="Class")).reshape(-1)
+            answers = np.asarray(model.predict(pool, prediction_type="Class")).reshape(-1)
             # CatBoost answers with labels; the place among them is what is compared.
-            expected["prediction"] = np.array([classes.index(str(c)) for c in chosen])
+            expected["prediction"] = np.array([classes.index(str(c)) for c in answers])
             expected.update({f"probability_{c}": shares[:, k] for k, c in enumerate(classes)})
             if kind == "probability":
                 expected["probability"] = shares[:, 1]
         arrays = {k: v if isinstance(v, pyarrow.Array) else pyarrow.array(v, from_pandas=False) for k, v in inputs.items()}
         for key, values in expected.items():
             arrays[f"expected_{key}"] = pyarrow.array(np.asarray(values, dtype=np.float64), from_pandas=False)
+        picked = chosen(ROWS)
+        # CatBoost explains no model that is scaled.
+        parts = None
+        if model.get_scale_and_bias()[0] == 1:
+            parts = np.asarray(model.get_feature_importance(pool.slice(picked), type="ShapValues"))
+            parts = parts.reshape(len(picked), -1, parts.shape[-1])
+            off = np.abs(parts.sum(axis=2) - raw.reshape(len(raw), -1)[picked]).max()
+            symmetric = model.get_all_params().get("grow_policy", "SymmetricTree") == "SymmetricTree"
+            assert not symmetric or off < 1e-6, (name, off)
+            if not symmetric:
+                model.save_model(self.folder / "trees.tmp", format="json", pool=pool)
+                document = json.loads((self.folder / "trees.tmp").read_text())
+                (self.folder / "trees.tmp").unlink()
+                numbers = all(kind == "f" for kind in (v.dtype.kind for v in inputs.values() if isinstance(v, np.ndarray)))
+                numbers = numbers and not any(isinstance(v, pyarrow.Array) for v in inputs.values())
+                parts = by_shap(document, np.stack(list(inputs.values()), axis=1)[picked]) if numbers else None
+        # By CatBoost's numbers of the features, which are those of the training.
+        order = [model.feature_names_.index(column) for column in sorted(inputs, key=model.feature_names_.index)]
+        assert order == list(range(len(inputs))), name
         for form in ("json", "cbm"):
             # The tables of categories are written to JSON only with a pool at hand.
             more = {"pool": pool} if form == "json" else {}
             file = f"catboost_{name}_{form}"
             model.save_model(self.folder / f"{file}.{form}", format=form, **more)
             pyarrow.parquet.write_table(pyarrow.table(arrays), self.folder / f"{file}.rows.parquet")
+            if parts is not None:
+                write_contributions(self.folder / file, picked, parts)
         self.names.append(name)
 
 

@@ -21,7 +21,9 @@ import onnxruntime
 import pandas
 import pyarrow
 import pyarrow.parquet
+import shap
 import xgboost
+from make_reference_models import chosen, write_contributions
 from onnxmltools.convert.common.data_types import FloatTensorType as ToolsFloat
 from skl2onnx import to_onnx, update_registered_converter
 from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, Int64TensorType, StringTensorType
@@ -52,6 +54,9 @@ from sklearn.preprocessing import (
     OrdinalEncoder, PolynomialFeatures, PowerTransformer, QuantileTransformer, RobustScaler, StandardScaler)
 from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR, NuSVC, NuSVR, OneClassSVM
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+from to_onnx import write_counts  # noqa: E402
 
 # ONNX Runtime adds in an order of its own in these, or by blocks of the batch.
 SUMS = {"ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceLogSumExp", "Softmax", "LpNormalization", "Scan", "CDist",
@@ -99,7 +104,7 @@ class Writer:
     def __init__(self, folder, only):
         self.folder, self.only = Path(folder), only
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.count, self.far, self.operators, self.failed = 0, [], {}, []
+        self.count, self.explained, self.far, self.operators, self.failed = 0, 0, [], {}, []
 
     def wants(self, name):
         return not self.only or any(word in name for word in self.only)
@@ -152,6 +157,23 @@ class Writer:
             theirs = theirs if sound is None else theirs[sound]
             self.far.append((float(np.nanmax(np.abs(mine - theirs))), name))
         self.count += 1
+        return file
+
+    def explain(self, file, rows, parts):
+        """Contributions as make_reference_models.py has them."""
+        write_contributions(self.folder / file, rows, parts)
+        self.explained += 1
+
+
+def contributions(model, x):
+    """What shap says of scikit-learn's trees, rows x outputs x (features, then the bias); of two classes the second."""
+    explainer = shap.TreeExplainer(model, feature_perturbation="tree_path_dependent")
+    parts = np.asarray(explainer.shap_values(x, check_additivity=False))
+    bias = np.atleast_1d(explainer.expected_value)
+    parts = parts[:, None, :] if parts.ndim == 2 else np.moveaxis(parts, 2, 1)
+    if parts.shape[1] == 2:
+        parts, bias = parts[:, 1:], bias[1:]
+    return np.concatenate([parts, np.broadcast_to(bias, parts.shape[:2])[:, :, None]], axis=2)
 
 
 def adds(proto):
@@ -211,7 +233,13 @@ class Plain:
         sound = slice(0, ROWS // 2)
         if own is not None:
             own = np.concatenate([own, np.full(ROWS - len(own), np.nan)])
-        self.writer.model(name, proto, {"X": rows.astype(dtype)}, columns, kind, own, sound)
+        counted = write_counts(proto, model)
+        file = self.writer.model(name, proto, {"X": rows.astype(dtype)}, columns, kind, own, sound)
+        # shap knows boosting of several classes only from its newer form.
+        several = "gradient_boosting" in name and "hist" not in name and classifier and len(kind[1]) > 2
+        if counted and kind not in ("outlier", "cluster") and not several and "raw" not in kind and not names:
+            picked = chosen(ROWS // 2)
+            self.writer.explain(file, picked, contributions(model, rows[picked].astype(dtype)))
 
     def classifiers(self):
         words = np.array(["no", "maybe", "yes", "surely"])
@@ -402,6 +430,7 @@ class Plain:
             try:
                 model.fit(frame[:TRAIN], y[:TRAIN])
                 proto = to_onnx(model, initial_types=list(kinds.items()), target_opset=OPSET)
+                write_counts(proto, model)
                 feeds = {n: frame[[n]].to_numpy().astype(np.float32) for n in numbers}
                 feeds["visits"] = frame[["visits"]].to_numpy()
                 feeds.update((n, frame[[n]].to_numpy().astype(object)) for n in texts)
@@ -441,6 +470,6 @@ if __name__ == "__main__":
         print(f"{domain or 'ai.onnx'} {operator}: {len(names)} {sorted(names)[:2]}")
     for distance, name in sorted(writer.far, reverse=True)[:20]:
         print(f"{name}: {distance:.3g} from the library itself")
-    print(f"{writer.count} ONNX models, ONNX Runtime {onnxruntime.__version__}")
+    print(f"{writer.count} ONNX models, {writer.explained} explained, ONNX Runtime {onnxruntime.__version__}")
     if writer.failed:
         sys.exit(f"not converted: {', '.join(writer.failed)}")

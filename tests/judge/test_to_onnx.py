@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("skl2onnx")
 import joblib
+import onnx
 import onnxruntime
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
@@ -66,6 +67,19 @@ def test_a_model_of_an_array_is_converted(tmp_path, frame):
     done = run(*save(tmp_path, RandomForestRegressor(20, random_state=1).fit(x.to_numpy(), x["grade"]), x))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "model.onnx").stat().st_size > 1000
+
+
+def test_trees_say_how_many_training_rows_reached_their_nodes(tmp_path, frame):
+    x = frame[["study hours", "grade"]].fillna(0)
+    model = make_pipeline(StandardScaler(), RandomForestClassifier(7, max_depth=5, random_state=1)).fit(x, frame.label)
+    assert run(*save(tmp_path, model, x)).returncode == 0
+    nodes = [n for n in onnx.load(tmp_path / "model.onnx").graph.node if n.op_type == "TreeEnsembleClassifier"]
+    settings = {a.name: a for a in nodes[0].attribute}
+    found = dict(zip(zip(settings["nodes_treeids"].ints, settings["nodes_nodeids"].ints), settings["nodes_hitrates"].floats))
+    for number, tree in enumerate(model[-1].estimators_):
+        for node, count in enumerate(tree.tree_.weighted_n_node_samples):
+            assert found.pop((number, node)) == count
+    assert not found
 
 
 def test_nothing_is_written_when_the_difference_is_over_the_tolerance(tmp_path, frame):

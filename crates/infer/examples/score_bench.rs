@@ -6,7 +6,7 @@
 //! answers each line of its input by one line of JSON:
 //!
 //!     rows N      scores N rows in batches of 8,192; wall and processor seconds
-//!     single N    scores N rows one by one by name; p50 and p99 in microseconds
+//!     single N    scores N rows one by one as records of names; p50 and p99 in microseconds
 //!     spin N      N million steps of arithmetic in every thread
 //!     write PATH  the scores of all rows, as little-endian doubles
 
@@ -113,15 +113,15 @@ fn single(
     let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     let mut scorer = RowScorer::new(model.clone(), &names)?;
     let columns = rows.columns().iter().map(|c| cast(c, &DataType::Float64)).collect::<Result<Vec<_>, _>>()?;
-    let mut row = vec![0.0; columns.len()];
+    let mut row: Vec<(&str, f64)> = names.iter().map(|name| (*name, 0.0)).collect();
     let mut times = Vec::with_capacity(count);
     for at in 0..count {
         let at = at % rows.num_rows();
-        for (value, column) in row.iter_mut().zip(&columns) {
+        for ((_, value), column) in row.iter_mut().zip(&columns) {
             *value = if column.is_null(at) { f64::NAN } else { column.as_primitive::<Float64Type>().value(at) };
         }
         let start = clock.monotonic_seconds();
-        std::hint::black_box(scorer.score(&row)?);
+        std::hint::black_box(scorer.score_record(&row)?);
         times.push((clock.monotonic_seconds() - start) * 1e6);
     }
     times.sort_by(f64::total_cmp);

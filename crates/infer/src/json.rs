@@ -65,7 +65,7 @@ impl Reader<'_> {
             Some(b'{') => self.map(depth),
             Some(b'[') => self.list(depth),
             Some(b'"') => self.string().map(Document::Text),
-            Some(b'-' | b'0'..=b'9') => self.number(),
+            Some(b'-' | b'0'..=b'9') => self.number().map(Document::Number),
             _ => {
                 let words = [
                     ("null", Document::Null),
@@ -86,21 +86,20 @@ impl Reader<'_> {
         }
     }
 
-    fn number(&mut self) -> Result<Document, String> {
+    fn number(&mut self) -> Result<f64, String> {
+        if let Some((number, length)) = short_number(&self.text.as_bytes()[self.at..]) {
+            self.at += length;
+            return Ok(number);
+        }
         let start = self.at;
         if self.text[start..].starts_with("-Infinity") {
             self.at += "-Infinity".len();
-            return Ok(Document::Number(f64::NEG_INFINITY));
+            return Ok(f64::NEG_INFINITY);
         }
-        while self.peek().is_some_and(|b| matches!(b, b'+' | b'-' | b'.' | b'e' | b'E' | b'0'..=b'9')) {
+        while self.peek().is_some_and(in_number) {
             self.at += 1;
         }
-        let word = &self.text[start..self.at];
-        if let Some(whole) = whole(word) {
-            return Ok(Document::Number(whole));
-        }
-        let found = word.parse().map(Document::Number);
-        found.map_err(|_| format!("a number is due at byte {start}"))
+        self.text[start..self.at].parse().map_err(|_| format!("a number is due at byte {start}"))
     }
 
     fn string(&mut self) -> Result<String, String> {
@@ -154,10 +153,22 @@ impl Reader<'_> {
 
     fn list(&mut self, depth: usize) -> Result<Document, String> {
         self.at += 1;
-        let mut list = ListBuilder::Numbers(Vec::new());
+        let mut numbers = Vec::new();
         if self.next_is(b']') {
-            return Ok(list.finish());
+            return Ok(Document::Numbers(numbers));
         }
+        // Nearly all of a model is lists of numbers.
+        while matches!(self.peek(), Some(b'-' | b'0'..=b'9')) {
+            numbers.push(self.number()?);
+            if self.next_is(b']') {
+                return Ok(Document::Numbers(numbers));
+            }
+            if !self.next_is(b',') {
+                return self.wrong("a comma");
+            }
+            self.space();
+        }
+        let mut list = ListBuilder::Numbers(numbers);
         loop {
             list.push(self.value(depth + 1)?);
             if self.next_is(b']') {
@@ -176,7 +187,7 @@ impl Reader<'_> {
         while passed {
             self.space();
             let from = self.at;
-            while self.peek().is_some_and(|b| matches!(b, b'+' | b'-' | b'.' | b'e' | b'E' | b'0'..=b'9')) {
+            while self.peek().is_some_and(in_number) {
                 self.at += 1;
             }
             if from < self.at && self.next_is(b']') {
@@ -219,22 +230,67 @@ impl Reader<'_> {
     }
 }
 
-/// A whole number of few digits, which most numbers of a tree are. Not minus
-/// zero.
-fn whole(word: &str) -> Option<f64> {
-    let (negative, digits) = match word.strip_prefix('-') {
-        Some(digits) => (true, digits),
-        None => (false, word),
+/// Whether numbers have this byte.
+fn in_number(byte: u8) -> bool {
+    matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E' | b'0'..=b'9')
+}
+
+/// Powers of ten that are exact.
+const POWERS: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
+    1e21, 1e22,
+];
+
+/// A number of few digits, as most numbers of a tree are, and its length: where
+/// its digits as one whole number and the power of ten are both exact, one
+/// operation rounds as it must (Clinger 1990). Nothing of any other.
+fn short_number(bytes: &[u8]) -> Option<(f64, usize)> {
+    let digits = |from: usize, number: &mut u64| {
+        let mut at = from;
+        while let Some(digit @ b'0'..=b'9') = bytes.get(at) {
+            // Past 15 digits it is refused below, whatever it wraps to.
+            *number = number.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+            at += 1;
+        }
+        at
     };
-    if digits.is_empty() || digits.len() > 15 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+    let negative = bytes.first() == Some(&b'-');
+    let start = usize::from(negative);
+    let mut whole = 0;
+    let mut at = digits(start, &mut whole);
+    let mut count = at - start;
+    if count == 0 {
         return None;
     }
-    let number = digits.bytes().fold(0u64, |number, digit| 10 * number + u64::from(digit - b'0')) as f64;
-    match negative {
-        true if number == 0.0 => None,
-        true => Some(-number),
-        false => Some(number),
+    let mut power = 0i64;
+    if bytes.get(at) == Some(&b'.') {
+        let end = digits(at + 1, &mut whole);
+        let behind = end - at - 1;
+        if behind == 0 {
+            return None;
+        }
+        (at, count, power) = (end, count + behind, -(behind as i64));
     }
+    if count > 15 {
+        return None;
+    }
+    if let Some(b'e' | b'E') = bytes.get(at) {
+        let sign = bytes.get(at + 1).copied();
+        let from = at + 1 + usize::from(matches!(sign, Some(b'+' | b'-')));
+        let mut exponent = 0;
+        let end = digits(from, &mut exponent);
+        if end == from || end - from > 3 {
+            return None;
+        }
+        at = end;
+        power += if sign == Some(b'-') { -(exponent as i64) } else { exponent as i64 };
+    }
+    if bytes.get(at).copied().is_some_and(in_number) {
+        return None;
+    }
+    let scale = *POWERS.get(usize::try_from(power.unsigned_abs()).ok()?)?;
+    let number = if power < 0 { whole as f64 / scale } else { whole as f64 * scale };
+    Some((if negative { -number } else { number }, at))
 }
 
 #[cfg(test)]
@@ -256,9 +312,50 @@ mod tests {
             "999999999999999",
             "1000000000000001",
             "12345678901234567890",
+            "-8.0740740E-1",
+            "1.17549435E-38",
+            "3.4028235e38",
+            "123456789012345e22",
+            "123456789012345e23",
+            "1e22",
+            "1e-22",
+            "9007199254740993e-5",
+            "0.000000000000001",
+            "-0.0",
+            "-0E5",
+            "1E+05",
+            "1e007",
+            "1e0005",
+            "00012.50",
+            "5e-324",
+            "1e400",
         ] {
             let Document::Number(found) = parse(text.as_bytes()).unwrap() else { panic!("{text}") };
             assert_eq!(found.to_bits(), text.parse::<f64>().unwrap().to_bits(), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_every_length_are_rounded_once() {
+        let mut state = 1u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state >> 11
+        };
+        for _ in 0..200_000 {
+            let digits = (next() % 10u64.pow(1 + (next() % 17) as u32)).to_string();
+            let point = next() as usize % (digits.len() + 1);
+            let sign = if next() % 2 == 0 { "-" } else { "" };
+            let mut text = match point {
+                0 => format!("{sign}0.{digits}"),
+                _ if point == digits.len() => format!("{sign}{digits}"),
+                _ => format!("{sign}{}.{}", &digits[..point], &digits[point..]),
+            };
+            if next() % 2 == 0 {
+                text.push_str(&format!("e{}", next() as i64 % 50 - 25));
+            }
+            let Document::Numbers(found) = parse(format!("[{text}]").as_bytes()).unwrap() else { panic!("{text}") };
+            assert_eq!(found[0].to_bits(), text.parse::<f64>().unwrap().to_bits(), "{text}");
         }
     }
 

@@ -1,10 +1,13 @@
 //! One row at a time, for a caller that has values and wants a score now.
 //!
-//! [`RowScorer::new`] finds the columns by name once; after the first row
-//! nothing is allocated for models of trees (a model without a form for rows is
-//! scored as a batch of one). Scores are those of [`Model::score`] on a batch
-//! with columns of `Float64` in which NaN is null, to the bit.
+//! [`RowScorer::new`] finds the columns by name once and makes the model's form
+//! for rows; afterwards nothing is allocated for models of trees (a model without
+//! such a form is scored as a batch of one). A row is a list of values in the
+//! order of the names, or a record that names each of them. Scores are those of
+//! [`Model::score`] on a batch with columns of `Float64` in which NaN is null, to
+//! the bit.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array};
@@ -45,8 +48,13 @@ pub struct RowScorer {
     model: Arc<dyn Model>,
     /// Where the caller has the model's columns.
     places: Vec<usize>,
-    /// How many columns the caller has.
-    width: usize,
+    /// The caller's columns.
+    names: Vec<String>,
+    /// Their places.
+    known: HashMap<String, usize>,
+    /// The values of a record, and which of them it has.
+    record: Vec<f64>,
+    given: Vec<bool>,
     row: Vec<f64>,
     scratch: Scratch,
     found: RowPrediction,
@@ -76,9 +84,21 @@ impl RowScorer {
             })?;
             places.push(place);
         }
-        let row = vec![0.0; places.len()];
-        let (scratch, found) = (Scratch::default(), RowPrediction::default());
-        Ok(Self { model, places, width: names.len(), row, scratch, found })
+        let mut scorer = Self {
+            places,
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            // Of two columns with one name it is the first, as above.
+            known: names.iter().enumerate().rev().map(|(at, name)| ((*name).to_owned(), at)).collect(),
+            record: vec![f64::NAN; names.len()],
+            given: vec![false; names.len()],
+            row: vec![f64::NAN; inputs.len()],
+            scratch: Scratch::default(),
+            found: RowPrediction::default(),
+            model: model.clone(),
+        };
+        // Makes what the rows need; the model may refuse missing values, as any others.
+        let _ = scorer.model.score_row(&scorer.row, &mut scorer.scratch, &mut scorer.found);
+        Ok(scorer)
     }
 
     /// Scores one row; NaN is missing.
@@ -87,11 +107,38 @@ impl RowScorer {
     /// `Invalid` when the number of values is not that of the names, `Data` when
     /// a value is refused by the model.
     pub fn score(&mut self, values: &[f64]) -> Result<&RowPrediction> {
-        if values.len() != self.width {
-            return Err(Error::invalid(format!("a row has {} values for {} columns", values.len(), self.width)));
+        let width = self.names.len();
+        if values.len() != width {
+            return Err(Error::invalid(format!("a row has {} values for {width} columns", values.len())));
         }
         for (value, place) in self.row.iter_mut().zip(&self.places) {
             *value = values[*place];
+        }
+        self.model.score_row(&self.row, &mut self.scratch, &mut self.found)?;
+        Ok(&self.found)
+    }
+
+    /// Scores one row, given as names and values in any order; fastest in that of
+    /// the scorer's names. NaN is missing; other names do not matter.
+    ///
+    /// # Errors
+    /// `Invalid` when the record lacks a column of the model, `Data` when a value
+    /// is refused by the model.
+    pub fn score_record(&mut self, record: &[(&str, f64)]) -> Result<&RowPrediction> {
+        self.given.fill(false);
+        for (place, (name, value)) in record.iter().enumerate() {
+            let same = self.names.get(place).is_some_and(|known| known == name);
+            let place = if same { Some(place) } else { self.known.get(*name).copied() };
+            if let Some(place) = place {
+                (self.record[place], self.given[place]) = (*value, true);
+            }
+        }
+        for (value, place) in self.row.iter_mut().zip(&self.places) {
+            if !self.given[*place] {
+                return Err(Error::invalid(format!("the record lacks the model's column `{}`", self.names[*place]))
+                    .with_hint("give NaN for a missing value"));
+            }
+            *value = self.record[*place];
         }
         self.model.score_row(&self.row, &mut self.scratch, &mut self.found)?;
         Ok(&self.found)

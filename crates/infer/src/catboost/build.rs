@@ -9,6 +9,7 @@ use super::statistic::{Element, Formula, Statistic};
 use super::{CatboostModel, Slot, Transform};
 use crate::document::Document;
 use crate::error::{Error, Result};
+use crate::explain::{Explainer, Source};
 use crate::forest::{Ensemble, Leaves, NodeBuilder, Test, TreeBuilder};
 use crate::model::{Description, Input, InputKind, Signature};
 
@@ -30,15 +31,32 @@ pub fn build(parts: Parts) -> Result<CatboostModel> {
     slots.one_hot(&parts, &inputs)?;
     slots.statistics(&parts, &inputs)?;
 
-    let mut values = Vec::new();
+    let (mut values, mut weights) = (Vec::new(), Vec::new());
     let mut builders = Vec::with_capacity(parts.trees.len());
     for (at, tree) in parts.trees.iter().enumerate() {
         let first = (values.len() / parts.outputs) as u32;
         let (builder, leaves) = slots.tree(tree, parts.outputs, first).map_err(|e| e.within(&format!("tree {at}")))?;
         values.extend_from_slice(leaves);
         builders.push(builder);
+        let (TreePart::Levels { weights: own, .. } | TreePart::Nodes { weights: own, .. }) = tree;
+        weights.extend_from_slice(own);
     }
-    let trees = Ensemble::new(&builders, slots.slots.len(), Leaves::vectors(values, parts.outputs))?;
+    let builders = Arc::new(builders);
+    let trees = Ensemble::new(&builders, slots.slots.len(), Leaves::vectors(values.clone(), parts.outputs))?;
+    let known = weights.len() == values.len() / parts.outputs;
+    let covers = builders.iter().map(|tree| if known { covers(tree, &weights) } else { Vec::new() }).collect();
+    let (players, groups) = slots.players(&inputs);
+    let explainer = Explainer::new(Source {
+        trees: builders,
+        covers,
+        values,
+        width: parts.outputs,
+        groups: Vec::new(),
+        outputs: parts.outputs,
+        players,
+        targets: (0..groups.len() as u32).collect(),
+        columns: groups.len(),
+    });
     let labels = labels(&parts, transform)?;
     let description = Description {
         flavor: "catboost".into(),
@@ -50,6 +68,8 @@ pub fn build(parts: Parts) -> Result<CatboostModel> {
     };
     Ok(CatboostModel {
         trees,
+        explainer,
+        groups,
         slots: slots.slots,
         numbers: inputs.numbers,
         categories: inputs.categories,
@@ -60,6 +80,26 @@ pub fn build(parts: Parts) -> Result<CatboostModel> {
         description,
         signature: Signature { inputs: inputs.list },
     })
+}
+
+/// How much of the training data reached every node of a checked tree, from what
+/// reached its leaves.
+fn covers(tree: &TreeBuilder, weights: &[f64]) -> Vec<f64> {
+    let mut covers = vec![0.0; tree.nodes.len()];
+    let (mut order, mut open) = (Vec::with_capacity(tree.nodes.len()), vec![0]);
+    while let Some(at) = open.pop() {
+        order.push(at);
+        if let NodeBuilder::Split { left, right, .. } = &tree.nodes[at] {
+            open.extend([*left, *right]);
+        }
+    }
+    for at in order.into_iter().rev() {
+        covers[at] = match &tree.nodes[at] {
+            NodeBuilder::Leaf(leaf) => weights[*leaf as usize],
+            NodeBuilder::Split { left, right, .. } => covers[*left] + covers[*right],
+        };
+    }
+    covers
 }
 
 /// What it was trained for, and what that makes of raw scores.
@@ -244,6 +284,38 @@ impl Slots {
         Ok(())
     }
 
+    /// The player of every slot, and the inputs of every player. A statistic of
+    /// several categories is a player of its own, as CatBoost has it, whose value
+    /// they share; what else it is looked up by has none of it.
+    fn players(&self, inputs: &Inputs) -> (Vec<u32>, Vec<Vec<usize>>) {
+        let (mut groups, mut known) = (Vec::new(), HashMap::new());
+        let player = |slot: &Slot| {
+            let mut of = match slot {
+                Slot::Number(at) => vec![inputs.numbers[*at]],
+                Slot::OneHot(category, _) => vec![inputs.categories[*category]],
+                Slot::Statistic(statistic) => {
+                    let category = |element: &Element| match element {
+                        Element::Category(at) => Some(inputs.categories[*at]),
+                        Element::Above(..) | Element::Is(..) => None,
+                    };
+                    let any = |element: &Element| match element {
+                        Element::Category(at) | Element::Is(at, _) => inputs.categories[*at],
+                        Element::Above(at, ..) => inputs.numbers[*at],
+                    };
+                    let of: Vec<usize> = statistic.elements.iter().filter_map(category).collect();
+                    if of.is_empty() { statistic.elements.iter().map(any).collect() } else { of }
+                }
+            };
+            of.sort_unstable();
+            of.dedup();
+            *known.entry(of.clone()).or_insert_with(|| {
+                groups.push(of);
+                groups.len() as u32 - 1
+            })
+        };
+        (self.slots.iter().map(player).collect(), groups)
+    }
+
     fn split(&self, number: i64, on_true: usize, on_false: usize) -> Result<NodeBuilder> {
         let split = usize::try_from(number).ok().and_then(|at| self.splits.get(at));
         let split = split.ok_or_else(|| Error::data(format!("the split {number} of {}", self.splits.len())))?;
@@ -258,7 +330,7 @@ impl Slots {
             },
             Split::Is(feature, place) => NodeBuilder::Split {
                 feature,
-                test: Test::In(vec![place]),
+                test: Test::In([place].into()),
                 missing_left: false,
                 left: on_true,
                 right: on_false,
@@ -270,7 +342,7 @@ impl Slots {
     fn tree<'a>(&self, tree: &'a TreePart, outputs: usize, first: u32) -> Result<(TreeBuilder, &'a [f64])> {
         let mut builder = TreeBuilder::default();
         match tree {
-            TreePart::Levels { splits, leaves } => {
+            TreePart::Levels { splits, leaves, .. } => {
                 let depth = splits.len();
                 if depth > MAX_LEVELS || leaves.len() != outputs << depth {
                     return Err(Error::data(format!("{} values for {depth} levels of splits", leaves.len())));
@@ -284,7 +356,7 @@ impl Slots {
                 builder.nodes.extend((0..1u32 << depth).map(|leaf| NodeBuilder::Leaf(first + leaf)));
                 Ok((builder, leaves))
             }
-            TreePart::Nodes { nodes, leaves } => {
+            TreePart::Nodes { nodes, leaves, .. } => {
                 let count = leaves.len() / outputs;
                 for node in nodes {
                     builder.nodes.push(match node {

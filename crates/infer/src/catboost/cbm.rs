@@ -130,6 +130,11 @@ fn cut(source: Table<'_, '_>, outputs: usize) -> Result<Vec<TreePart>> {
     let steps: Vec<(usize, usize)> =
         source.list(10, |[a, b, c, d]| (u16::from_le_bytes([a, b]).into(), u16::from_le_bytes([c, d]).into()))?;
     let places: Vec<usize> = source.list(11, |b| u32::from_le_bytes(b) as usize)?;
+    // How much of the training data reached every leaf.
+    let weights: Vec<f64> = source.list(9, f64::from_le_bytes)?;
+    if !weights.is_empty() && weights.len() != values.len() / outputs {
+        return Err(Error::data(format!("it has {} weights for {} leaves", weights.len(), values.len() / outputs)));
+    }
     let short = || Error::data("its trees are longer than its lists");
     let (mut split, mut leaf) = (0usize, 0usize);
     let mut trees = Vec::with_capacity(sizes.len());
@@ -141,12 +146,13 @@ fn cut(source: Table<'_, '_>, outputs: usize) -> Result<Vec<TreePart>> {
             trees.push(TreePart::Levels {
                 splits: splits.get(split..end).ok_or_else(short)?.to_vec(),
                 leaves: values.get(leaf..last).ok_or_else(short)?.to_vec(),
+                weights: weights.get(leaf / outputs..last / outputs).unwrap_or_default().to_vec(),
             });
             leaf = last;
         } else {
             let parts = splits.get(split..end).zip(steps.get(split..end)).zip(places.get(split..end));
             let ((splits, steps), places) = parts.ok_or_else(short)?;
-            trees.push(nodes(splits, steps, places, &values, outputs)?);
+            trees.push(nodes(splits, steps, places, (&values, &weights), outputs)?);
         }
         split = end;
     }
@@ -162,15 +168,16 @@ fn nodes(
     splits: &[i64],
     steps: &[(usize, usize)],
     places: &[usize],
-    values: &[f64],
+    (values, weights): (&[f64], &[f64]),
     outputs: usize,
 ) -> Result<TreePart> {
-    let (mut nodes, mut leaves) = (Vec::with_capacity(splits.len()), Vec::new());
+    let (mut nodes, mut leaves, mut own_weights) = (Vec::with_capacity(splits.len()), Vec::new(), Vec::new());
     for (at, step) in steps.iter().enumerate() {
         let leaf = leaves.len() / outputs;
         if step.0 == 0 || step.1 == 0 {
             let found = places[at].checked_add(outputs).and_then(|end| values.get(places[at]..end));
             leaves.extend_from_slice(found.ok_or_else(|| Error::data("a leaf has no value"))?);
+            own_weights.extend(weights.get(places[at] / outputs));
         }
         nodes.push(match step {
             (0, 0) => NodePart::Leaf(leaf),
@@ -192,7 +199,7 @@ fn nodes(
         let children = (child(left), child(right));
         nodes[at] = NodePart::Split(split, children.0, children.1);
     }
-    Ok(TreePart::Nodes { nodes, leaves })
+    Ok(TreePart::Nodes { nodes, leaves, weights: own_weights })
 }
 
 /// What a statistic is looked up by, its kind, and the key of its table.

@@ -190,7 +190,11 @@ fn trees(document: &Document, parts: &mut Parts) -> Result<()> {
             if at == 0 {
                 parts.outputs = leaves.len() >> splits.len().min(63);
             }
-            parts.trees.push(TreePart::Levels { splits, leaves });
+            let weights = match tree.get("leaf_weights") {
+                Some(_) => tree.numbers("leaf_weights").map_err(within)?.to_vec(),
+                None => Vec::new(),
+            };
+            parts.trees.push(TreePart::Levels { splits, leaves, weights });
         }
         return Ok(());
     }
@@ -198,7 +202,7 @@ fn trees(document: &Document, parts: &mut Parts) -> Result<()> {
         return Err(Error::data("it has neither `oblivious_trees` nor `trees`"));
     };
     for (at, root) in list.iter().enumerate() {
-        let (mut nodes, mut leaves) = (vec![NodePart::Leaf(0)], Vec::new());
+        let (mut nodes, mut leaves, mut weights) = (vec![NodePart::Leaf(0)], Vec::new(), Vec::new());
         let mut open = vec![(0usize, root)];
         while let Some((place, source)) = open.pop() {
             match source.get("value") {
@@ -215,6 +219,7 @@ fn trees(document: &Document, parts: &mut Parts) -> Result<()> {
                     if leaves.len() - before != parts.outputs || parts.outputs == 0 {
                         return Err(Error::data(format!("tree {at}: leaves have different numbers of values")));
                     }
+                    weights.extend(source.get("weight").and_then(Document::number));
                     nodes[place] = NodePart::Leaf(before / parts.outputs);
                 }
                 None => {
@@ -229,7 +234,7 @@ fn trees(document: &Document, parts: &mut Parts) -> Result<()> {
                 }
             }
         }
-        parts.trees.push(TreePart::Nodes { nodes, leaves });
+        parts.trees.push(TreePart::Nodes { nodes, leaves, weights });
     }
     Ok(())
 }

@@ -14,6 +14,11 @@
 //!   of `Poisson` and `Tweedie` the exponential, as `CatBoostRegressor` has it,
 //!   of anything else the raw value.
 //! - Text and embedding features and several targets are refused by name.
+//! - Contributions are CatBoost's `ShapValues`: what a statistic of several
+//!   categories adds is shared by them equally. They need the leaves' weights,
+//!   which a model has unless it was made of others. Of trees that are not
+//!   symmetric CatBoost's own do not add up to the raw score; these are Shapley
+//!   values there too, and so they are of a scaled model, which CatBoost refuses.
 
 mod build;
 mod cbm;
@@ -32,6 +37,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::columns;
 use crate::error::{Error, Result};
+use crate::explain::{Contributions, Explainer, check_size};
 use crate::forest::Ensemble;
 use crate::model::{ClassProbabilities, Description, Model, Predictions, Raw, Signature};
 use statistic::Statistic;
@@ -85,6 +91,9 @@ enum Slot {
 #[derive(Debug)]
 struct CatboostModel {
     trees: Ensemble<f32, f64>,
+    explainer: Explainer,
+    /// The inputs of each of its players.
+    groups: Vec<Vec<usize>>,
     slots: Vec<Slot>,
     /// Inputs that hold numbers, by number; and which are categories.
     numbers: Vec<usize>,
@@ -125,8 +134,8 @@ fn hashes(batch: &RecordBatch, name: &str, inputs: &[crate::model::Input]) -> Re
 }
 
 impl CatboostModel {
-    /// Raw scores, a column an output.
-    fn raw(&self, batch: &RecordBatch) -> Result<Vec<Vec<f64>>> {
+    /// Hands `with` what the trees look at, a column a slot.
+    fn with_slots<R>(&self, batch: &RecordBatch, with: impl FnOnce(&[&[f32]]) -> R) -> Result<R> {
         let inputs = &self.signature.inputs;
         let rows = batch.num_rows();
         let numbers = self.numbers.iter().map(|at| columns::singles(batch, &inputs[*at].name, inputs));
@@ -154,7 +163,13 @@ impl CatboostModel {
                 _ => made.as_slice(),
             })
             .collect();
-        let mut raw = self.trees.sums(&columns, rows, &vec![0.0; self.bias.len()]);
+        Ok(with(&columns))
+    }
+
+    /// Raw scores, a column an output.
+    fn raw(&self, batch: &RecordBatch) -> Result<Vec<Vec<f64>>> {
+        let zeros = vec![0.0; self.bias.len()];
+        let mut raw = self.with_slots(batch, |slots| self.trees.sums(slots, batch.num_rows(), &zeros))?;
         if self.scale != 1.0 || self.bias.iter().any(|bias| *bias != 0.0) {
             for (column, bias) in raw.iter_mut().zip(&self.bias) {
                 column.iter_mut().for_each(|value| *value = *value * self.scale + bias);
@@ -226,5 +241,22 @@ impl Model for CatboostModel {
             _ => margin.clone().into(),
         };
         Ok(Predictions { margin: Some(margin.into()), ..Predictions::plain(prediction) })
+    }
+
+    /// As CatBoost's `ShapValues`, of the raw score.
+    fn contributions(&self, batch: &RecordBatch) -> Result<Contributions> {
+        let (columns, outputs, rows) = (self.signature.inputs.len(), self.bias.len(), batch.num_rows());
+        check_size(rows, columns, outputs)?;
+        let zeros = vec![0.0; outputs];
+        let by_player = self.with_slots(batch, |slots| self.explainer.values(slots, rows, &zeros))??;
+        let mut values = vec![0.0; rows * outputs * (columns + 1)];
+        let parts = by_player.chunks_exact(self.groups.len() + 1).zip(values.chunks_exact_mut(columns + 1));
+        for (at, (by_player, values)) in parts.enumerate() {
+            for (group, value) in self.groups.iter().zip(by_player) {
+                group.iter().for_each(|input| values[*input] += self.scale * value / group.len() as f64);
+            }
+            values[columns] = self.scale * by_player[self.groups.len()] + self.bias[at % outputs];
+        }
+        Contributions::new(batch, &self.signature.inputs, outputs, values)
     }
 }

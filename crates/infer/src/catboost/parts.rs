@@ -144,6 +144,8 @@ pub enum TreePart {
         splits: Vec<i64>,
         /// `outputs` numbers a leaf.
         leaves: Vec<f64>,
+        /// How much of the training data reached every leaf; empty when that is not known.
+        weights: Vec<f64>,
     },
     /// Any tree; the root is the first node.
     Nodes {
@@ -151,6 +153,8 @@ pub enum TreePart {
         nodes: Vec<NodePart>,
         /// `outputs` numbers a leaf.
         leaves: Vec<f64>,
+        /// How much of the training data reached every leaf; empty when that is not known.
+        weights: Vec<f64>,
     },
 }
 

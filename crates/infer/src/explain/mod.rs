@@ -35,7 +35,7 @@ mod table;
 mod tests;
 mod wide;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
 use crate::forest::{TreeBuilder, Value};
@@ -49,7 +49,7 @@ use block::Built;
 #[derive(Debug)]
 pub struct Source {
     /// The trees.
-    pub trees: Vec<TreeBuilder>,
+    pub trees: Arc<Vec<TreeBuilder>>,
     /// A cover a node of every tree; an empty list when the file has none.
     pub covers: Vec<Vec<f64>>,
     /// Numbers of all leaves, by the loader's leaf numbers.
@@ -95,6 +95,11 @@ impl Explainer {
     /// Keeps what is needed; nothing is worked out yet.
     pub fn new(source: Source) -> Self {
         Self { source, built: OnceLock::new() }
+    }
+
+    /// How many players there are.
+    pub fn players(&self) -> usize {
+        self.source.targets.len()
     }
 
     /// Adds the players up by other columns, before anything is worked out.

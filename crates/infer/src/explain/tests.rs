@@ -1,5 +1,7 @@
 //! Against Shapley's own definition, over all subsets of players.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::forest::{NodeBuilder, Test};
 
@@ -91,9 +93,9 @@ fn rows(numbers: &mut Numbers, count: usize) -> Vec<Vec<f64>> {
 
 fn source(numbers: &mut Numbers, trees: usize, splits: usize, players: Vec<u32>, columns: usize) -> Source {
     let mut values = Vec::new();
-    let (trees, covers) = (0..trees).map(|_| tree(numbers, splits, &mut values)).unzip();
+    let (trees, covers): (Vec<_>, Vec<_>) = (0..trees).map(|_| tree(numbers, splits, &mut values)).unzip();
     Source {
-        trees,
+        trees: Arc::new(trees),
         covers,
         values,
         width: 1,
@@ -204,7 +206,7 @@ fn a_chain_with_a_player_a_node_is_explained_within_its_limits() {
         }
         covers.push(1.0);
         Explainer::new(Source {
-            trees: vec![TreeBuilder { nodes }],
+            trees: Arc::new(vec![TreeBuilder { nodes }]),
             covers: vec![covers],
             values: (0..=length).map(|leaf| leaf as f64).collect(),
             width: 1,

@@ -59,6 +59,25 @@ impl<T: Value> Bins<T> {
         Self::Many(groups)
     }
 
+    /// The bin of one value, where at most 255 thresholds can be reached: by
+    /// halves, without a branch.
+    #[inline(always)]
+    pub fn byte(&self, value: T) -> u8 {
+        match self {
+            Self::Few(cuts) => cuts.partition_point(|cut| value >= *cut) as u8,
+            Self::Many(groups) => {
+                let cuts = groups.as_flattened();
+                let mut reached = 0;
+                for step in [128, 64, 32, 16, 8, 4, 2, 1] {
+                    let next = reached + step;
+                    reached = if value >= cuts[(next - 1) % 256] { next } else { reached };
+                }
+                reached as u8
+            }
+            Self::Set(_) | Self::Most(_) => self.bytes(&[value])[0],
+        }
+    }
+
     /// The bins of values, where at most 255 thresholds can be reached.
     #[inline(always)]
     pub fn bytes<const N: usize>(&self, values: &[T; N]) -> [u8; N] {
@@ -196,7 +215,16 @@ impl<T: Value> Plan<T> {
     /// Collects the thresholds; none when they need more lanes, or sets of
     /// categories more memory, than there may be.
     pub fn new(trees: &[TreeBuilder], slots: usize, limits: Limits) -> Option<Self> {
-        let sets = trees.iter().flat_map(|t| &t.nodes).map(|node| match node {
+        Self::of_nodes(|| trees.iter().flat_map(|tree| &tree.nodes), slots, limits)
+    }
+
+    /// As [`new`](Self::new), of some nodes alone.
+    pub fn of_nodes<'a, I: Iterator<Item = &'a NodeBuilder>>(
+        nodes: impl Fn() -> I,
+        slots: usize,
+        limits: Limits,
+    ) -> Option<Self> {
+        let sets = nodes().map(|node| match node {
             NodeBuilder::Split { test: Test::In(categories), .. } => words(categories),
             _ => 0,
         });
@@ -204,7 +232,7 @@ impl<T: Value> Plan<T> {
             return None;
         }
         let mut cuts: BTreeMap<usize, Vec<T>> = BTreeMap::new();
-        for node in trees.iter().flat_map(|t| &t.nodes) {
+        for node in nodes() {
             if let NodeBuilder::Split { feature, test: Test::Less(threshold), .. } = node {
                 cuts.entry(*feature as usize).or_default().push(T::from_f64(*threshold));
             }
@@ -220,6 +248,7 @@ impl<T: Value> Plan<T> {
         for (feature, mut found) in cuts {
             found.sort_unstable_by(Value::order);
             found.dedup_by(|a, b| a == b);
+            found.shrink_to_fit();
             plan.first[feature] = plan.fills.len();
             for chunk in found.chunks(limits.cuts) {
                 plan.fills.push(Fill { feature, bins: Bins::of(chunk), left: None, right: None });

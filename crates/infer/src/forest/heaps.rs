@@ -97,18 +97,16 @@ impl<T: Value, V: Sum> Heaps<T, V> {
         if depths.iter().map(|depth| 2usize << depth).sum::<usize>() > MAX_FILL * nodes {
             return None;
         }
-        let heaps: Vec<Vec<usize>> = trees.iter().zip(&depths).map(|(tree, depth)| heap(tree, *depth)).collect();
+        let heaps: Vec<Vec<u32>> = trees.iter().zip(&depths).map(|(tree, depth)| heap(tree, *depth)).collect();
         let part = |upper: bool| {
-            move |(tree, heap): (&TreeBuilder, &Vec<usize>)| {
+            trees.iter().zip(&heaps).flat_map(move |(tree, heap)| {
                 let (upper_part, lower_part) = heap.split_at(heap.len().min(TOP_NODES));
                 let part = if upper { upper_part } else { lower_part };
-                part.iter().map(|at| tree.nodes[*at].clone()).collect::<Vec<_>>()
-            }
+                part.iter().map(|at| &tree.nodes[*at as usize])
+            })
         };
-        let tops: Vec<_> = trees.iter().zip(&heaps).map(part(true)).map(|nodes| TreeBuilder { nodes }).collect();
-        let rests: Vec<_> = trees.iter().zip(&heaps).map(part(false)).map(|nodes| TreeBuilder { nodes }).collect();
-        let mut bytes = Plan::new(&tops, slots, BYTE_LIMITS)?;
-        let mut words = Plan::new(&rests, slots, WORD_LIMITS)?;
+        let mut bytes = Plan::of_nodes(|| part(true), slots, BYTE_LIMITS)?;
+        let mut words = Plan::of_nodes(|| part(false), slots, WORD_LIMITS)?;
         let (mut lower, mut packed, mut values) = (vec![Lower::default(); TOP_NODES], Vec::new(), Vec::new());
         for (number, (tree, heap)) in trees.iter().zip(&heaps).enumerate() {
             let depth = heap.len().ilog2() as usize - 1;
@@ -116,7 +114,7 @@ impl<T: Value, V: Sum> Heaps<T, V> {
             // A tree's nodes begin with those of the upper levels, which are not kept.
             let from = lower.len() - TOP_NODES;
             for (place, at) in heap.iter().enumerate().take(1 << depth).skip(1) {
-                let node = &tree.nodes[*at];
+                let node = &tree.nodes[*at as usize];
                 if place < TOP_NODES {
                     if let NodeBuilder::Split { feature, test, missing_left, .. } = node {
                         let (lane, below) = bytes.place(*feature, test, *missing_left)?;
@@ -132,7 +130,7 @@ impl<T: Value, V: Sum> Heaps<T, V> {
             let output = leaves.output_of(number);
             packed.push(Tree { top: depth.min(TOP), depth, upper, lower: from, output, values: values.len() });
             for at in &heap[1 << depth..] {
-                let NodeBuilder::Leaf(leaf) = &tree.nodes[*at] else { return None };
+                let NodeBuilder::Leaf(leaf) = &tree.nodes[*at as usize] else { return None };
                 let from = *leaf as usize * leaves.width;
                 values.extend_from_slice(&leaves.values[from..from + leaves.width]);
             }
@@ -278,6 +276,11 @@ pub fn depth(tree: &TreeBuilder) -> Option<usize> {
     None
 }
 
+/// The levels that a tree of this depth is filled up to, unless it is too deep.
+pub fn levels(depth: usize) -> Option<usize> {
+    (depth <= MAX_DEPTH).then_some(depth.max(3))
+}
+
 /// What a tree of this depth costs a row, in nodes of the kernel that evaluates
 /// small trees whole: measured, a level that is walked costs as much as 20 of
 /// those nodes, and a node in registers three quarters of one.
@@ -287,11 +290,11 @@ pub fn cost(depth: usize) -> usize {
 
 /// The nodes of a checked tree by their place in the heap; the root is in
 /// place 1, and also in place 0, which is not used.
-pub fn heap(tree: &TreeBuilder, depth: usize) -> Vec<usize> {
-    let mut heap = vec![0usize; 2 << depth];
+pub fn heap(tree: &TreeBuilder, depth: usize) -> Vec<u32> {
+    let mut heap = vec![0u32; 2 << depth];
     for place in 1..1 << depth {
-        let (left, right) = match &tree.nodes[heap[place]] {
-            NodeBuilder::Split { left, right, .. } => (*left, *right),
+        let (left, right) = match &tree.nodes[heap[place] as usize] {
+            NodeBuilder::Split { left, right, .. } => (*left as u32, *right as u32),
             NodeBuilder::Leaf(_) => (heap[place], heap[place]),
         };
         (heap[2 * place], heap[2 * place + 1]) = (left, right);

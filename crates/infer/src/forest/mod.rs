@@ -5,10 +5,10 @@
 //! trees alone, never by the rows. Small trees are evaluated whole, many rows
 //! at a time ([`lanes`]); of larger ones that are nearly complete the upper
 //! levels are, and rows walk the rest ([`heaps`]); others are walked from the
-//! root ([`walk`]). A row by itself has its own form ([`single`]). All find the
-//! same leaf for the same row, and a row's leaves are added in the order of the
-//! trees: the same bits from every kernel, on every processor, however rows are
-//! cut into batches.
+//! root ([`walk`]). A row by itself has its own form ([`single`]), made when the
+//! first row comes. All find the same leaf for the same row, and a row's leaves
+//! are added in the order of the trees: the same bits from every kernel, on every
+//! processor, however rows are cut into batches.
 
 mod bins;
 mod heaps;
@@ -17,13 +17,14 @@ mod single;
 mod walk;
 
 use std::ops::AddAssign;
+use std::sync::{Arc, OnceLock};
 
 pub use single::Scratch;
 
 use crate::error::{Error, Result};
 
 /// A tree as a loader sees it.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct TreeBuilder {
     /// Its nodes; the root is the first.
     pub nodes: Vec<NodeBuilder>,
@@ -55,7 +56,7 @@ pub enum Test {
     /// Left when the value is less.
     Less(f64),
     /// Left when the value, as a category, is in the set.
-    In(Vec<u32>),
+    In(Box<[u32]>),
 }
 
 /// A number that trees compare.
@@ -195,11 +196,13 @@ impl<V> Leaves<V> {
 /// Trees over `slots` features whose leaves are added up.
 #[derive(Debug)]
 pub struct Ensemble<T, V> {
+    /// The trees as they were checked, which explanations share.
+    trees: Arc<Vec<TreeBuilder>>,
+    leaves: Leaves<V>,
     kernel: Kernel<T, V>,
-    single: single::Single<T, V>,
+    /// The form for single rows, once there was one.
+    single: OnceLock<single::Single<T, V>>,
     slots: usize,
-    outputs: usize,
-    trees: usize,
     nodes: usize,
     max_depth: usize,
 }
@@ -208,14 +211,19 @@ pub struct Ensemble<T, V> {
 enum Kernel<T, V> {
     Lanes(lanes::Lanes<T, V>),
     Heaps(heaps::Heaps<T, V>),
-    Walk(walk::Walk<T>, Leaves<V>),
+    Walk(walk::Walk<T>),
 }
 
 /// The kernel for the shape of the trees, if one of the two without pointers
 /// suits: whole trees by their nodes while these are few, else complete ones.
-fn kernel_of<T: Value, V: Sum>(trees: &[TreeBuilder], slots: usize, leaves: &Leaves<V>) -> Option<Kernel<T, V>> {
+fn kernel_of<T: Value, V: Sum>(
+    trees: &[TreeBuilder],
+    depths: &[usize],
+    slots: usize,
+    leaves: &Leaves<V>,
+) -> Option<Kernel<T, V>> {
     let nodes: usize = trees.iter().map(|tree| tree.nodes.len() / 2).sum();
-    let complete = trees.iter().map(|tree| heaps::depth(tree).map(heaps::cost)).sum::<Option<usize>>();
+    let complete = depths.iter().map(|depth| heaps::levels(*depth).map(heaps::cost)).sum::<Option<usize>>();
     let by_nodes = || lanes::Lanes::new(trees, slots, leaves).map(Kernel::Lanes);
     let by_levels = || heaps::Heaps::new(trees, slots, leaves).map(Kernel::Heaps);
     if complete.is_some_and(|cost| cost < nodes) {
@@ -234,28 +242,22 @@ impl<T: Value, V: Sum> Ensemble<T, V> {
     /// # Errors
     /// When a node has no parent or two, a feature or a leaf does not exist, or
     /// the model is larger than what is supported.
-    pub fn new(trees: &[TreeBuilder], slots: usize, leaves: Leaves<V>) -> Result<Self> {
+    pub fn new(trees: &Arc<Vec<TreeBuilder>>, slots: usize, leaves: Leaves<V>) -> Result<Self> {
         leaves.check(trees)?;
-        let (mut nodes, mut max_depth) = (0usize, 0);
+        let (mut nodes, mut depths) = (0usize, Vec::with_capacity(trees.len()));
         for (number, tree) in trees.iter().enumerate() {
             nodes += tree.nodes.len();
-            let depth = check(tree, slots).map_err(|e| Error::data(format!("tree {number}: {e}")))?;
-            max_depth = max_depth.max(depth);
+            depths.push(check(tree, slots).map_err(|e| Error::data(format!("tree {number}: {e}")))?);
         }
+        let max_depth = depths.iter().copied().max().unwrap_or(0);
         if nodes > MAX_NODES {
             return Err(Error::data(format!("the model has more than {MAX_NODES} nodes")));
         }
-        let outputs = leaves.outputs;
-        let kernel = match kernel_of(trees, slots, &leaves) {
+        let kernel = match kernel_of(trees, &depths, slots, &leaves) {
             Some(kernel) => kernel,
-            None => Kernel::Walk(walk::Walk::new(trees, slots)?, leaves.clone()),
+            None => Kernel::Walk(walk::Walk::new(trees, slots)?),
         };
-        let single = match single::Heaps::new(trees, slots, &leaves) {
-            Some(heaps) => single::Single::Heaps(heaps),
-            None if matches!(kernel, Kernel::Walk(..)) => single::Single::Walk(None),
-            None => single::Single::Walk(Some(Box::new((walk::Walk::new(trees, slots)?, leaves)))),
-        };
-        Ok(Self { kernel, single, slots, outputs, trees: trees.len(), nodes, max_depth })
+        Ok(Self { trees: trees.clone(), leaves, kernel, single: OnceLock::new(), slots, nodes, max_depth })
     }
 
     /// Features.
@@ -265,7 +267,7 @@ impl<T: Value, V: Sum> Ensemble<T, V> {
 
     /// Trees.
     pub fn trees(&self) -> usize {
-        self.trees
+        self.trees.len()
     }
 
     /// Nodes, leaves included.
@@ -285,14 +287,14 @@ impl<T: Value, V: Sum> Ensemble<T, V> {
     /// # Panics
     /// When there are fewer columns than features or fewer values than rows.
     pub fn sums(&self, columns: &[impl AsRef<[T]>], rows: usize, base: &[V]) -> Vec<Vec<V>> {
-        assert_eq!(base.len(), self.outputs, "a base for every output");
+        assert_eq!(base.len(), self.leaves.outputs, "a base for every output");
         let columns: Vec<&[T]> = columns.iter().take(self.slots).map(|c| &c.as_ref()[..rows]).collect();
         assert_eq!(columns.len(), self.slots, "a column for every feature");
         let mut sums: Vec<Vec<V>> = base.iter().map(|base| vec![*base; rows]).collect();
         match &self.kernel {
             Kernel::Lanes(lanes) => lanes.add(&columns, rows, &mut sums),
             Kernel::Heaps(heaps) => heaps.add(&columns, rows, &mut sums),
-            Kernel::Walk(walk, leaves) => walk.add(&columns, rows, leaves, &mut sums),
+            Kernel::Walk(walk) => walk.add(&columns, rows, &self.leaves, &mut sums),
         }
         sums
     }
@@ -303,12 +305,22 @@ impl<T: Value, V: Sum> Ensemble<T, V> {
     /// # Panics
     /// When there are fewer values than features or fewer sums than outputs.
     pub fn add_row(&self, row: &[T], scratch: &mut Scratch<T>, sums: &mut [V]) {
-        assert!(row.len() >= self.slots && sums.len() == self.outputs, "a value for every feature");
-        match (&self.single, &self.kernel) {
+        assert!(row.len() >= self.slots && sums.len() == self.leaves.outputs, "a value for every feature");
+        let form = self.single.get_or_init(|| match &self.kernel {
+            Kernel::Walk(_) => single::Single::new(&self.trees, self.slots, &self.leaves, false),
+            _ => single::Single::new(&self.trees, self.slots, &self.leaves, true),
+        });
+        match (form, &self.kernel) {
+            (single::Single::Bytes(bytes), _) => bytes.add(row, scratch, sums),
             (single::Single::Heaps(heaps), _) => heaps.add(row, scratch, sums),
-            (single::Single::Walk(Some(own)), _) => single::walk(&own.0, &own.1, row, scratch, sums),
-            (single::Single::Walk(None), Kernel::Walk(walk, leaves)) => single::walk(walk, leaves, row, scratch, sums),
-            (single::Single::Walk(None), _) => unreachable!("another kernel has its own walk beside it"),
+            (single::Single::Walk(walk), _) | (single::Single::Kernel, Kernel::Walk(walk)) => {
+                single::walk(walk, &self.leaves, row, scratch, sums);
+            }
+            (single::Single::Kernel, _) => {
+                let columns: Vec<[T; 1]> = row.iter().take(self.slots).map(|value| [*value]).collect();
+                let found = self.sums(&columns, 1, sums);
+                sums.iter_mut().zip(found).for_each(|(sum, found)| *sum = found[0]);
+            }
         }
     }
 }

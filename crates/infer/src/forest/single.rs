@@ -1,15 +1,21 @@
 //! One row at a time.
 //!
-//! All trees are filled up to complete ones of one depth, laid out level by
-//! level as in [`heaps`](super::heaps), and several trees are walked at once,
-//! so that their loads overlap. Trees that are too deep or too lopsided for
-//! that are walked by their pointers. Nothing is allocated once a [`Scratch`]
-//! has been used.
+//! Small trees are filled up to complete ones and decide in bytes ([`bytes`]).
+//! Larger ones are filled up to one depth and laid out level by level as in
+//! [`heaps`](super::heaps), and several of them are walked at once, so that
+//! their loads overlap. Trees that are too deep or too lopsided for that are
+//! walked by their pointers. Nothing is allocated once a [`Scratch`] has been
+//! used.
+
+mod bytes;
 
 use super::bins::{Fill, Limits, Plan};
 use super::heaps::{self, heap};
 use super::walk::Walk;
 use super::{Leaves, NodeBuilder, Sum, TreeBuilder, Value};
+pub use bytes::Bytes;
+#[cfg(test)]
+pub use bytes::Row;
 
 /// Trees that are walked together.
 const ACROSS: usize = 8;
@@ -21,6 +27,7 @@ const LIMITS: Limits = Limits { cuts: u16::MAX as usize - 1, lanes: 1 << 16 };
 /// Work space, to be used again.
 #[derive(Debug, Default)]
 pub struct Scratch<T> {
+    bytes: bytes::Row,
     bins: Vec<u16>,
     values: Vec<T>,
 }
@@ -35,10 +42,29 @@ struct Node {
 /// Trees in the form for single rows.
 #[derive(Debug)]
 pub enum Single<T, V> {
+    /// Small trees.
+    Bytes(Bytes<T, V>),
     /// Complete trees of one depth.
     Heaps(Heaps<T, V>),
-    /// Any others; none when the batches' kernel is of this form itself.
-    Walk(Option<Box<(Walk<T>, Leaves<V>)>>),
+    /// Any others.
+    Walk(Walk<T>),
+    /// The batches' own.
+    Kernel,
+}
+
+impl<T: Value, V: Sum> Single<T, V> {
+    /// The form that suits checked trees. `walk` says whether those that no other
+    /// suits are walked, if they can be.
+    pub fn new(trees: &[TreeBuilder], slots: usize, leaves: &Leaves<V>, walk: bool) -> Self {
+        if let Some(bytes) = Bytes::new(trees, slots, leaves) {
+            return Self::Bytes(bytes);
+        }
+        if let Some(heaps) = Heaps::new(trees, slots, leaves) {
+            return Self::Heaps(heaps);
+        }
+        let walk = if walk { Walk::new(trees, slots).ok() } else { None };
+        walk.map_or(Self::Kernel, Self::Walk)
+    }
 }
 
 /// Complete trees of one depth.
@@ -71,7 +97,7 @@ impl<T: Value, V: Sum> Heaps<T, V> {
         for tree in trees {
             let heap = heap(tree, depth);
             for at in &heap[..1 << depth] {
-                nodes.push(match &tree.nodes[*at] {
+                nodes.push(match &tree.nodes[*at as usize] {
                     NodeBuilder::Leaf(_) => Node::default(),
                     NodeBuilder::Split { feature, test, missing_left, .. } => {
                         let (lane, below) = plan.place(*feature, test, *missing_left)?;
@@ -80,7 +106,7 @@ impl<T: Value, V: Sum> Heaps<T, V> {
                 });
             }
             for at in &heap[1 << depth..] {
-                let NodeBuilder::Leaf(leaf) = &tree.nodes[*at] else { return None };
+                let NodeBuilder::Leaf(leaf) = &tree.nodes[*at as usize] else { return None };
                 let from = *leaf as usize * leaves.width;
                 values.extend_from_slice(&leaves.values[from..from + leaves.width]);
             }

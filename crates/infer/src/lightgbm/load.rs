@@ -67,7 +67,7 @@ fn build(text: &Text<'_>) -> Result<LightgbmModel> {
     }
     let groups: Vec<u32> = (0..builders.len()).map(|tree| (tree % outputs) as u32).collect();
     let nodes = builders.iter().map(|b: &TreeBuilder| b.nodes.len()).sum();
-    let slots = looks.slots;
+    let (slots, builders) = (looks.slots, Arc::new(builders));
     let plain = Ensemble::new(&builders, slots.len(), Leaves::grouped(values.clone(), groups.clone(), outputs))?;
     let max_depth = plain.max_depth();
     let (trees, explainer) = if linear[0].is_some() {
@@ -229,7 +229,7 @@ fn tree(section: &Section<'_>, features: usize, looks: &mut Looks, first: u32) -
                 let set = set.and_then(Option::take).ok_or_else(|| {
                     section.wrong("threshold", "names a set of categories that is not there, or is another split's")
                 })?;
-                (Look::Category, Test::In(set), false)
+                (Look::Category, Test::In(set.into()), false)
             } else {
                 let look = match decision >> 2 {
                     0 => Look::Plain,

@@ -83,8 +83,13 @@ pub enum Attribute {
     Floats(Vec<f32>),
     /// Whole numbers.
     Ints(Vec<i64>),
+    /// Whole numbers of the nodes of trees, which are many and small.
+    Small(Vec<i32>),
     /// Texts.
     Texts(Vec<String>),
+    /// The texts of the nodes of trees, which are a few again and again: the
+    /// different ones, and the place of each among them.
+    Few(Vec<String>, Vec<u8>),
 }
 
 /// A value's name and type.
@@ -226,7 +231,10 @@ fn read_attribute(bytes: &[u8], source: &mut Source<'_>, depth: usize) -> Result
     let (mut name, mut kind) = (String::new(), 0);
     let (mut float, mut int, mut text, mut tensor, mut graph) = (None, None, None, None, None);
     let (mut floats, mut ints, mut texts) = (Vec::new(), Vec::new(), Vec::new());
-    for field in Fields::of(bytes) {
+    // Of the nodes of trees.
+    let (mut few, mut places): (Vec<String>, Vec<u8>) = (Vec::new(), Vec::new());
+    let mut fields = Fields::of(bytes);
+    while let Some(field) = fields.next() {
         match field? {
             (1, value) => name = value.text()?.to_owned(),
             (2, value) => float = Some(value.float()?),
@@ -234,8 +242,23 @@ fn read_attribute(bytes: &[u8], source: &mut Source<'_>, depth: usize) -> Result
             (4, value) => text = Some(value.text()?.to_owned()),
             (5, value) => tensor = Some(read_tensor(value.bytes()?, source)?.1),
             (6, value) => graph = Some(read_graph(value.bytes()?, source, depth + 1)?),
-            (7, value) => value.floats(&mut floats)?,
-            (8, value) => value.ints(&mut ints)?,
+            (7, value) => {
+                value.floats(&mut floats)?;
+                fields.more_floats(7, &mut floats)?;
+            }
+            (8, value) => {
+                value.ints(&mut ints)?;
+                fields.more_ints(8, &mut ints)?;
+            }
+            (9, value) if name == "nodes_modes" => {
+                let text = value.text()?;
+                let place = few.iter().position(|known| known == text).unwrap_or_else(|| {
+                    few.push(text.to_owned());
+                    few.len() - 1
+                });
+                let place = u8::try_from(place).map_err(|_| Error::data("its nodes have too many modes"))?;
+                places.push(place);
+            }
             (9, value) => texts.push(value.text()?.to_owned()),
             (20, value) => kind = value.int()?,
             (10 | 11 | 14 | 15 | 21 | 22 | 23, _) => {
@@ -244,6 +267,8 @@ fn read_attribute(bytes: &[u8], source: &mut Source<'_>, depth: usize) -> Result
             _ => {}
         }
     }
+    floats.shrink_to_fit();
+    places.shrink_to_fit();
     // Zero and empty values may be left out of the file.
     let attribute = match kind {
         1 => Some(Attribute::Float(float.unwrap_or(0.0))),
@@ -252,7 +277,12 @@ fn read_attribute(bytes: &[u8], source: &mut Source<'_>, depth: usize) -> Result
         4 => tensor.map(Attribute::Tensor),
         5 => graph.map(|graph| Attribute::Graph(Box::new(graph))),
         6 => Some(Attribute::Floats(floats)),
+        7 if ["nodes_", "class_", "target_"].iter().any(|start| name.starts_with(start)) => {
+            let small: Result<Vec<i32>, _> = ints.iter().map(|value| i32::try_from(*value)).collect();
+            Some(small.map_or_else(|_| Attribute::Ints(ints), Attribute::Small))
+        }
         7 => Some(Attribute::Ints(ints)),
+        8 if texts.is_empty() && !places.is_empty() => Some(Attribute::Few(few, places)),
         8 => Some(Attribute::Texts(texts)),
         0 => {
             let first = float.map(Attribute::Float).or(int.map(Attribute::Int)).or(text.map(Attribute::Text));
@@ -273,6 +303,7 @@ fn read_attribute(bytes: &[u8], source: &mut Source<'_>, depth: usize) -> Result
     let empty = match &attribute {
         Some(Attribute::Floats(list)) => list.is_empty(),
         Some(Attribute::Ints(list)) => list.is_empty(),
+        Some(Attribute::Small(list)) => list.is_empty(),
         Some(Attribute::Texts(list)) => list.is_empty(),
         _ => false,
     };

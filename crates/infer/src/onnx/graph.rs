@@ -6,13 +6,15 @@
 //! be given. Only values that an operator refuses, such as an unknown category,
 //! are left for the rows.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use insightera_core::ErrorKind;
 
 use super::document::{Attribute, Graph, Node};
+use super::explain::{Explanation, Origins, choose, refused};
 use super::node::{Classes, Context, Inputs, Run, Settings};
-use super::operators::{Counts, prepare};
+use super::operators::{Counts, MODELS, prepare};
 use super::tensor::{Tensor, WordList, Words};
 use crate::error::{Error, Result};
 
@@ -37,6 +39,8 @@ pub struct Program {
     pub counts: Counts,
     /// The classes of nodes that choose from some, by the name of an output.
     pub classes: HashMap<String, Classes>,
+    /// What explains its scores, or why nothing does.
+    explanation: Result<Explanation, String>,
 }
 
 struct Step {
@@ -95,7 +99,7 @@ fn free(graph: &Graph) -> BTreeSet<String> {
 }
 
 /// Nodes in an order in which each comes after those it needs.
-fn order(nodes: &[Node], mut known: BTreeSet<String>) -> Result<Vec<usize>> {
+fn order(nodes: &[Cow<'_, Node>], mut known: BTreeSet<String>) -> Result<Vec<usize>> {
     let mut waiting: HashMap<&str, Vec<usize>> = HashMap::new();
     let mut missing = vec![0usize; nodes.len()];
     let mut ready = std::collections::VecDeque::new();
@@ -144,6 +148,7 @@ impl Program {
             largest: 0,
             counts: Counts::default(),
             classes: HashMap::new(),
+            explanation: Err("it runs in ONNX Runtime".into()),
         }
     }
 
@@ -168,7 +173,9 @@ impl Program {
             let names = ["classlabels_int64s", "classlabels_ints", "classlabels_strings"];
             let classes = names.into_iter().find_map(|name| match node.attributes.get(name) {
                 Some(Attribute::Ints(numbers)) => Some(Classes::Numbers(numbers.clone())),
-                Some(Attribute::Texts(texts)) => Some(Classes::Texts(texts.clone())),
+                Some(Attribute::Texts(texts)) => {
+                    Some(Classes::Texts(texts.iter().map(|text| text.to_string()).collect()))
+                }
                 _ => None,
             });
             let Some(classes) = classes else { continue };
@@ -200,7 +207,7 @@ impl Program {
             }
         }
         // Values that the graphs inside nodes use become inputs of those nodes.
-        let mut nodes = graph.nodes.clone();
+        let mut nodes: Vec<Cow<'_, Node>> = graph.nodes.iter().map(Cow::Borrowed).collect();
         let own_inputs: Vec<usize> = nodes.iter().map(|node| node.inputs.len()).collect();
         for node in &mut nodes {
             let inner: Vec<String> = node
@@ -209,7 +216,9 @@ impl Program {
                 .filter_map(|attribute| if let Attribute::Graph(graph) = attribute { Some(free(graph)) } else { None })
                 .flatten()
                 .collect();
-            node.inputs.extend(inner);
+            if !inner.is_empty() {
+                node.to_mut().inputs.extend(inner);
+            }
         }
         let mut known: BTreeSet<String> = constants.keys().cloned().collect();
         known.extend(inputs.iter().cloned());
@@ -219,11 +228,13 @@ impl Program {
             let at = program.place(name, &mut places);
             program.inputs.push(at);
         }
+        let mut origins = Origins::new(inputs, &samples);
+        let mut models = Vec::new();
         for (name, tensor) in &constants {
             samples.insert(name.clone(), tensor.clone());
         }
         for at in order(&nodes, known)? {
-            let node = &nodes[at];
+            let node: &Node = &nodes[at];
             let said = label(node, versions);
             let within = |e: Error| e.within(&said);
             let context = Context { versions, constants: &constants, samples: &samples };
@@ -237,7 +248,9 @@ impl Program {
                     program.classes.insert(name.clone(), classes.clone());
                 });
             }
+            let explained = settings.explained.take();
             let tried = sample(&run, node, &samples, words).map_err(within)?;
+            origins.follow(node, &samples, &constants, tried.as_deref());
             for (name, tensor) in node.outputs.iter().zip(tried.into_iter().flatten()) {
                 if node.operator == "Constant" {
                     constants.insert(name.clone(), tensor.clone());
@@ -256,8 +269,16 @@ impl Program {
                 run,
                 done: Vec::new(),
             };
+            if MODELS.contains(&node.operator.as_str()) {
+                let explained = explained.unwrap_or_else(|| Err(format!("{} is not explained", node.operator)));
+                let given = step.inputs.first().copied().flatten().unwrap_or(usize::MAX);
+                models.push((node, program.steps.len(), given, explained));
+            }
             program.steps.push(step);
         }
+        let all: Vec<&Node> = nodes.iter().map(AsRef::as_ref).collect();
+        let outputs: Vec<String> = graph.outputs.iter().map(|output| output.name.clone()).collect();
+        program.explanation = choose(models, &all, &outputs, &samples, &origins);
         for output in &graph.outputs {
             let known = places.contains_key(&output.name) || constants.contains_key(&output.name);
             if !known {
@@ -302,14 +323,53 @@ impl Program {
         if let Some(outside) = &self.outside {
             return outside.run(inputs, words);
         }
-        let mut values: Vec<Option<Held<'_>>> = (0..self.values).map(|_| None).collect();
+        let values = self.after(self.steps.len(), inputs, words)?;
+        let take = |at: &usize| {
+            let value = values[*at].as_ref().map(|held| held.get().clone());
+            value.ok_or_else(|| Error::new(ErrorKind::Internal, "a value of an ONNX graph is missing"))
+        };
+        self.outputs.iter().map(take).collect()
+    }
+
+    /// Whether ONNX Runtime has the graph.
+    pub fn is_outside(&self) -> bool {
+        #[cfg(feature = "onnxruntime")]
+        return self.outside.is_some();
+        #[cfg(not(feature = "onnxruntime"))]
+        false
+    }
+
+    /// Scores of a row that are explained.
+    ///
+    /// # Errors
+    /// `Invalid`, saying why they cannot be.
+    pub fn explained(&self) -> Result<usize> {
+        self.explanation.as_ref().map(|found| found.of.outputs()).map_err(|why| refused(why))
+    }
+
+    /// What the columns of its inputs contribute to rows: see `Explained::values`.
+    pub fn contributions(&self, inputs: &[&Tensor], words: &mut Words<'_>) -> Result<Vec<f64>> {
+        let explanation = self.explanation.as_ref().map_err(|why| refused(why))?;
+        let values = self.after(explanation.step, inputs, words)?;
+        let given = values.get(explanation.given).and_then(Option::as_ref).map(Held::get);
+        explanation.of.values(given.ok_or_else(|| refused("what it looks at is missing"))?)
+    }
+
+    /// All values that are needed after some steps.
+    fn after<'a>(
+        &'a self,
+        steps: usize,
+        inputs: &[&'a Tensor],
+        words: &mut Words<'_>,
+    ) -> Result<Vec<Option<Held<'a>>>> {
+        let mut values: Vec<Option<Held<'a>>> = (0..self.values).map(|_| None).collect();
         for (at, tensor) in &self.constants {
             values[*at] = Some(Held::Lent(tensor));
         }
         for (at, tensor) in self.inputs.iter().zip(inputs) {
             values[*at] = Some(Held::Lent(tensor));
         }
-        for step in &self.steps {
+        for step in &self.steps[..steps] {
             let given: Vec<Option<&Tensor>> =
                 step.inputs.iter().map(|at| at.and_then(|at| values[at].as_ref().map(Held::get))).collect();
             let results = (step.run)(Inputs(&given), words).map_err(|e| e.within(&step.label))?;
@@ -323,11 +383,7 @@ impl Program {
             }
             step.done.iter().for_each(|at| values[*at] = None);
         }
-        let take = |at: &usize| {
-            let value = values[*at].as_ref().map(|held| held.get().clone());
-            value.ok_or_else(|| Error::new(ErrorKind::Internal, "a value of an ONNX graph is missing"))
-        };
-        self.outputs.iter().map(take).collect()
+        Ok(values)
     }
 }
 

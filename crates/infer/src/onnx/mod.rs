@@ -21,6 +21,7 @@
 
 mod broadcast;
 mod document;
+mod explain;
 mod graph;
 mod load;
 mod node;
@@ -38,6 +39,7 @@ mod tests;
 use arrow::record_batch::RecordBatch;
 
 use crate::error::Result;
+use crate::explain::{Contributions, check_size};
 use crate::model::{Description, Model, Predictions, Signature};
 
 use graph::Program;
@@ -77,20 +79,45 @@ impl Model for OnnxModel {
     }
 
     fn score(&self, batch: &RecordBatch) -> Result<Predictions> {
+        let mut answer = self.outcome.start(batch.num_rows());
+        self.by_block(batch, |inputs, count, words| {
+            self.outcome.add(&mut answer, &self.program.run(inputs, words)?, count)
+        })?;
+        Ok(self.outcome.finish(answer))
+    }
+
+    /// Of the scores before their transform: see [`explain`].
+    fn contributions(&self, batch: &RecordBatch) -> Result<Contributions> {
+        let (outputs, columns) = (self.program.explained()?, &self.signature.inputs);
+        check_size(batch.num_rows(), columns.len(), outputs)?;
+        let mut values = Vec::with_capacity(batch.num_rows() * outputs * (columns.len() + 1));
+        self.by_block(batch, |inputs, _, words| {
+            values.extend(self.program.contributions(inputs, words)?);
+            Ok(())
+        })?;
+        Contributions::new(batch, columns, outputs, values)
+    }
+}
+
+impl OnnxModel {
+    /// Hands `run` the inputs of the graph, block by block, and their rows.
+    fn by_block(
+        &self,
+        batch: &RecordBatch,
+        mut run: impl FnMut(&[&Tensor], usize, &mut Words<'_>) -> Result<()>,
+    ) -> Result<()> {
         let mut words = Words::new(&self.words);
         let rows = batch.num_rows();
         let mut columns = Vec::with_capacity(self.feeds.len());
         for feed in &self.feeds {
             columns.push(feed.read(batch, &self.signature.inputs, &mut words)?);
         }
-        let mut answer = self.outcome.start(rows);
         for start in (0..rows).step_by(self.block) {
             let count = self.block.min(rows - start);
             let inputs = self.feeds.iter().zip(&columns).map(|(feed, columns)| feed.tensor(columns, start, count));
             let inputs = inputs.collect::<Result<Vec<Tensor>>>()?;
-            let outputs = self.program.run(&inputs.iter().collect::<Vec<_>>(), &mut words)?;
-            self.outcome.add(&mut answer, &outputs, count)?;
+            run(&inputs.iter().collect::<Vec<_>>(), count, &mut words)?;
         }
-        Ok(self.outcome.finish(answer))
+        Ok(())
     }
 }

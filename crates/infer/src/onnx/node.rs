@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::document::{Attribute, Graph, Node};
+use super::explain::Explained;
 use super::operators::Counts;
 use super::tensor::{Data, Kind, Tensor, WordList, Words};
 use crate::error::{Error, Result};
@@ -55,6 +56,8 @@ pub struct Settings<'a> {
     pub counts: Counts,
     /// The classes that it chooses from.
     pub classes: Option<Classes>,
+    /// What explains its scores, or why nothing does.
+    pub explained: Option<Result<Explained, String>>,
     read: BTreeSet<&'static str>,
 }
 
@@ -85,6 +88,7 @@ impl<'a> Settings<'a> {
             samples,
             counts: Counts::default(),
             classes: None,
+            explained: None,
             read: BTreeSet::new(),
         })
     }
@@ -189,11 +193,30 @@ impl<'a> Settings<'a> {
         }
     }
 
+    /// Whole numbers of the nodes of trees; none when it is not set.
+    pub fn whole(&mut self, name: &'static str) -> Result<Whole<'a>> {
+        match self.get(name) {
+            None => Ok(Whole::Small(&[])),
+            Some(Attribute::Ints(values)) => Ok(Whole::Wide(values)),
+            Some(Attribute::Small(values)) => Ok(Whole::Small(values)),
+            Some(_) => Err(Self::wrong(name)),
+        }
+    }
+
     /// Texts; none when it is not set.
     pub fn texts(&mut self, name: &'static str) -> Result<&'a [String]> {
         match self.get(name) {
             None => Ok(&[]),
             Some(Attribute::Texts(values)) => Ok(values),
+            Some(_) => Err(Self::wrong(name)),
+        }
+    }
+
+    /// Texts of the nodes of trees: the different ones, and the place of each.
+    pub fn few(&mut self, name: &'static str) -> Result<(&'a [String], &'a [u8])> {
+        match self.get(name) {
+            None => Ok((&[], &[])),
+            Some(Attribute::Few(texts, places)) => Ok((texts, places)),
             Some(_) => Err(Self::wrong(name)),
         }
     }
@@ -213,6 +236,44 @@ impl<'a> Settings<'a> {
         match self.node.attributes.keys().find(|name| !self.read.contains(name.as_str())) {
             None => Ok(()),
             Some(name) => Err(Error::invalid(format!("its attribute `{name}` is not supported"))),
+        }
+    }
+}
+
+/// Whole numbers, as narrow as they are kept.
+#[derive(Debug, Clone, Copy)]
+pub enum Whole<'a> {
+    /// As the file has them.
+    Wide(&'a [i64]),
+    /// All of them are small.
+    Small(&'a [i32]),
+}
+
+impl Whole<'_> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Wide(values) => values.len(),
+            Self::Small(values) => values.len(),
+        }
+    }
+
+    /// One of them.
+    pub fn get(&self, at: usize) -> Option<i64> {
+        match self {
+            Self::Wide(values) => values.get(at).copied(),
+            Self::Small(values) => values.get(at).map(|value| i64::from(*value)),
+        }
+    }
+
+    /// One that is there.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub fn at(&self, at: usize) -> i64 {
+        match self {
+            Self::Wide(values) => values[at],
+            Self::Small(values) => i64::from(values[at]),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! ONNX Runtime, for models with operators that are not here. Its shared
 //! library is loaded with the first such model and never before: from
 //! `use_onnx_runtime`, else from `ORT_DYLIB_PATH`. It runs on one thread, as the
-//! rest of scoring does.
+//! rest of scoring does, but may add up a row in another order when other rows are
+//! beside it: what it scores is not the same to the bit in every batch.
 //!
 //! It answers maps where a graph ends in `ZipMap`; the graph that it is given
 //! ends before, since the maps say nothing that the class labels do not.
@@ -38,9 +39,12 @@ fn environment() -> Result<&'static Environment> {
     let found = ENVIRONMENT.get_or_init(|| {
         let named = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
         let path = LIBRARY.get().cloned().or(named);
-        let path = path.ok_or("ONNX Runtime could run it: `ORT_DYLIB_PATH` does not name its shared library")?;
-        let builder =
-            ort::init_from(&path).map_err(|e| format!("ONNX Runtime could run it, but cannot be loaded: {e}"))?;
+        let path = path.ok_or(
+            "ONNX Runtime could run it: `ORT_DYLIB_PATH` does not name its shared library, \
+             `libonnxruntime.so.…` of the Python package `onnxruntime`",
+        )?;
+        let cannot = |e| format!("ONNX Runtime could run it, but cannot be loaded from `{}`: {e}", path.display());
+        let builder = ort::init_from(&path).map_err(cannot)?;
         builder.with_telemetry(false).build().map_err(|e| format!("ONNX Runtime does not start: {e}"))
     });
     found.as_ref().map_err(|message| Error::invalid(message.clone()))

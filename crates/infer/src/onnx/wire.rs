@@ -29,6 +29,7 @@ impl<'a> Fields<'a> {
         Self { rest: bytes }
     }
 
+    #[inline]
     fn field(&mut self) -> Result<(u32, Wire<'a>)> {
         let tag = self.varint()?;
         let number = u32::try_from(tag >> 3).map_err(|_| damaged())?;
@@ -53,7 +54,42 @@ impl<'a> Fields<'a> {
         Ok(*bytes)
     }
 
+    /// Adds the integers of the next fields of this number, as far as they come one
+    /// behind the other and one a field.
+    pub fn more_ints(&mut self, number: u8, list: &mut Vec<i64>) -> Result<()> {
+        while let [tag, rest @ ..] = self.rest {
+            if *tag != number << 3 {
+                break;
+            }
+            self.rest = rest;
+            list.push(self.varint()? as i64);
+        }
+        Ok(())
+    }
+
+    /// As [`more_ints`](Self::more_ints), of floats.
+    pub fn more_floats(&mut self, number: u8, list: &mut Vec<f32>) -> Result<()> {
+        while let [tag, a, b, c, d, rest @ ..] = self.rest {
+            if *tag != number << 3 | 5 {
+                break;
+            }
+            self.rest = rest;
+            list.push(f32::from_le_bytes([*a, *b, *c, *d]));
+        }
+        Ok(())
+    }
+
+    #[inline]
     fn varint(&mut self) -> Result<u64> {
+        // Most of them have one byte.
+        if let [byte @ 0..128, rest @ ..] = self.rest {
+            self.rest = rest;
+            return Ok(u64::from(*byte));
+        }
+        self.long_varint()
+    }
+
+    fn long_varint(&mut self) -> Result<u64> {
         let mut value = 0u64;
         for place in 0..10 {
             let (byte, rest) = self.rest.split_first().ok_or_else(damaged)?;
@@ -70,6 +106,7 @@ impl<'a> Fields<'a> {
 impl<'a> Iterator for Fields<'a> {
     type Item = Result<(u32, Wire<'a>)>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
             return None;
@@ -89,11 +126,13 @@ pub fn damaged() -> Error {
 
 impl<'a> Wire<'a> {
     /// A message's bytes, or text before it is checked.
+    #[inline]
     pub fn bytes(self) -> Result<&'a [u8]> {
         if let Self::Bytes(bytes) = self { Ok(bytes) } else { Err(damaged()) }
     }
 
     /// A text.
+    #[inline]
     pub fn text(self) -> Result<&'a str> {
         std::str::from_utf8(self.bytes()?).map_err(|_| Error::data("it has a text that is no UTF-8"))
     }
@@ -109,6 +148,7 @@ impl<'a> Wire<'a> {
     }
 
     /// Adds one integer or packed integers to a list.
+    #[inline]
     pub fn ints(self, list: &mut Vec<i64>) -> Result<()> {
         match self {
             Self::Varint(value) => list.push(value as i64),
@@ -124,6 +164,7 @@ impl<'a> Wire<'a> {
     }
 
     /// Adds one float or packed floats to a list.
+    #[inline]
     pub fn floats(self, list: &mut Vec<f32>) -> Result<()> {
         match self {
             Self::Fixed32(bytes) => list.push(f32::from_le_bytes(bytes)),

@@ -1,6 +1,7 @@
 //! Spark's tree ensembles.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
 
@@ -64,6 +65,8 @@ impl Trees {
         }
         let explained = explained(&values, stride, shares, if boosted { 1.0 } else { trees as f64 });
         let leaves = if stride == 1 { Leaves::single(values) } else { Leaves::vectors(values, stride) };
+        builders.iter_mut().for_each(|builder| builder.nodes.shrink_to_fit());
+        let builders = Arc::new(builders);
         let forest = Ensemble::new(&builders, width, leaves)?;
         let outputs = if stride == 2 { 1 } else { stride };
         let explainer = Box::new(Explainer::new(Source {

@@ -139,6 +139,7 @@ fn forest(
     let wide: Vec<f64> = values.iter().copied().map(f64::from).collect();
     let leaves =
         if width > 1 { Leaves::vectors(values, width) } else { Leaves::grouped(values, groups.clone(), outputs) };
+    let built = Arc::new(built);
     let forest = Ensemble::new(&built, features, leaves)?;
     let explainer = Explainer::new(Source {
         trees: built,

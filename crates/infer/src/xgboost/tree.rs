@@ -61,7 +61,7 @@ pub fn build(source: &Document, weight: f32, width: usize, values: &mut Vec<f32>
                 let set = set.ok_or_else(|| Error::data(format!("node {at} has no categories")))?;
                 return Ok(NodeBuilder::Split {
                     feature,
-                    test: Test::In(set),
+                    test: Test::In(set.into()),
                     missing_left: !to_left,
                     left: r,
                     right: l,

@@ -34,7 +34,10 @@ fn every_model_that_fuzzing_starts_from_loads_and_scores() {
         // The loaders of these may not be there.
         let optional = matches!(format, Format::Onnx | Format::Catboost | Format::Mlflow);
         match load(&format.artifact(&input).unwrap()) {
-            Ok(model) => rows::score(&*model),
+            Ok(model) => {
+                rows::glance(&*model);
+                rows::score(&*model);
+            }
             Err(e) => assert!(optional, "{name}: {e}"),
         }
         loaded += usize::from(!optional);

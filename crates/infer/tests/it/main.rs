@@ -1,10 +1,14 @@
 //! Scores against the libraries' own.
 
 mod assets;
+mod counting;
 mod damage;
 mod explained;
 mod hostile;
 mod judged;
+mod loading;
+#[cfg(feature = "onnxruntime")]
+mod outside;
 mod reference;
 mod single_rows;
 

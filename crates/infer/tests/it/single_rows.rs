@@ -102,3 +102,30 @@ fn a_row_of_another_width_or_without_a_column_is_refused() {
     let error = RowScorer::new(model.clone(), &known).unwrap_err();
     assert!(error.to_string().contains(&format!("`{}`", names[0])), "{error}");
 }
+
+#[test]
+fn a_record_scores_as_its_row_in_any_order_of_its_names() {
+    let Some(root) = folder("a_record_scores_as_its_row_in_any_order_of_its_names", "INSIGHTERA_TEST_REFERENCE") else {
+        return;
+    };
+    let rows = read_parquet(&root.join("models/inputs.parquet"));
+    let model = load(&Artifact::read(&root.join("models/xgb.ubj")).unwrap()).unwrap();
+    let (names, values) = scattered(model.as_ref(), &rows);
+    let mut scorer = scorer(&model, &names);
+    for (row, values) in values.iter().take(300).enumerate() {
+        let wanted = scorer.score(values).unwrap().clone();
+        let mut record: Vec<(&str, f64)> = names.iter().map(String::as_str).zip(values.iter().copied()).collect();
+        for round in 0..3 {
+            assert_eq!(*scorer.score_record(&record).unwrap(), wanted, "row {row}, round {round}");
+            record.rotate_left(5);
+            record.insert(round, ("nobody's", 1.0));
+        }
+    }
+    let lacking = [(names[1].as_str(), 1.0), (names[2].as_str(), 2.0)];
+    let error = scorer.score_record(&lacking).unwrap_err();
+    assert!(error.to_string().contains("the record lacks the model's column `"), "{error}");
+    // What an earlier record had is forgotten.
+    let all: Vec<(&str, f64)> = names.iter().map(|name| (name.as_str(), 1.0)).collect();
+    scorer.score_record(&all).unwrap();
+    assert!(scorer.score_record(&all[..all.len() - 1]).is_err());
+}

@@ -1,6 +1,7 @@
 //! Linear models and the steps before them, of `ai.onnx.ml`: all of them work
 //! in single precision, whatever they are given.
 
+use super::super::explain::Explained;
 use super::super::node::{Classes, Inputs, Run, Settings};
 use super::super::tensor::{Data, Tensor};
 use super::matrix::{Sizes, add_product, block, transposed};
@@ -82,6 +83,14 @@ impl Linear {
     }
 }
 
+/// What explains the outputs from `first` on.
+fn explained(coefficients: &[f32], start: &[f32], outputs: usize, first: usize) -> Explained {
+    let wide = |values: &[f32]| values.iter().copied().map(f64::from).collect::<Vec<f64>>();
+    let start = if start.is_empty() { vec![0.0; outputs] } else { wide(start) };
+    let inner = coefficients.len().checked_div(outputs).unwrap_or(0);
+    Explained::linear(wide(&coefficients[first * inner..]), start[first.min(start.len())..].to_vec())
+}
+
 fn classifier(settings: &mut Settings<'_>) -> Result<Run> {
     let classes = Classes::read(settings, "classlabels_ints", "classlabels_strings")?;
     let transform = Transform::named(settings.text("post_transform")?)?;
@@ -92,7 +101,17 @@ fn classifier(settings: &mut Settings<'_>) -> Result<Run> {
     if !(alone && classes.len() == 2 || outputs == classes.len() && outputs > 1) {
         return Err(Error::invalid(format!("{outputs} intercepts for {} classes are not supported", classes.len())));
     }
-    let linear = Linear::new(settings.floats("coefficients")?, intercepts, outputs)?;
+    let coefficients = settings.floats("coefficients")?;
+    // Of two classes it is the second one's score, above the first one's where they share a softmax.
+    settings.explained = Some(Ok(match transform {
+        Transform::Softmax | Transform::SoftmaxZero if outputs == 2 && coefficients.len() % 2 == 0 => {
+            let (first, second) = coefficients.split_at(coefficients.len() / 2);
+            let above: Vec<f32> = second.iter().zip(first).map(|(b, a)| b - a).collect();
+            explained(&above, &[intercepts[1] - intercepts[0]], 1, 0)
+        }
+        _ => explained(coefficients, &intercepts, outputs, usize::from(outputs == 2)),
+    }));
+    let linear = Linear::new(coefficients, intercepts, outputs)?;
     let labels = settings.labels(&classes);
     Ok(Box::new(move |inputs: Inputs<'_>, _| {
         let (rows, mut scores) = linear.of(inputs.get(0)?)?;
@@ -123,7 +142,9 @@ fn regressor(settings: &mut Settings<'_>) -> Result<Run> {
     let transform = Transform::named(settings.text("post_transform")?)?;
     let intercepts = settings.floats("intercepts")?;
     let start = if intercepts.len() == targets { intercepts.to_vec() } else { Vec::new() };
-    let linear = Linear::new(settings.floats("coefficients")?, start, targets)?;
+    let coefficients = settings.floats("coefficients")?;
+    settings.explained = Some(Ok(explained(coefficients, &start, targets, 0)));
+    let linear = Linear::new(coefficients, start, targets)?;
     Ok(Box::new(move |inputs: Inputs<'_>, _| {
         let (rows, mut scores) = linear.of(inputs.get(0)?)?;
         let mut all = Vec::with_capacity(scores.len());
