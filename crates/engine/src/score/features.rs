@@ -10,7 +10,7 @@ use datafusion::logical_expr::{Expr, Filter, LogicalPlan, lit};
 use datafusion::prelude::SessionContext;
 
 use super::inputs::{Input, Inputs, Reads};
-use super::newest::NEWEST;
+use super::newest::{NEWEST, newest_udwf};
 use crate::config::{Duplicates, FEATURE_VIEWS, Pipeline};
 use crate::lake::TableName;
 use crate::lake::scan::{KeyFilter, Scan};
@@ -178,7 +178,7 @@ fn known_time(pipeline: &Pipeline, plan: &LogicalPlan) -> Option<String> {
     if !named && known == "feature_time" { pipeline.features.feature_time.clone() } else { Some(known.clone()) }
 }
 
-/// `rank() OVER (PARTITION BY key ORDER BY feature_time DESC) = 1`: of rows
+/// `newest() OVER (PARTITION BY key ORDER BY feature_time DESC) = 1`: of rows
 /// with one feature time none wins, so a tie stays a duplicate.
 fn newest_rows(
     context: &SessionContext,
@@ -187,7 +187,8 @@ fn newest_rows(
 ) -> datafusion::common::Result<LogicalPlan> {
     use datafusion::logical_expr::{ExprFunctionExt, col, ident, lit};
     let time = pipeline.features.feature_time.clone().unwrap_or_default();
-    let rank = datafusion::functions_window::expr_fn::rank()
+    let rank = newest_udwf()
+        .call(Vec::new())
         .partition_by(pipeline.entity_key.iter().map(ident).collect())
         .order_by(vec![ident(time).sort(false, false)])
         .build()?
