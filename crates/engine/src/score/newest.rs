@@ -247,8 +247,9 @@ mod tests {
         let batches = rows(seed, 200);
         let table = MemTable::try_new(batches[0].schema(), vec![batches]).unwrap();
         context.register_table("rows", Arc::new(table)).unwrap();
-        let window = context.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
-        let streamed = streamed(window.clone()).unwrap();
+        // A plan runs once.
+        let plan = async || context.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
+        let (window, streamed) = (plan().await, streamed(plan().await).unwrap());
         let shown = displayable(streamed.as_ref()).indent(false).to_string();
         let answer = |plan| async {
             let rows = collect(plan, context.task_ctx()).await.unwrap();
