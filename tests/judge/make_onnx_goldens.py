@@ -74,7 +74,11 @@ def main():
         paths = folder / f"outside_{name}.onnx", folder / f"outside_{name}.rows.parquet"
         if check:
             assert paths[0].read_bytes() == content, f"{paths[0]} is another model"
-            assert pyarrow.parquet.read_table(paths[1]).equals(table), f"{paths[1]} has other rows"
+            known = pyarrow.parquet.read_table(paths[1])
+            assert known.column_names == table.column_names, f"{paths[1]} has other columns"
+            # Another processor may add up in another order.
+            same = all(np.allclose(known[name], table[name], rtol=1e-5, atol=1e-5) for name in table.column_names)
+            assert same, f"{paths[1]} has other rows"
             continue
         folder.mkdir(parents=True, exist_ok=True)
         paths[0].write_bytes(content)
