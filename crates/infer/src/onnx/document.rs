@@ -251,11 +251,14 @@ fn read_attribute(bytes: &[u8], source: &mut Source<'_>, depth: usize) -> Result
                 fields.more_ints(8, &mut ints)?;
             }
             (9, value) if name == "nodes_modes" => {
-                let text = value.text()?;
-                let place = few.iter().position(|known| known == text).unwrap_or_else(|| {
-                    few.push(text.to_owned());
-                    few.len() - 1
-                });
+                let bytes = value.bytes()?;
+                let place = match few.iter().position(|known| known.as_bytes() == bytes) {
+                    Some(place) => place,
+                    None => {
+                        few.push(value.text()?.to_owned());
+                        few.len() - 1
+                    }
+                };
                 let place = u8::try_from(place).map_err(|_| Error::data("its nodes have too many modes"))?;
                 places.push(place);
             }
