@@ -9,6 +9,7 @@ import java.util.Properties;
 import java.util.concurrent.Future;
 import java.util.stream.Collectors;
 import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.RecordsToDelete;
 import org.apache.kafka.clients.producer.KafkaProducer;
@@ -17,7 +18,7 @@ import org.apache.kafka.clients.producer.RecordMetadata;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.serialization.StringSerializer;
 
-/** Commands, one a line, words by tabs: create, delete, trim, begin, send, end. */
+/** Commands, one a line, words by tabs: create, grow, delete, trim, begin, send, end. */
 public class KafkaCommands {
     public static void main(String[] arguments) throws Exception {
         Properties plain = new Properties();
@@ -49,6 +50,8 @@ public class KafkaCommands {
                         NewTopic topic = new NewTopic(words[1], Integer.parseInt(words[2]), (short) 1).configs(settings);
                         admin.createTopics(List.of(topic)).all().get();
                     }
+                    case "grow" -> admin.createPartitions(Map.of(words[1],
+                        NewPartitions.increaseTo(Integer.parseInt(words[2])))).all().get();
                     case "delete" -> admin.deleteTopics(List.of(words[1])).all().get();
                     case "trim" -> admin.deleteRecords(Map.of(new TopicPartition(words[1], Integer.parseInt(words[2])),
                         RecordsToDelete.beforeOffset(Long.parseLong(words[3])))).all().get();

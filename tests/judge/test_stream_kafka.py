@@ -29,7 +29,7 @@ def broker(tmp_path_factory):
 def stream(project, broker, request):
     """A project whose stream reads a topic of its own, and the topic's name."""
     topic = f"events-{request.node.name[:40]}"
-    write_pipeline(project, f'topic = "{topic}"\n[source.kafka]\n"bootstrap.servers" = "{broker.address}"')
+    write_pipeline(project, source_of(topic, broker))
     answer = project.call("check", "live")
     assert answer.code == 0, answer
     answer = project.call("stream", "live", "--until-end")
@@ -37,6 +37,13 @@ def stream(project, broker, request):
         missing("Kafka", "the binary was built without the feature `kafka`")
     assert answer.code == 1 and topic in answer.stderr, answer
     return project, topic
+
+
+def source_of(topic, broker, **options):
+    """[source]; options of the client with _ for the dots."""
+    more = "".join(f'\n"{key.replace("_", ".")}" = "{value}"' for key, value in options.items())
+    return (f'topic = "{topic}"\npartition_key = ["nim"]\n[source.kafka]\n'
+            f'"bootstrap.servers" = "{broker.address}"{more}')
 
 
 class Partitions:

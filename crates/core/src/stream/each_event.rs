@@ -120,6 +120,11 @@ impl EachEvent {
         self.groups.iter().any(|group| group.key == index && group.rows.find(key, hash_of(key)).is_some())
     }
 
+    /// All keys that have state, each with the number of its kind.
+    pub fn all_keys(&self) -> impl Iterator<Item = (usize, Key<'_>)> {
+        self.groups.iter().flat_map(|group| (0..group.rows.len()).map(|number| (group.key, group.rows.key(number))))
+    }
+
     /// Takes in the events of `batch` from number `from` on, and adds a row to
     /// `out` for each. For a key without state `new_key` is asked for seeds.
     ///

@@ -58,6 +58,9 @@ pub enum SourceSettings {
         topic: String,
         /// The client's options by librdkafka's names.
         options: BTreeMap<String, String>,
+        /// The columns whose values decide an event's partition; empty when
+        /// nothing is known of them.
+        partition_key: Vec<String>,
     },
 }
 
@@ -234,7 +237,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "stream",
         ],
     ),
-    ("source", &["files", "topic", "kafka"]),
+    ("source", &["files", "topic", "kafka", "partition_key"]),
     (
         "events",
         &["format", "fields", "columns", "time", "time_zone", "filter", "allowed_lateness", "max_future", "late_grace"],
@@ -301,6 +304,8 @@ impl StreamPipeline {
         };
         let stream = read_stream(top, name)?;
         let alerts = read_alerts(top)?;
+        let source = read_source(&top.required_section("source")?, &events)?;
+        check_partition_key(top, &source, &entity_key, &windows, &alerts)?;
         if stream.emit == Emit::OnClose {
             check_on_close(top, &entity_key, &windows, &events)?;
             if let Some(alert) = alerts.iter().find(|alert| alert.on_change) {
@@ -312,7 +317,7 @@ impl StreamPipeline {
             name: name.to_owned(),
             file: file.to_owned(),
             description: top.text("description")?.map(|text| text.value.to_owned()),
-            source: read_source(&top.required_section("source")?)?,
+            source,
             windows,
             join,
             features,
@@ -336,12 +341,63 @@ impl EventSettings {
     }
 }
 
-fn read_source(section: &Section<'_>) -> Result<SourceSettings> {
+impl StreamPipeline {
+    /// Whether several processes may share the partitions out: nothing is
+    /// remembered of one event for another, or the events of a key are all in
+    /// one partition.
+    pub fn is_shareable(&self) -> bool {
+        let SourceSettings::Kafka { partition_key, .. } = &self.source else { return false };
+        let remembers = !self.windows.is_empty() || self.alerts.iter().any(|alert| alert.on_change);
+        self.stream.emit == Emit::EachEvent && (!remembers || !partition_key.is_empty())
+    }
+}
+
+/// Events of one key of a window must be in one partition: its key has all
+/// columns of the partition key.
+fn check_partition_key(
+    top: &Section<'_>,
+    source: &SourceSettings,
+    entity: &[String],
+    windows: &[WindowSettings],
+    alerts: &[AlertSettings],
+) -> Result<()> {
+    let SourceSettings::Kafka { partition_key, .. } = source else { return Ok(()) };
+    let missing = |key: &[String]| partition_key.iter().find(|column| !key.contains(column)).cloned();
+    let quoted_of = |key: &[String]| quoted(&key.iter().map(String::as_str).collect::<Vec<_>>());
+    for window in windows {
+        if let Some(column) = missing(&window.key) {
+            let error = top.error_here(format!(
+                "the window `{}` is by {}, without `{column}` of [source] partition_key, so the events of one of its \
+                 keys are in several partitions",
+                window.name,
+                quoted_of(&window.key)
+            ));
+            return Err(error.hint(format!(
+                "add `{column}` to the window's key, or have the topic partitioned by {} and say so in partition_key",
+                quoted_of(&window.key)
+            )));
+        }
+    }
+    if let (Some(alert), Some(column)) = (alerts.iter().find(|alert| alert.on_change), missing(entity)) {
+        let error = top.error_here(format!(
+            "[alerts.{}] on_change is about {}, without `{column}` of [source] partition_key, so the events of one \
+             entity are in several partitions",
+            alert.name,
+            quoted_of(entity)
+        ));
+        return Err(error.hint("leave `on_change` out, or have the topic partitioned by the entity's key"));
+    }
+    Ok(())
+}
+
+fn read_source(section: &Section<'_>, events: &EventSettings) -> Result<SourceSettings> {
     section.allow(keys_in(SECTIONS, "source"), SECTIONS)?;
     match (section.text("files")?, section.text("topic")?) {
         (Some(path), None) => {
-            if let Some(entry) = section.find("kafka") {
-                return Err(section.error(&entry.key_span, "`kafka` goes with `topic`, not with `files`"));
+            for key in ["kafka", "partition_key"] {
+                if let Some(entry) = section.find(key) {
+                    return Err(section.error(&entry.key_span, format!("`{key}` goes with `topic`, not with `files`")));
+                }
             }
             Ok(SourceSettings::Files { path: path.value.to_owned() })
         }
@@ -367,7 +423,11 @@ fn read_source(section: &Section<'_>) -> Result<SourceSettings> {
                     .missing("bootstrap.servers")
                     .hint("add the line `\"bootstrap.servers\" = \"HOST:PORT\"`, quotes included"));
             }
-            Ok(SourceSettings::Kafka { topic: topic.value.to_owned(), options })
+            let partition_key = match section.text_list("partition_key")? {
+                None => Vec::new(),
+                Some(columns) => key_columns(section, "partition_key", &columns, events)?,
+            };
+            Ok(SourceSettings::Kafka { topic: topic.value.to_owned(), options, partition_key })
         }
         (Some(_), Some(topic)) => Err(section.error(&topic.span, "a source has `files` or `topic`, not both")),
         (None, None) => Err(section
@@ -493,7 +553,7 @@ fn read_windows(top: &Section<'_>, entity: &[String], events: &EventSettings) ->
         section.allow(WINDOW, SECTIONS)?;
         let key = match section.text_list("key")? {
             None => entity.to_vec(),
-            Some(columns) => key_columns(&section, &columns, events)?,
+            Some(columns) => key_columns(&section, "key", &columns, events)?,
         };
         let columns = named_expressions(&section.required_section("columns")?)?;
         windows.push(WindowSettings { name: entry.key.to_owned(), window: read_window(&section)?, key, columns });
@@ -529,14 +589,19 @@ fn check_on_close(
     Ok(())
 }
 
-fn key_columns(section: &Section<'_>, columns: &[Located<&str>], events: &EventSettings) -> Result<Vec<String>> {
+fn key_columns(
+    section: &Section<'_>,
+    name: &str,
+    columns: &[Located<&str>],
+    events: &EventSettings,
+) -> Result<Vec<String>> {
     if columns.is_empty() {
-        return Err(section.error_here("`key` needs at least one column"));
+        return Err(section.error_here(format!("`{name}` needs at least one column")));
     }
     for column in columns {
         let names: Vec<&str> = events.names().collect();
         if !names.contains(&column.value) {
-            let message = format!("`key` names `{}`, which is not among the event's", column.value.escape_debug());
+            let message = format!("`{name}` names `{}`, which is not among the event's", column.value.escape_debug());
             let hint = format!("the columns of [events] are {}", quoted(&names));
             return Err(section.error(&column.span, message).hint(hint));
         }
@@ -579,7 +644,7 @@ fn read_join(section: &Section<'_>, events: &EventSettings, file: &Path, documen
     Ok(JoinSettings {
         sql,
         sql_file,
-        key: key_columns(section, &key, events)?,
+        key: key_columns(section, "key", &key, events)?,
         refresh: span(section, "refresh", 1)?.unwrap_or(60 * SECOND),
         time_zone: time_zone(section)?.unwrap_or_else(|| "UTC".to_owned()),
     })

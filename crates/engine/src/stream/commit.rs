@@ -41,6 +41,8 @@ pub struct Interval {
     pub sides: Vec<SideRows>,
     /// The state of the windows at its end.
     pub states: Vec<Pending>,
+    /// Some of the keys of its partitions, to be compared with others'.
+    pub samples: BTreeMap<u32, BTreeMap<String, String>>,
     /// What scored.
     pub scorer: Arc<Scorer>,
     /// What was joined.
@@ -84,10 +86,16 @@ pub struct Committer {
 
 impl Committer {
     /// Owns nothing yet.
-    pub fn new(lake: &Lake, program: Arc<Program>, run_id: String, source: String) -> Self {
+    pub fn new(lake: &Lake, program: Arc<Program>, run_id: String) -> Self {
+        let source = String::new();
         let (main, sides, chains) = Default::default();
         let warehouse = lake.warehouse().to_owned();
         Self { lake: lake.clone(), program, run_id, source, warehouse, main, sides, chains }
+    }
+
+    /// What the positions are positions of.
+    pub fn of_source(&mut self, identity: &str) {
+        identity.clone_into(&mut self.source);
     }
 
     /// Makes or extends the tables, and says what the prediction table says.
@@ -161,7 +169,8 @@ impl Committer {
             let intent = position::acquire(&state.committed, id, self.source.clone(), starts)
                 .map_err(|reason| fatal(name, &reason))?;
             let (partitions, checkpoints) = (descriptions.clone(), BTreeMap::new());
-            let moved = StreamMove { pipeline: pipeline.clone(), intent, partitions, checkpoints };
+            let samples = BTreeMap::new();
+            let moved = StreamMove { pipeline: pipeline.clone(), intent, partitions, checkpoints, samples };
             let mut change = Change::append(&table, Vec::new());
             change.summary.insert(keys::RUN_ID.into(), self.run_id.clone());
             if let Some(timestamp) = state.timestamp {
@@ -184,6 +193,23 @@ impl Committer {
         }
         Err(Error::conflict(format!("other processes kept taking the partitions of `{pipeline}` in table `{name}`"))
             .hint("give every process partitions of its own with --partitions"))
+    }
+
+    /// Gives partitions up: what they are at is another process's business.
+    pub fn release(&mut self, partitions: &[u32]) {
+        for partition in partitions {
+            self.chains.remove(partition);
+            for owned in self.main.iter_mut().chain(&mut self.sides) {
+                owned.positions.remove(partition);
+                owned.epochs.remove(partition);
+            }
+        }
+    }
+
+    /// Where a partition, or what has a number like one, is in the last side
+    /// table.
+    pub fn last_side_position(&self, partition: u32) -> Option<i64> {
+        self.sides.last()?.positions.get(&partition).copied()
     }
 
     /// How far the dead letters of a partition are.
@@ -214,7 +240,8 @@ impl Committer {
     }
 
     fn commit_sides(&mut self, interval: &Interval, keep_trying: &dyn Fn(u32) -> bool) -> Result<()> {
-        for side in 0..self.sides.len() {
+        // The last one first: what a replay is of is known before anything of it is there.
+        for side in (0..self.sides.len()).rev() {
             let mut owned = self.sides[side].clone();
             let mut batches = Vec::new();
             for rows in interval.sides.iter().filter(|rows| rows.side == side) {
@@ -240,7 +267,7 @@ impl Committer {
             let mut change = Change::append(&table, writer.finish()?);
             change.summary.insert(keys::RUN_ID.into(), self.run_id.clone());
             let claims = self.claims(&owned, interval);
-            self.retry(&mut owned, &change, claims, BTreeMap::new(), keep_trying)?;
+            self.retry(&mut owned, &change, claims, (BTreeMap::new(), BTreeMap::new()), keep_trying)?;
             self.sides[side] = owned;
         }
         Ok(())
@@ -278,7 +305,7 @@ impl Committer {
         ];
         change.summary.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
         let claims = self.claims(&owned, interval);
-        let snapshot_id = self.retry(&mut owned, &change, claims, chains, keep_trying)?;
+        let snapshot_id = self.retry(&mut owned, &change, claims, (chains, interval.samples.clone()), keep_trying)?;
         self.main = Some(owned);
         Ok(snapshot_id)
     }
@@ -300,7 +327,7 @@ impl Committer {
         owned: &mut Owned,
         change: &Change,
         claims: BTreeMap<u32, Claim>,
-        checkpoints: BTreeMap<u32, Vec<String>>,
+        (checkpoints, samples): (BTreeMap<u32, Vec<String>>, BTreeMap<u32, BTreeMap<String, String>>),
         keep_trying: &dyn Fn(u32) -> bool,
     ) -> Result<i64> {
         let moved = StreamMove {
@@ -314,6 +341,7 @@ impl Committer {
             },
             partitions: BTreeMap::new(),
             checkpoints,
+            samples,
         };
         let mut pause = Duration::from_millis(100);
         let mut tries = 0;
@@ -346,7 +374,7 @@ fn same_table(table: &Table, owned: &Owned) -> Result<()> {
     if table.metadata().uuid() == owned.uuid {
         return Ok(());
     }
-    Err(Error::conflict(format!("table `{}` was dropped and made again while the stream wrote it", owned.name))
+    Err(Error::data(format!("table `{}` was dropped and made again while the stream wrote it", owned.name))
         .hint("start the stream again: the new table has no positions, so it begins at the source's first event"))
 }
 

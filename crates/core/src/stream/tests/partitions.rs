@@ -64,3 +64,32 @@ fn a_key_from_two_partitions_is_refused() {
     process(&mut partitions, 4, &[Event::at(0, 5, "a")], &mut out).unwrap();
     assert_eq!(out.len(), 2);
 }
+
+#[test]
+fn a_key_that_two_processes_took_in_is_seen_when_one_has_both_partitions() {
+    let plan = Plan::new(settings()).unwrap();
+    let state_of = |partition: u32, keys: &[&str]| {
+        let mut alone = Partitions::default();
+        alone.assign(EachEvent::new(&plan, partition, 0, Coverage::Everything)).unwrap();
+        let events: Vec<Event> = keys.iter().enumerate().map(|(at, key)| Event::at(at as i64, 5, key)).collect();
+        process(&mut alone, partition, &events, &mut plan.event_output()).unwrap();
+        (alone.sample(partition), alone.revoke(partition).unwrap())
+    };
+    let many: Vec<String> = (0..100).map(|key| format!("k{key}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for (other, shared) in [(vec!["x", "y"], None), (vec!["x", "k77"], Some("k77"))] {
+        let mut both = Partitions::default();
+        both.assign(state_of(3, &many).1).unwrap();
+        both.assign(state_of(4, &other).1).unwrap();
+        assert_eq!(both.shared_key(), shared.map(|key| (key.to_owned(), 3, 4)));
+    }
+    // And before that, of a topic that is not partitioned as was said.
+    let (first, restored) = state_of(3, &many);
+    let second = state_of(4, &many).0;
+    assert_eq!(first, second, "the same keys have the same sample in whichever partition");
+    assert_eq!(first.len(), 16);
+    assert!(first.keys().all(|hash| !state_of(4, &["x", "y", "z"]).0.contains_key(hash)));
+    let mut again = Partitions::default();
+    again.assign(restored).unwrap();
+    assert_eq!(again.sample(3), first, "it is a function of the state");
+}

@@ -2,7 +2,7 @@
 //! is and who owns its partitions, and every commit is decided on the base of
 //! its swap by [`insightera_core::stream::position`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use insightera_core::stream::position::{self, Act, Committed, Decision, Intent, Owner};
 use serde::de::DeserializeOwned;
@@ -26,6 +26,8 @@ pub struct StreamState {
     pub partitions: BTreeMap<u32, Value>,
     /// The files of the window state of a partition.
     pub checkpoints: BTreeMap<u32, Vec<String>>,
+    /// Hashes of some of the keys of a partition's windows.
+    pub samples: BTreeMap<u32, BTreeSet<String>>,
     /// The newest prediction time, microseconds since the epoch.
     pub timestamp: Option<i64>,
     /// All keys of the snapshot's summary.
@@ -43,6 +45,9 @@ pub struct StreamMove {
     pub partitions: BTreeMap<u32, Value>,
     /// The new files of window state; those of other partitions go forward.
     pub checkpoints: BTreeMap<u32, Vec<String>>,
+    /// Some of the keys of its partitions' windows, by their hashes. One that
+    /// another partition has as well is an error.
+    pub samples: BTreeMap<u32, BTreeMap<String, String>>,
 }
 
 /// How a stream's commit ended.
@@ -69,6 +74,7 @@ pub fn commit_stream(lake: &Lake, change: &Change, moved: &StreamMove) -> Result
     let mut refused = None;
     let outcome = commit_if(lake, &change, &mut |base| {
         let state = StreamState::read(base, &moved.pipeline)?;
+        refuse_shared_keys(&state, moved)?;
         let mut intent = moved.intent.clone();
         if faults::bug(Bug::StreamBaseIgnored) && intent.act == Act::Append {
             for (partition, claim) in &mut intent.claims {
@@ -94,6 +100,25 @@ pub fn commit_stream(lake: &Lake, change: &Change, moved: &StreamMove) -> Result
     }
 }
 
+/// A key of a window has its events in one partition, or its windows are
+/// halves.
+fn refuse_shared_keys(state: &StreamState, moved: &StreamMove) -> Result<()> {
+    for (partition, sample) in &moved.samples {
+        for (other, keys) in state.samples.iter().filter(|(other, _)| !moved.samples.contains_key(other)) {
+            if let Some((_, key)) = sample.iter().find(|(hash, _)| keys.contains(*hash)) {
+                return Err(Error::invalid(format!(
+                    "pipeline `{}`: key `{key}` came from partitions {other} and {partition}",
+                    moved.pipeline
+                ))
+                .hint(
+                    "the topic is not partitioned by what [source] partition_key says: correct it, or its producers",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The summary keys of the next snapshot.
 fn summary(state: &StreamState, next: &Committed, moved: &StreamMove) -> Result<BTreeMap<String, String>> {
     let no_json = |e: serde_json::Error| Error::internal(format!("a stream's positions have no JSON form: {e}"));
@@ -110,6 +135,11 @@ fn summary(state: &StreamState, next: &Committed, moved: &StreamMove) -> Result<
     ]);
     if !partitions.is_empty() {
         keys.insert(keys::PARTITIONS.to_owned(), serde_json::to_string(&partitions).map_err(no_json)?);
+    }
+    let mut samples = state.samples.clone();
+    samples.extend(moved.samples.iter().map(|(partition, keys)| (*partition, keys.keys().cloned().collect())));
+    if !samples.is_empty() {
+        keys.insert(keys::KEY_SAMPLE.to_owned(), serde_json::to_string(&samples).map_err(no_json)?);
     }
     if !checkpoints.is_empty() {
         keys.insert(keys::CHECKPOINT.to_owned(), serde_json::to_string(&checkpoints).map_err(no_json)?);
@@ -176,6 +206,9 @@ impl StreamState {
         }
         if summary.contains_key(keys::CHECKPOINT) {
             self.checkpoints = parsed(table, summary, keys::CHECKPOINT)?;
+        }
+        if summary.contains_key(keys::KEY_SAMPLE) {
+            self.samples = parsed(table, summary, keys::KEY_SAMPLE)?;
         }
         self.timestamp = summary.get(keys::TIMESTAMP).and_then(|text| text.parse().ok());
         self.summary = summary.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
