@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import time
@@ -109,12 +108,16 @@ def test_a_replay_that_is_killed_is_done_again_and_nothing_is_there_twice(live):
     numbers = places(live, "predictions.dead", error_class="type")
     before = places(live, "predictions.live")
     mend(live)
-    tries = random.Random(3)
+    # How long one takes, and then kills all over that time.
+    start = time.monotonic()
+    process = subprocess.Popen([live.binary, "--project", str(live.folder), "check", "live"], stdout=subprocess.DEVNULL)
+    process.wait()
+    ready = time.monotonic() - start
     killed = 0
-    for _ in range(25):
+    for step in range(30):
         process = subprocess.Popen([live.binary, "--project", str(live.folder), "stream", "replay-dlq", "live"],
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(tries.uniform(0.02, 0.4))
+        time.sleep(ready / 2 + step * 0.004)
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)
             killed += 1
