@@ -23,7 +23,8 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
 /**
  * Events for a benchmark. A file has lines `KEY TAB EVENT`; a key is always in the same partition.
  *
- * fill SERVERS TOPIC PARTITIONS FILE: all of it, as fast as it goes.
+ * fill SERVERS TOPIC PARTITIONS FILE COUNT: so many events, from its beginning again at its end, as fast as it goes.
+ * create SERVERS TOPIC PARTITIONS: an empty topic.
  * live SERVERS TOPIC OUTPUT RATE SECONDS FILE: an open loop: event i is due at i / RATE, is sent then or as soon after as it
  * goes, and has the time it was due in its header `scheduled-send-time` (nanoseconds of this process). Beside it the output
  * topic is read; a message's header `insightera-id` ends in the partition and offset of its event. Answers the
@@ -42,10 +43,12 @@ public class KafkaLoad {
         settings.put("acks", "1");
         try (Admin admin = Admin.create(Map.of("bootstrap.servers", servers));
              KafkaProducer<byte[], byte[]> producer = new KafkaProducer<>(settings)) {
-            if (fill) {
+            if (!arguments[0].equals("live")) {
                 create(admin, arguments[2], Integer.parseInt(arguments[3]));
-                fill(producer, arguments[2], Path.of(arguments[4]));
-            } else {
+            }
+            if (fill) {
+                fill(producer, arguments[2], Path.of(arguments[4]), Long.parseLong(arguments[5]));
+            } else if (arguments[0].equals("live")) {
                 live(servers, producer, arguments);
             }
         }
@@ -61,12 +64,14 @@ public class KafkaLoad {
             line.substring(tab + 1).getBytes(StandardCharsets.UTF_8));
     }
 
-    private static void fill(KafkaProducer<byte[], byte[]> producer, String topic, Path file) throws Exception {
+    private static void fill(KafkaProducer<byte[], byte[]> producer, String topic, Path file, long count) throws Exception {
         long sent = 0;
-        try (BufferedReader lines = Files.newBufferedReader(file)) {
-            for (String line = lines.readLine(); line != null; line = lines.readLine()) {
-                producer.send(record(topic, line));
-                sent++;
+        while (sent < count) {
+            try (BufferedReader lines = Files.newBufferedReader(file)) {
+                for (String line = lines.readLine(); line != null && sent < count; line = lines.readLine()) {
+                    producer.send(record(topic, line));
+                    sent++;
+                }
             }
         }
         producer.flush();
