@@ -140,7 +140,7 @@ def test_three_processes_killed_stopped_paused_and_started_during_load(group, sm
     group.until_committed(60)
     assert fifth.poll() is None
     epochs = [p["epoch"] for p in group.project.json("stream", "status")[0]["partitions"]]
-    assert min(epochs) >= 3, epochs
+    assert min(epochs) >= 2 and max(epochs) >= 4, epochs
     group.judge(small_model)
 
 

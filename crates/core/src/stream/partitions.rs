@@ -1,10 +1,9 @@
 //! The partitions that one process has.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::each_event::EachEvent;
+use super::each_event::{EachEvent, hash_of_key};
 use super::error::StreamError;
-use super::hash::{hash_bytes, hash_word};
 use super::input::{Batch, Key};
 use super::output::EventOutput;
 use super::seed::{NewKey, Seed};
@@ -17,10 +16,10 @@ pub struct Partitions {
     samples: BTreeMap<u32, Sample>,
 }
 
-/// The keys of a partition with the smallest hashes: whoever has another
-/// partition can compare. Of a key column that does not decide the partition
-/// two partitions soon have the same ones.
-type Sample = BTreeMap<u64, String>;
+/// The smallest hashes of a partition's keys: whoever has another partition
+/// looks for them among its own keys. Of columns that do not decide the
+/// partition two partitions soon have the same keys.
+type Sample = BTreeSet<u64>;
 
 /// How many keys of a partition are compared with those of another process.
 const SAMPLE: usize = 16;
@@ -41,9 +40,14 @@ impl Partitions {
         Ok(())
     }
 
-    /// Some of a partition's keys by their hashes: those with the smallest.
-    pub fn sample(&self, partition: u32) -> BTreeMap<u64, String> {
+    /// Hashes of some of a partition's keys: the smallest.
+    pub fn sample(&self, partition: u32) -> BTreeSet<u64> {
         self.samples.get(&partition).cloned().unwrap_or_default()
+    }
+
+    /// The key with this hash, and its partition.
+    pub fn key_with_hash(&self, hash: u64) -> Option<(String, u32)> {
+        self.states.values().find_map(|state| Some((state.key_with_hash(hash)?.to_string(), state.partition())))
     }
 
     /// Gives a partition up, with its state.
@@ -115,21 +119,12 @@ impl Partitions {
     }
 }
 
-/// Public: processes compare it through the tables.
-fn hash_of_key(index: usize, key: Key<'_>) -> u64 {
-    let hash = match key {
-        Key::Id(id) => hash_word(id),
-        Key::Bytes(bytes) => hash_bytes(bytes),
-    };
-    hash ^ hash_word(index as u64)
-}
-
 fn note(sample: &mut Sample, index: usize, key: Key<'_>) {
     let hash = hash_of_key(index, key);
-    if sample.len() == SAMPLE && sample.last_key_value().is_some_and(|(largest, _)| hash >= *largest) {
+    if sample.len() == SAMPLE && sample.last().is_some_and(|largest| hash >= *largest) {
         return;
     }
-    sample.entry(hash).or_insert_with(|| key.to_string());
+    sample.insert(hash);
     if sample.len() > SAMPLE {
         sample.pop_last();
     }

@@ -37,6 +37,8 @@ pub struct StreamPipeline {
     pub model: Option<ModelRef>,
     /// What comes out.
     pub output: Output,
+    /// The topic that predictions are sent to as they are made.
+    pub live: Option<LiveSettings>,
     /// Rows that somebody should know of.
     pub alerts: Vec<AlertSettings>,
     /// How it runs.
@@ -62,6 +64,15 @@ pub enum SourceSettings {
         /// nothing is known of them.
         partition_key: Vec<String>,
     },
+}
+
+/// A topic that predictions are sent to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LiveSettings {
+    /// The topic.
+    pub topic: String,
+    /// The client's options by librdkafka's names.
+    pub options: BTreeMap<String, String>,
 }
 
 /// What an event is.
@@ -233,6 +244,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "features",
             "model",
             "output",
+            "live",
             "alerts",
             "stream",
         ],
@@ -244,6 +256,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ),
     ("join", &["sql", "sql_file", "key", "refresh", "time_zone"]),
     ("features", &["columns"]),
+    ("live", &["topic", "kafka"]),
     ("stream", &["emit", "idle_after", "freshness", "max_rows", "max_state", "dead_letters", "late_events"]),
 ];
 const FIELD: &[&str] = &["type", "path", "format"];
@@ -304,6 +317,18 @@ impl StreamPipeline {
         };
         let stream = read_stream(top, name)?;
         let alerts = read_alerts(top)?;
+        let live = match top.section("live")? {
+            None => None,
+            Some(section) => {
+                section.allow(keys_in(SECTIONS, "live"), SECTIONS)?;
+                if stream.emit == Emit::OnClose {
+                    let error = section.error_here("[live] is not supported yet with `emit = \"on_close\"`");
+                    return Err(error.hint("leave it out, or write a stream with `each_event`"));
+                }
+                let topic = section.required_text("topic")?.value.to_owned();
+                Some(LiveSettings { topic, options: read_options(&section)? })
+            }
+        };
         let source = read_source(&top.required_section("source")?, &events)?;
         check_partition_key(top, &source, &entity_key, &windows, &alerts)?;
         if stream.emit == Emit::OnClose {
@@ -323,6 +348,7 @@ impl StreamPipeline {
             features,
             model,
             output: read_output(&top.required_section("output")?, &entity, &key)?,
+            live,
             alerts,
             stream,
             events,
@@ -402,27 +428,7 @@ fn read_source(section: &Section<'_>, events: &EventSettings) -> Result<SourceSe
             Ok(SourceSettings::Files { path: path.value.to_owned() })
         }
         (None, Some(topic)) => {
-            let kafka = section.required_section("kafka").map_err(|error| {
-                error.hint("add [source.kafka] with the line `\"bootstrap.servers\" = \"HOST:PORT\"`")
-            })?;
-            let mut options = BTreeMap::new();
-            for entry in kafka.entries() {
-                if entry.value.is_table() {
-                    let error = kafka.error(&entry.key_span, format!("`{}` is not in quotes", entry.key));
-                    return Err(error.hint("write an option as `\"bootstrap.servers\" = \"localhost:9092\"`"));
-                }
-                let text = match (entry.value.as_bool(), entry.value.as_integer()) {
-                    (Some(value), _) => value.to_string(),
-                    (None, Some(integer)) if integer.radix() == 10 => integer.as_str().to_owned(),
-                    _ => kafka.text_of(entry)?.value.to_owned(),
-                };
-                options.insert(entry.key.to_owned(), text);
-            }
-            if !options.contains_key("bootstrap.servers") {
-                return Err(kafka
-                    .missing("bootstrap.servers")
-                    .hint("add the line `\"bootstrap.servers\" = \"HOST:PORT\"`, quotes included"));
-            }
+            let options = read_options(section)?;
             let partition_key = match section.text_list("partition_key")? {
                 None => Vec::new(),
                 Some(columns) => key_columns(section, "partition_key", &columns, events)?,
@@ -434,6 +440,32 @@ fn read_source(section: &Section<'_>, events: &EventSettings) -> Result<SourceSe
             .error_here("[source] names no source")
             .hint("write `files = \"FILE or FOLDER\"`, or `topic = \"NAME\"` with [source.kafka]")),
     }
+}
+
+/// [source.kafka] or [live.kafka]: options of the client.
+fn read_options(section: &Section<'_>) -> Result<BTreeMap<String, String>> {
+    let kafka = section.required_section("kafka").map_err(|error| {
+        error.hint("add a section with the line `\"bootstrap.servers\" = \"HOST:PORT\"`, as in [source.kafka]")
+    })?;
+    let mut options = BTreeMap::new();
+    for entry in kafka.entries() {
+        if entry.value.is_table() {
+            let error = kafka.error(&entry.key_span, format!("`{}` is not in quotes", entry.key));
+            return Err(error.hint("write an option as `\"bootstrap.servers\" = \"localhost:9092\"`"));
+        }
+        let text = match (entry.value.as_bool(), entry.value.as_integer()) {
+            (Some(value), _) => value.to_string(),
+            (None, Some(integer)) if integer.radix() == 10 => integer.as_str().to_owned(),
+            _ => kafka.text_of(entry)?.value.to_owned(),
+        };
+        options.insert(entry.key.to_owned(), text);
+    }
+    if !options.contains_key("bootstrap.servers") {
+        return Err(kafka
+            .missing("bootstrap.servers")
+            .hint("add the line `\"bootstrap.servers\" = \"HOST:PORT\"`, quotes included"));
+    }
+    Ok(options)
 }
 
 fn read_events(section: &Section<'_>) -> Result<EventSettings> {

@@ -16,7 +16,7 @@ use super::checkpoints::{self, Pending};
 use super::flow::SideRows;
 use super::metrics::Times;
 use super::program::{Program, Scorer};
-use crate::lake::commit::{Change, StreamMove, StreamOutcome, StreamState, commit_stream};
+use crate::lake::commit::{Change, Samples, StreamMove, StreamOutcome, StreamState, commit_stream, samples_of};
 use crate::lake::faults::{self, Bug};
 use crate::lake::writer::{TableWriter, WriteOptions};
 use crate::lake::{Lake, Table, TableName, keys};
@@ -41,8 +41,8 @@ pub struct Interval {
     pub sides: Vec<SideRows>,
     /// The state of the windows at its end.
     pub states: Vec<Pending>,
-    /// Some of the keys of its partitions, to be compared with others'.
-    pub samples: BTreeMap<u32, BTreeMap<String, String>>,
+    /// Hashes of some of the keys of its partitions, for others to look for.
+    pub samples: Samples,
     /// What scored.
     pub scorer: Arc<Scorer>,
     /// What was joined.
@@ -58,6 +58,8 @@ pub struct Committed {
     pub positions: BTreeMap<u32, i64>,
     /// Its snapshot.
     pub snapshot_id: i64,
+    /// Hashes of some of the keys of other processes' partitions.
+    pub samples: Samples,
     /// Seconds that it took.
     pub seconds: f64,
 }
@@ -69,6 +71,8 @@ struct Owned {
     uuid: Uuid,
     positions: BTreeMap<u32, i64>,
     epochs: BTreeMap<u32, u64>,
+    /// Hashes of some of the keys of others' partitions.
+    others: Samples,
 }
 
 /// Writes and commits, one interval after the other.
@@ -184,6 +188,7 @@ impl Committer {
                         uuid: table.metadata().uuid(),
                         positions: claims.clone().map(|(partition, claim)| (*partition, claim.lo)).collect(),
                         epochs: claims.map(|(partition, claim)| (*partition, claim.epoch)).collect(),
+                        others: Samples::new(),
                     };
                     return Ok((owned, StreamState::read(&table, pipeline)?));
                 }
@@ -236,7 +241,8 @@ impl Committer {
 
     fn committed(&self, snapshot_id: i64, start: f64) -> Result<Committed> {
         let positions = self.main.as_ref().map(|main| main.positions.clone()).unwrap_or_default();
-        Ok(Committed { positions, snapshot_id, seconds: self.lake.clock().monotonic_seconds() - start })
+        let samples = self.main.as_ref().map(|main| main.others.clone()).unwrap_or_default();
+        Ok(Committed { positions, snapshot_id, samples, seconds: self.lake.clock().monotonic_seconds() - start })
     }
 
     fn commit_sides(&mut self, interval: &Interval, keep_trying: &dyn Fn(u32) -> bool) -> Result<()> {
@@ -327,7 +333,7 @@ impl Committer {
         owned: &mut Owned,
         change: &Change,
         claims: BTreeMap<u32, Claim>,
-        (checkpoints, samples): (BTreeMap<u32, Vec<String>>, BTreeMap<u32, BTreeMap<String, String>>),
+        (checkpoints, samples): (BTreeMap<u32, Vec<String>>, Samples),
         keep_trying: &dyn Fn(u32) -> bool,
     ) -> Result<i64> {
         let moved = StreamMove {
@@ -348,7 +354,12 @@ impl Committer {
         loop {
             tries += 1;
             match commit_stream(&self.lake, change, &moved) {
-                Ok(StreamOutcome::Committed { snapshot_id, .. }) => {
+                Ok(StreamOutcome::Committed { snapshot_id, table }) => {
+                    if !moved.samples.is_empty() {
+                        let mut others = samples_of(&table)?;
+                        others.retain(|partition, _| !owned.epochs.contains_key(partition));
+                        owned.others = others;
+                    }
                     owned.positions.extend(moved.intent.claims.iter().map(|(p, claim)| (*p, claim.hi)));
                     return Ok(snapshot_id);
                 }

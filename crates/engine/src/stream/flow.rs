@@ -103,7 +103,8 @@ impl Counts {
 pub struct PollOutput {
     /// Rows of the prediction table.
     pub rows: Option<RecordBatch>,
-    /// Where each of them comes from, when only a few events have rows.
+    /// Where each of them comes from, when only a few events have rows or
+    /// rows are sent to a topic.
     pub places: Vec<(u32, i64)>,
     /// Where late events come from, likewise.
     pub late: Vec<(u32, i64)>,
@@ -192,7 +193,7 @@ impl Flow {
             let place = |row: usize| (partitions.value(row) as u32, offsets.value(row));
             let reason = if self.only.is_some() { "replay" } else { "event" };
             self.score(&batch, windows, reason, &place, &mut output)?;
-            if self.only.is_some() {
+            if self.only.is_some() || program.pipeline.live.is_some() {
                 output.places = (0..batch.num_rows()).map(place).collect();
             }
         }

@@ -38,6 +38,11 @@ mod flow;
 mod join;
 mod json;
 mod letters;
+#[cfg(feature = "kafka")]
+mod live;
+#[cfg(not(feature = "kafka"))]
+#[path = "no_live.rs"]
+mod live;
 mod member;
 mod metrics;
 mod program;

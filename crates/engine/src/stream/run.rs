@@ -15,15 +15,17 @@ use super::checkpoints::{Checkpoints, Pending};
 use super::commit::{Committed, Committer, Interval};
 use super::flow::{Counts, Flow, PollOutput};
 use super::join::JoinTable;
+use super::live::LiveTopic;
 use super::member::Member;
 use super::metrics::Metrics;
 use super::program::{Program, Scorer};
 use super::source::{self, Group, RawPart, Source};
 use super::states::{CLOSED, Extent, States};
 use super::status::{self, LiveStatus};
-use super::takeover::Sharing;
+use super::takeover::{Sharing, in_two_partitions};
 use super::worker::Worker;
 use crate::config::SourceSettings;
+use crate::lake::commit::Samples;
 use crate::notify::{Notice, Outbox, Warn};
 use crate::workspace::Workspace;
 use crate::{Error, Result};
@@ -280,6 +282,7 @@ pub struct Stream {
     pub(super) source: Box<dyn Source>,
     pub(super) flow: Flow,
     pub(super) checkpoints: Checkpoints,
+    live: Option<LiveTopic>,
     /// What the partitions are of the source.
     pub(super) known: BTreeMap<u32, Value>,
     /// How far each partition was read.
@@ -356,6 +359,7 @@ impl Stream {
             flow,
             source,
             checkpoints,
+            live: pipeline.live.as_ref().map(|live| LiveTopic::open(live, &pipeline.entity_key)).transpose()?,
             worker: Worker::new(committer, Metrics::new(workspace, program, &run_id), options),
             known: state.partitions,
             positions: BTreeMap::new(),
@@ -462,7 +466,10 @@ impl Stream {
     /// A poll into the interval.
     fn take(&mut self, parts: &[RawPart]) -> Result<()> {
         let closed = self.closed();
-        let PollOutput { rows, times, sides, alerts, counts, .. } = self.flow.process(parts)?;
+        let PollOutput { rows, places, times, sides, alerts, counts, .. } = self.flow.process(parts)?;
+        if let (Some(live), Some(rows)) = (&self.live, &rows) {
+            live.send(&self.program.pipeline.name, rows, &places)?;
+        }
         if self.opened.is_none() && (!parts.is_empty() || rows.is_some()) {
             self.opened = Some(self.now());
         }
@@ -526,6 +533,10 @@ impl Stream {
             return Ok(());
         }
         self.finish_commit(true)?;
+        if let Some(live) = &self.live {
+            // What is committed is not sent again.
+            live.flush()?;
+        }
         self.interval.states = self.states();
         self.interval.samples = self.samples();
         if let Some(join) = &self.flow.join {
@@ -555,17 +566,31 @@ impl Stream {
         taken
     }
 
-    /// Some of the keys of its partitions, where others have partitions too.
-    fn samples(&self) -> BTreeMap<u32, BTreeMap<String, String>> {
-        let States::EachEvent(states) = &self.flow.states else { return BTreeMap::new() };
+    /// Hashes of some of the keys of its partitions, where others have
+    /// partitions too.
+    fn samples(&self) -> Samples {
+        let States::EachEvent(states) = &self.flow.states else { return Samples::new() };
         if self.sharing == Sharing::All {
-            return BTreeMap::new();
+            return Samples::new();
         }
         let named = |partition: &u32| {
-            let keys = states.sample(*partition).into_iter().map(|(hash, key)| (format!("{hash:016x}"), key));
-            (*partition, keys.collect::<BTreeMap<_, _>>())
+            let hashes = states.sample(*partition).into_iter().map(|hash| format!("{hash:016x}"));
+            (*partition, hashes.collect())
         };
-        self.interval.ranges.keys().map(named).filter(|(_, keys)| !keys.is_empty()).collect()
+        self.interval.ranges.keys().map(named).collect()
+    }
+
+    /// A key of a window has its events in one partition, or its windows are
+    /// halves.
+    fn refuse_keys_of_others(&self, samples: &Samples) -> Result<()> {
+        let States::EachEvent(states) = &self.flow.states else { return Ok(()) };
+        for (other, hashes) in samples.iter().filter(|(other, _)| !self.positions.contains_key(other)) {
+            let hashes = hashes.iter().filter_map(|hash| u64::from_str_radix(hash, 16).ok());
+            if let Some((key, partition)) = hashes.filter_map(|hash| states.key_with_hash(hash)).next() {
+                return Err(in_two_partitions(&self.program.pipeline.name, &key, *other, partition));
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn finish_commit(&mut self, wait: bool) -> Result<()> {
@@ -574,6 +599,7 @@ impl Stream {
             let positions = committed.positions.iter().filter(of_source).map(|(p, at)| (*p, *at)).collect();
             self.source.committed(&positions);
             self.commits += 1;
+            self.refuse_keys_of_others(&committed.samples)?;
             self.last = Some(committed);
         }
         Ok(())

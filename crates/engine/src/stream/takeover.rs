@@ -25,6 +25,12 @@ pub enum Sharing {
     Group,
 }
 
+/// A key of a window whose events are not in one partition.
+pub fn in_two_partitions(pipeline: &str, key: &str, first: u32, second: u32) -> Error {
+    Error::invalid(format!("pipeline `{pipeline}`: key `{key}` came from partitions {first} and {second}"))
+        .hint("the topic is not partitioned by what [source] partition_key says: correct it, or its producers")
+}
+
 impl Stream {
     /// Takes over partitions that are new to this process, where no group says
     /// which those are.
@@ -86,13 +92,7 @@ impl Stream {
             if let States::EachEvent(states) = &self.flow.states
                 && let Some((key, first, second)) = states.shared_key()
             {
-                return Err(Error::invalid(format!(
-                    "pipeline `{}`: key `{key}` came from partitions {first} and {second}",
-                    self.program.pipeline.name
-                ))
-                .hint(
-                    "the topic is not partitioned by what [source] partition_key says: correct it, or its producers",
-                ));
+                return Err(in_two_partitions(&self.program.pipeline.name, &key, first, second));
             }
         }
         self.source.assign(&self.positions)

@@ -171,6 +171,8 @@ fn a_stream_goes_on_as_if_nothing_was_replayed() {
     template.reset();
     let workspace = open(&template.folder);
     replay(&workspace).unwrap();
+    std::fs::write(template.folder.join("pipelines/live.toml"), LIVE).unwrap();
+    let workspace = open(&template.folder);
     for file in 0..2 {
         append(&template.folder, file, &lines(file, 150, 60));
     }

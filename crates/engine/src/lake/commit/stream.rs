@@ -13,6 +13,22 @@ use crate::lake::faults::{self, Bug};
 use crate::lake::{Lake, Table, keys};
 use crate::{Error, Result};
 
+/// Partition to hashes of some of the keys of its windows, in hexadecimal.
+pub type Samples = BTreeMap<u32, BTreeSet<String>>;
+
+/// The samples that the newest snapshot of a table with any carries.
+///
+/// # Errors
+/// `Data` when they cannot be read.
+pub fn samples_of(table: &Table) -> Result<Samples> {
+    let text =
+        table.ancestry().find_map(|snapshot| snapshot.summary().additional_properties.get(keys::KEY_SAMPLE).cloned());
+    match text {
+        None => Ok(Samples::new()),
+        Some(text) => serde_json::from_str(&text).map_err(|e| damaged(table, keys::KEY_SAMPLE).cause(e)),
+    }
+}
+
 /// What a table says of a stream.
 #[derive(Debug, Clone, Default)]
 pub struct StreamState {
@@ -27,7 +43,7 @@ pub struct StreamState {
     /// The files of the window state of a partition.
     pub checkpoints: BTreeMap<u32, Vec<String>>,
     /// Hashes of some of the keys of a partition's windows.
-    pub samples: BTreeMap<u32, BTreeSet<String>>,
+    pub samples: Samples,
     /// The newest prediction time, microseconds since the epoch.
     pub timestamp: Option<i64>,
     /// All keys of the snapshot's summary.
@@ -45,9 +61,8 @@ pub struct StreamMove {
     pub partitions: BTreeMap<u32, Value>,
     /// The new files of window state; those of other partitions go forward.
     pub checkpoints: BTreeMap<u32, Vec<String>>,
-    /// Some of the keys of its partitions' windows, by their hashes. One that
-    /// another partition has as well is an error.
-    pub samples: BTreeMap<u32, BTreeMap<String, String>>,
+    /// Hashes of some of the keys of its partitions' windows.
+    pub samples: Samples,
 }
 
 /// How a stream's commit ended.
@@ -74,7 +89,6 @@ pub fn commit_stream(lake: &Lake, change: &Change, moved: &StreamMove) -> Result
     let mut refused = None;
     let outcome = commit_if(lake, &change, &mut |base| {
         let state = StreamState::read(base, &moved.pipeline)?;
-        refuse_shared_keys(&state, moved)?;
         let mut intent = moved.intent.clone();
         if faults::bug(Bug::StreamBaseIgnored) && intent.act == Act::Append {
             for (partition, claim) in &mut intent.claims {
@@ -100,25 +114,6 @@ pub fn commit_stream(lake: &Lake, change: &Change, moved: &StreamMove) -> Result
     }
 }
 
-/// A key of a window has its events in one partition, or its windows are
-/// halves.
-fn refuse_shared_keys(state: &StreamState, moved: &StreamMove) -> Result<()> {
-    for (partition, sample) in &moved.samples {
-        for (other, keys) in state.samples.iter().filter(|(other, _)| !moved.samples.contains_key(other)) {
-            if let Some((_, key)) = sample.iter().find(|(hash, _)| keys.contains(*hash)) {
-                return Err(Error::invalid(format!(
-                    "pipeline `{}`: key `{key}` came from partitions {other} and {partition}",
-                    moved.pipeline
-                ))
-                .hint(
-                    "the topic is not partitioned by what [source] partition_key says: correct it, or its producers",
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
 /// The summary keys of the next snapshot.
 fn summary(state: &StreamState, next: &Committed, moved: &StreamMove) -> Result<BTreeMap<String, String>> {
     let no_json = |e: serde_json::Error| Error::internal(format!("a stream's positions have no JSON form: {e}"));
@@ -137,7 +132,7 @@ fn summary(state: &StreamState, next: &Committed, moved: &StreamMove) -> Result<
         keys.insert(keys::PARTITIONS.to_owned(), serde_json::to_string(&partitions).map_err(no_json)?);
     }
     let mut samples = state.samples.clone();
-    samples.extend(moved.samples.iter().map(|(partition, keys)| (*partition, keys.keys().cloned().collect())));
+    samples.extend(moved.samples.clone());
     if !samples.is_empty() {
         keys.insert(keys::KEY_SAMPLE.to_owned(), serde_json::to_string(&samples).map_err(no_json)?);
     }

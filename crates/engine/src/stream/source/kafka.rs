@@ -158,7 +158,12 @@ impl Kafka {
                 Error::unavailable(format!("the topic `{topic}` cannot be subscribed to: {e}")).cause(e)
             })?;
         }
-        let group = group.clone();
+        // As the pipeline calls them, where it does.
+        let named = |key: &str| options.get(key).cloned();
+        let group = Group {
+            name: named("group.id").unwrap_or_else(|| group.name.clone()),
+            member: group.member.clone().map(|member| named("group.instance.id").unwrap_or(member)),
+        };
         Ok(Self { topic: topic.to_owned(), identity, clock, consumer, group, assigned, at_end, read })
     }
 
