@@ -1,6 +1,8 @@
 """Streams against Spark Structured Streaming, on the same kind of events, in one run.
 
     python bench/stream.py                  # writes STREAM.md
+    python bench/stream.py topic            # from a filled Kafka topic of four partitions; prints
+    python bench/stream.py live             # from an open-loop producer to the live output topic; prints
 
 Events are lines of JSON in files, so that no broker's speed is in the figures.
 Ours: `insightera stream NAME --until-end` in a new process over files that are
@@ -9,6 +11,11 @@ students, scored by the shipped random forest, and committed to Iceberg, fsync
 on. The peer is `stream_job.py`. Rates are events divided by the seconds from
 the start of the query to its last commit; start-up is left out on both sides
 and shown apart. The peer gets fewer events, or it would take hours.
+
+`topic` and `live` start Apache Kafka beside the stream, on the same cores. In
+`live` an event is due at a fixed time, which it carries in a header, and its
+latency is from then until its prediction was read from the output topic, by a
+consumer in the producer's process.
 """
 
 import argparse
@@ -110,6 +117,120 @@ def ours(project, kind, events, count):
             "p99": report["latency_p99_ms"]}
 
 
+class Kafka:
+    """A broker, and what sends to it."""
+
+    def __init__(self):
+        sys.path.insert(0, str(ROOT / "tests/judge"))
+        import kafka_broker
+
+        shutil.rmtree(WORK / "kafka", ignore_errors=True)
+        self.broker = kafka_broker.Broker(WORK / "kafka").start()
+        subprocess.run(["javac", "-cp", self.broker.classpath, "-d", WORK / "kafka/classes",
+                        ROOT / "bench/KafkaLoad.java"], check=True)
+
+    def load(self, what, *arguments):
+        """Answers what the process said; its last line is JSON."""
+        done = subprocess.run(["java", "-Xmx768m", "-cp", f"{WORK}/kafka/classes:{self.broker.classpath}", "KafkaLoad",
+                               what, self.broker.address, *map(str, arguments)], capture_output=True, text=True,
+                              check=False)
+        if done.returncode:
+            sys.exit(f"KafkaLoad {what}: {done.stderr[-3000:]}")
+        return json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {}
+
+
+def keyed_events(kind, known, count):
+    """A file of events with their keys before them."""
+    folder, file = WORK / "keyed", WORK / "keyed.tsv"
+    write_events(folder, kind, known, count, 1, 3)
+    field = "nim" if kind == "dropout" else "unit_kerja_sk"
+    with open(file, "w") as out:
+        for part in sorted(folder.iterdir()):
+            out.writelines(f"{json.loads(line)[field]}\t{line}" for line in open(part))
+    return file
+
+
+def from_topic(project, kind, topic, address, output=None):
+    """The pipeline of `kind` reads a topic, and sends its predictions to `output`."""
+    pipeline, files = PIPELINES[kind]
+    path = project / "pipelines" / f"{pipeline}.toml"
+    text = path.read_text()
+    old = f'files = "events/{files}"'
+    if old not in text:
+        sys.exit(f"{path} has no line `{old}`")
+    key = "nim" if kind == "dropout" else "unit_kerja_sk"
+    kafka = f'"bootstrap.servers" = "{address}"'
+    new = f'topic = "{topic}"\npartition_key = ["{key}"]\n[source.kafka]\n{kafka}'
+    live = f'\n[live]\ntopic = "{output}"\n[live.kafka]\n{kafka}\n' if output else ""
+    path.write_text(text.replace(old, new) + live)
+
+
+def with_project(project, work):
+    """Lets `work` change the project, and brings it back: paths in its tables are absolute."""
+    saved = WORK / "saved"
+    shutil.rmtree(saved, ignore_errors=True)
+    shutil.copytree(project, saved)
+    try:
+        return work()
+    finally:
+        shutil.rmtree(project)
+        shutil.move(saved, project)
+
+
+def filled_topic(project, kind, known, options):
+    """All events of a topic of four partitions, from the first poll to the last commit."""
+    file = keyed_events(kind, known, min(options.events, 2_000_000))
+    kafka = Kafka()
+    try:
+        kafka.load("fill", f"{kind}-filled", 4, file, options.events)
+
+        def run():
+            from_topic(project, kind, f"{kind}-filled", kafka.broker.address)
+            return measured([binary(), "--project", project, "stream", PIPELINES[kind][0], "--until-end", "--format", "json"])
+
+        cost, report = with_project(project, run)
+    finally:
+        kafka.broker.close()
+    report = report[0]
+    if (report["events"], report["dead"], report["late"]) != (options.events, 0, 0):
+        sys.exit(f"{kind}: {report}")
+    print(f"{kind}: {options.events:,} events of a topic of 4 partitions in {report['seconds']:.1f} s, "
+          f"{options.events / report['seconds']:,.0f} events/s, {cost['peak'] / 2**20:,.0f} MiB", flush=True)
+
+
+def live_topic(project, kind, known, options):
+    """Due time to prediction read from the live output."""
+    file = keyed_events(kind, known, 200_000)
+    kafka = Kafka()
+    try:
+        kafka.load("create", f"{kind}-live", 4)
+        kafka.load("create", f"{kind}-out", 4)
+
+        def run():
+            from_topic(project, kind, f"{kind}-live", kafka.broker.address, f"{kind}-out")
+            log = open(WORK / "live.log", "w")
+            stream = subprocess.Popen([binary(), "--project", project, "stream", PIPELINES[kind][0]], stdout=log, stderr=log)
+            try:
+                # A few seconds for the group; what is sent at the beginning is not measured.
+                time.sleep(8)
+                found = kafka.load("live", f"{kind}-live", f"{kind}-out", options.rate, options.seconds, file)
+                if stream.poll() is not None:
+                    sys.exit(f"the stream ended: {(WORK / 'live.log').read_text()[-3000:]}")
+                return found
+            finally:
+                stream.terminate()
+                stream.wait()
+
+        found = with_project(project, run)
+    finally:
+        kafka.broker.close()
+    print(f"{kind}: {options.rate:,} events/s for {options.seconds} s: scheduled send to live output p50 {found['p50']:.1f} ms, "
+          f"p99 {found['p99']:.1f} ms, max {found['max']:.0f} ms of {found['measured']:,}; {found['missing']} of "
+          f"{found['sent']:,} missing; the producer was {found['producer_behind_ms']:.1f} ms behind at most", flush=True)
+    if found["missing"]:
+        sys.exit("predictions are missing")
+
+
 def peer(project, kind, events, count):
     scratch = WORK / "spark"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -123,8 +244,12 @@ def peer(project, kind, events, count):
 
 def main():
     parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parse.add_argument("mode", nargs="?", choices=["files", "topic", "live"], default="files")
+    parse.add_argument("--rate", type=int, default=10_000, help="live: events a second")
+    parse.add_argument("--seconds", type=int, default=60, help="live")
     parse.add_argument("--students", type=int, default=112_000, help="about nine in ten of them are active")
-    parse.add_argument("--events", type=int, default=4_000_000)
+    parse.add_argument("--events", type=int, default=4_000_000,
+                       help="topic: 15,000,000 take a minute or more")
     parse.add_argument("--peer-events", type=int, default=200_000)
     parse.add_argument("--repeats", type=int, default=3)
     parse.add_argument("--only", choices=["dropout", "anomaly"], action="append")
@@ -136,6 +261,11 @@ def main():
         "anomaly": keys(project, "SELECT unit_kerja_sk, avg_amount, stddev_amount "
                                  "FROM gold_keuangan.transaction_statistics ORDER BY 1"),
     }
+    if options.mode != "files":
+        work = filled_topic if options.mode == "topic" else live_topic
+        for kind in options.only or ["dropout", "anomaly"]:
+            work(project, kind, known[kind], options)
+        return
     rows = []
     for kind in options.only or ["dropout", "anomaly"]:
         many, few = WORK / "events-many", WORK / "events-few"

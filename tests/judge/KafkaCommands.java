@@ -1,6 +1,7 @@
 import java.io.BufferedReader;
 import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
@@ -9,16 +10,43 @@ import java.util.Properties;
 import java.util.concurrent.Future;
 import java.util.stream.Collectors;
 import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.RecordsToDelete;
+import org.apache.kafka.clients.consumer.ConsumerRecord;
+import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.serialization.StringDeserializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 
-/** Commands, one a line, words by tabs: create, delete, trim, begin, send, end. */
+/** Commands, one a line, words by tabs: create, grow, read, delete, trim, begin, send, end. */
 public class KafkaCommands {
+    /** All records of a topic: id, key and value of each. */
+    private static String read(String servers, String topic) {
+        Properties settings = new Properties();
+        settings.put("bootstrap.servers", servers);
+        settings.put("key.deserializer", StringDeserializer.class.getName());
+        settings.put("value.deserializer", StringDeserializer.class.getName());
+        List<String> found = new ArrayList<>();
+        try (KafkaConsumer<String, String> consumer = new KafkaConsumer<>(settings)) {
+            List<TopicPartition> partitions = consumer.partitionsFor(topic).stream()
+                .map(one -> new TopicPartition(topic, one.partition())).collect(Collectors.toList());
+            consumer.assign(partitions);
+            consumer.seekToBeginning(partitions);
+            Map<TopicPartition, Long> ends = consumer.endOffsets(partitions);
+            while (partitions.stream().anyMatch(one -> consumer.position(one) < ends.get(one))) {
+                for (ConsumerRecord<String, String> one : consumer.poll(Duration.ofMillis(200))) {
+                    String id = new String(one.headers().lastHeader("insightera-id").value(), StandardCharsets.UTF_8);
+                    found.add(id + "\u0002" + one.key() + "\u0002" + one.value());
+                }
+            }
+        }
+        return String.join("\u0001", found);
+    }
+
     public static void main(String[] arguments) throws Exception {
         Properties plain = new Properties();
         plain.put("bootstrap.servers", arguments[0]);
@@ -49,6 +77,9 @@ public class KafkaCommands {
                         NewTopic topic = new NewTopic(words[1], Integer.parseInt(words[2]), (short) 1).configs(settings);
                         admin.createTopics(List.of(topic)).all().get();
                     }
+                    case "grow" -> admin.createPartitions(Map.of(words[1],
+                        NewPartitions.increaseTo(Integer.parseInt(words[2])))).all().get();
+                    case "read" -> answer = read(arguments[0], words[1]);
                     case "delete" -> admin.deleteTopics(List.of(words[1])).all().get();
                     case "trim" -> admin.deleteRecords(Map.of(new TopicPartition(words[1], Integer.parseInt(words[2])),
                         RecordsToDelete.beforeOffset(Long.parseLong(words[3])))).all().get();

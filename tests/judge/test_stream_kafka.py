@@ -1,5 +1,6 @@
 """A stream from a real Apache Kafka: transactions, gaps, kills, restarts of the broker; read by PyIceberg."""
 
+import json
 import os
 import random
 import signal
@@ -29,7 +30,7 @@ def broker(tmp_path_factory):
 def stream(project, broker, request):
     """A project whose stream reads a topic of its own, and the topic's name."""
     topic = f"events-{request.node.name[:40]}"
-    write_pipeline(project, f'topic = "{topic}"\n[source.kafka]\n"bootstrap.servers" = "{broker.address}"')
+    write_pipeline(project, source_of(topic, broker))
     answer = project.call("check", "live")
     assert answer.code == 0, answer
     answer = project.call("stream", "live", "--until-end")
@@ -37,6 +38,13 @@ def stream(project, broker, request):
         missing("Kafka", "the binary was built without the feature `kafka`")
     assert answer.code == 1 and topic in answer.stderr, answer
     return project, topic
+
+
+def source_of(topic, broker, **options):
+    """[source]; options of the client with _ for the dots."""
+    more = "".join(f'\n"{key.replace("_", ".")}" = "{value}"' for key, value in options.items())
+    return (f'topic = "{topic}"\npartition_key = ["nim"]\n[source.kafka]\n'
+            f'"bootstrap.servers" = "{broker.address}"{more}')
 
 
 class Partitions:
@@ -123,6 +131,41 @@ def test_two_processes_share_the_partitions_out(stream, broker, small_model):
     _, said = running[1].communicate(timeout=60)
     assert running[1].returncode == 0, said
     check(project, sent.folds, small_model)
+
+
+def test_every_prediction_is_sent_to_the_live_topic_at_least_once_with_its_id(stream, broker, small_model):
+    project, topic = stream
+    broker.topic(topic, 2)
+    sent = Partitions(broker, topic, 2)
+    path = project.folder / "pipelines" / "live.toml"
+    path.write_text(path.read_text().replace("[stream]", f"""[live]
+topic = "{topic}-out"
+[live.kafka]
+"bootstrap.servers" = "{broker.address}"
+[stream]"""))
+    answer = project.call("stream", "live", "--until-end")
+    assert answer.code == 1 and f"there is no topic `{topic}-out`" in answer.stderr, answer
+    broker.topic(f"{topic}-out", 3)
+    numbers = random.Random(9)
+    for _ in range(5):
+        process = subprocess.Popen([project.binary, "--project", str(project.folder), "stream", "live"],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + numbers.uniform(0.5, 1.5)
+        while time.monotonic() < deadline:
+            for partition in range(2):
+                sent.send(partition, 25)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    project.json("stream", "live", "--until-end")
+    check(project, sent.folds, small_model)
+    table = {f"live/{row['source_partition']}/{row['source_offset']}": row
+             for row in project.table("predictions.live").scan().to_arrow().to_pylist()}
+    records = [record.split("\x02") for record in broker.command("read", f"{topic}-out").split("\x01")]
+    assert {record[0] for record in records} == table.keys() and len(records) >= len(table)
+    for id_, key, value in records:
+        row, message = table[id_], json.loads(value)
+        assert key == row["nim"] == message["nim"]
+        assert (message["seen"], message.get("x"), message["probability"]) == (row["seen"], row["x"], row["probability"])
 
 
 def test_events_that_were_removed_unread_stop_the_stream(stream, broker):

@@ -220,6 +220,15 @@ pub struct StreamRun {
 /// Commands about streams.
 #[derive(Debug, Subcommand)]
 pub enum StreamCommand {
+    /// Score the dead letters that can be read now, each once
+    ReplayDlq {
+        /// The streams; all of the project if none is named
+        #[arg(value_name = "PIPELINE")]
+        pipelines: Vec<String>,
+        /// Form of the report; json is an array
+        #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+        format: ReportFormat,
+    },
     /// Say how far streams are, by the tables and by the running processes
     Status {
         /// The streams; all of the project if none is named

@@ -50,6 +50,8 @@ pub enum Command {
     Verify { selection: Selection, format: ReportFormat },
     /// Score events.
     Stream(StreamRun),
+    /// Dead letters once more.
+    StreamReplayDlq { pipelines: Vec<String>, format: ReportFormat },
     /// How far streams are.
     StreamStatus { pipelines: Vec<String>, format: ReportFormat },
     /// A file of rows.
@@ -253,6 +255,7 @@ pub fn resolve(arguments: Arguments, terminal: bool) -> Result<Invocation> {
         }
         cli::Command::Verify { which, format } => Command::Verify { selection: selection(which), format },
         cli::Command::Stream(stream) => match stream.command {
+            Some(cli::StreamCommand::ReplayDlq { pipelines, format }) => Command::StreamReplayDlq { pipelines, format },
             Some(cli::StreamCommand::Status { pipelines, format }) => Command::StreamStatus { pipelines, format },
             None => {
                 let cli::StreamRun { pipelines, until_end, partitions, format } = stream.run;

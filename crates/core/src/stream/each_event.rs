@@ -8,8 +8,9 @@ use super::checkpoint::{Restored, RowLayout, read_rows, write_rows};
 use super::codec::{Link, Mode, Reader, Writer, open_frame};
 use super::error::{CheckpointError, StreamError};
 use super::group::Group;
+use super::hash::hash_word;
 use super::input::{Batch, Key};
-use super::keyed::{KEY_LIMIT, hash_of};
+use super::keyed::{KEY_LIMIT, full_hash_of, hash_of};
 use super::output::{Disposition, EventOutput};
 use super::plan::Plan;
 use super::seed::{NewKey, Seed};
@@ -65,6 +66,11 @@ pub struct EachEvent {
     ahead_rows: usize,
 }
 
+/// The hash of a key of a kind. Processes compare it, so it is public.
+pub(crate) fn hash_of_key(index: usize, key: Key<'_>) -> u64 {
+    full_hash_of(key) ^ hash_word(index as u64)
+}
+
 impl EachEvent {
     /// No state, before offset `next_offset` of a partition.
     pub fn new(plan: &Arc<Plan>, partition: u32, next_offset: i64, coverage: Coverage) -> Self {
@@ -118,6 +124,16 @@ impl EachEvent {
     /// Whether a key has state.
     pub fn has_key(&self, index: usize, key: Key<'_>) -> bool {
         self.groups.iter().any(|group| group.key == index && group.rows.find(key, hash_of(key)).is_some())
+    }
+
+    /// All keys that have state, each with the number of its kind.
+    pub fn all_keys(&self) -> impl Iterator<Item = (usize, Key<'_>)> {
+        self.groups.iter().flat_map(|group| (0..group.rows.len()).map(|number| (group.key, group.rows.key(number))))
+    }
+
+    /// The key with this hash, of whichever kind.
+    pub(crate) fn key_with_hash(&self, hash: u64) -> Option<Key<'_>> {
+        self.groups.iter().find_map(|group| group.rows.key_with_hash(hash ^ hash_word(group.key as u64)))
     }
 
     /// Takes in the events of `batch` from number `from` on, and adds a row to

@@ -37,11 +37,16 @@ pub(crate) struct KeyedRows {
 /// The half of the hash that tables use.
 #[inline]
 pub(crate) fn hash_of(key: Key<'_>) -> u32 {
-    let hash = match key {
+    (full_hash_of(key) >> 32) as u32
+}
+
+/// The whole of it.
+#[inline]
+pub(crate) fn full_hash_of(key: Key<'_>) -> u64 {
+    match key {
         Key::Id(id) => hash_word(id),
         Key::Bytes(bytes) => hash_bytes(bytes),
-    };
-    (hash >> 32) as u32
+    }
 }
 
 impl KeyedRows {
@@ -119,6 +124,26 @@ impl KeyedRows {
             }
             at = (at + 1) & mask;
         }
+    }
+
+    /// The key with this (whole) hash.
+    pub fn key_with_hash(&self, hash: u64) -> Option<Key<'_>> {
+        if self.table.is_empty() {
+            return None;
+        }
+        let mask = self.table.len() - 1;
+        let half = (hash >> 32) as u32;
+        let mut at = half as usize & mask;
+        while self.table[at] != 0 {
+            if (self.table[at] >> 32) as u32 == half {
+                let key = self.key(self.table[at] as u32 as usize - 1);
+                if full_hash_of(key) == hash {
+                    return Some(key);
+                }
+            }
+            at = (at + 1) & mask;
+        }
+        None
     }
 
     /// The number of the row that a key with this hash most likely has; any

@@ -37,6 +37,8 @@ pub struct StreamPipeline {
     pub model: Option<ModelRef>,
     /// What comes out.
     pub output: Output,
+    /// The topic that predictions are sent to as they are made.
+    pub live: Option<LiveSettings>,
     /// Rows that somebody should know of.
     pub alerts: Vec<AlertSettings>,
     /// How it runs.
@@ -58,7 +60,19 @@ pub enum SourceSettings {
         topic: String,
         /// The client's options by librdkafka's names.
         options: BTreeMap<String, String>,
+        /// The columns whose values decide an event's partition; empty when
+        /// nothing is known of them.
+        partition_key: Vec<String>,
     },
+}
+
+/// A topic that predictions are sent to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LiveSettings {
+    /// The topic.
+    pub topic: String,
+    /// The client's options by librdkafka's names.
+    pub options: BTreeMap<String, String>,
 }
 
 /// What an event is.
@@ -230,17 +244,19 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "features",
             "model",
             "output",
+            "live",
             "alerts",
             "stream",
         ],
     ),
-    ("source", &["files", "topic", "kafka"]),
+    ("source", &["files", "topic", "kafka", "partition_key"]),
     (
         "events",
         &["format", "fields", "columns", "time", "time_zone", "filter", "allowed_lateness", "max_future", "late_grace"],
     ),
     ("join", &["sql", "sql_file", "key", "refresh", "time_zone"]),
     ("features", &["columns"]),
+    ("live", &["topic", "kafka"]),
     ("stream", &["emit", "idle_after", "freshness", "max_rows", "max_state", "dead_letters", "late_events"]),
 ];
 const FIELD: &[&str] = &["type", "path", "format"];
@@ -301,6 +317,20 @@ impl StreamPipeline {
         };
         let stream = read_stream(top, name)?;
         let alerts = read_alerts(top)?;
+        let live = match top.section("live")? {
+            None => None,
+            Some(section) => {
+                section.allow(keys_in(SECTIONS, "live"), SECTIONS)?;
+                if stream.emit == Emit::OnClose {
+                    let error = section.error_here("[live] is not supported yet with `emit = \"on_close\"`");
+                    return Err(error.hint("leave it out, or write a stream with `each_event`"));
+                }
+                let topic = section.required_text("topic")?.value.to_owned();
+                Some(LiveSettings { topic, options: read_options(&section)? })
+            }
+        };
+        let source = read_source(&top.required_section("source")?, &events)?;
+        check_partition_key(top, &source, &entity_key, &windows, &alerts)?;
         if stream.emit == Emit::OnClose {
             check_on_close(top, &entity_key, &windows, &events)?;
             if let Some(alert) = alerts.iter().find(|alert| alert.on_change) {
@@ -312,12 +342,13 @@ impl StreamPipeline {
             name: name.to_owned(),
             file: file.to_owned(),
             description: top.text("description")?.map(|text| text.value.to_owned()),
-            source: read_source(&top.required_section("source")?)?,
+            source,
             windows,
             join,
             features,
             model,
             output: read_output(&top.required_section("output")?, &entity, &key)?,
+            live,
             alerts,
             stream,
             events,
@@ -336,44 +367,105 @@ impl EventSettings {
     }
 }
 
-fn read_source(section: &Section<'_>) -> Result<SourceSettings> {
+impl StreamPipeline {
+    /// Whether several processes may share the partitions out: nothing is
+    /// remembered of one event for another, or the events of a key are all in
+    /// one partition.
+    pub fn is_shareable(&self) -> bool {
+        let SourceSettings::Kafka { partition_key, .. } = &self.source else { return false };
+        let remembers = !self.windows.is_empty() || self.alerts.iter().any(|alert| alert.on_change);
+        self.stream.emit == Emit::EachEvent && (!remembers || !partition_key.is_empty())
+    }
+}
+
+/// Events of one key of a window must be in one partition: its key has all
+/// columns of the partition key.
+fn check_partition_key(
+    top: &Section<'_>,
+    source: &SourceSettings,
+    entity: &[String],
+    windows: &[WindowSettings],
+    alerts: &[AlertSettings],
+) -> Result<()> {
+    let SourceSettings::Kafka { partition_key, .. } = source else { return Ok(()) };
+    let missing = |key: &[String]| partition_key.iter().find(|column| !key.contains(column)).cloned();
+    let quoted_of = |key: &[String]| quoted(&key.iter().map(String::as_str).collect::<Vec<_>>());
+    for window in windows {
+        if let Some(column) = missing(&window.key) {
+            let error = top.error_here(format!(
+                "the window `{}` is by {}, without `{column}` of [source] partition_key, so the events of one of its \
+                 keys are in several partitions",
+                window.name,
+                quoted_of(&window.key)
+            ));
+            return Err(error.hint(format!(
+                "add `{column}` to the window's key, or have the topic partitioned by {} and say so in partition_key",
+                quoted_of(&window.key)
+            )));
+        }
+    }
+    if let (Some(alert), Some(column)) = (alerts.iter().find(|alert| alert.on_change), missing(entity)) {
+        let error = top.error_here(format!(
+            "[alerts.{}] on_change is about {}, without `{column}` of [source] partition_key, so the events of one \
+             entity are in several partitions",
+            alert.name,
+            quoted_of(entity)
+        ));
+        return Err(error.hint("leave `on_change` out, or have the topic partitioned by the entity's key"));
+    }
+    Ok(())
+}
+
+fn read_source(section: &Section<'_>, events: &EventSettings) -> Result<SourceSettings> {
     section.allow(keys_in(SECTIONS, "source"), SECTIONS)?;
     match (section.text("files")?, section.text("topic")?) {
         (Some(path), None) => {
-            if let Some(entry) = section.find("kafka") {
-                return Err(section.error(&entry.key_span, "`kafka` goes with `topic`, not with `files`"));
+            for key in ["kafka", "partition_key"] {
+                if let Some(entry) = section.find(key) {
+                    return Err(section.error(&entry.key_span, format!("`{key}` goes with `topic`, not with `files`")));
+                }
             }
             Ok(SourceSettings::Files { path: path.value.to_owned() })
         }
         (None, Some(topic)) => {
-            let kafka = section.required_section("kafka").map_err(|error| {
-                error.hint("add [source.kafka] with the line `\"bootstrap.servers\" = \"HOST:PORT\"`")
-            })?;
-            let mut options = BTreeMap::new();
-            for entry in kafka.entries() {
-                if entry.value.is_table() {
-                    let error = kafka.error(&entry.key_span, format!("`{}` is not in quotes", entry.key));
-                    return Err(error.hint("write an option as `\"bootstrap.servers\" = \"localhost:9092\"`"));
-                }
-                let text = match (entry.value.as_bool(), entry.value.as_integer()) {
-                    (Some(value), _) => value.to_string(),
-                    (None, Some(integer)) if integer.radix() == 10 => integer.as_str().to_owned(),
-                    _ => kafka.text_of(entry)?.value.to_owned(),
-                };
-                options.insert(entry.key.to_owned(), text);
-            }
-            if !options.contains_key("bootstrap.servers") {
-                return Err(kafka
-                    .missing("bootstrap.servers")
-                    .hint("add the line `\"bootstrap.servers\" = \"HOST:PORT\"`, quotes included"));
-            }
-            Ok(SourceSettings::Kafka { topic: topic.value.to_owned(), options })
+            let options = read_options(section)?;
+            let partition_key = match section.text_list("partition_key")? {
+                None => Vec::new(),
+                Some(columns) => key_columns(section, "partition_key", &columns, events)?,
+            };
+            Ok(SourceSettings::Kafka { topic: topic.value.to_owned(), options, partition_key })
         }
         (Some(_), Some(topic)) => Err(section.error(&topic.span, "a source has `files` or `topic`, not both")),
         (None, None) => Err(section
             .error_here("[source] names no source")
             .hint("write `files = \"FILE or FOLDER\"`, or `topic = \"NAME\"` with [source.kafka]")),
     }
+}
+
+/// [source.kafka] or [live.kafka]: options of the client.
+fn read_options(section: &Section<'_>) -> Result<BTreeMap<String, String>> {
+    let kafka = section.required_section("kafka").map_err(|error| {
+        error.hint("add a section with the line `\"bootstrap.servers\" = \"HOST:PORT\"`, as in [source.kafka]")
+    })?;
+    let mut options = BTreeMap::new();
+    for entry in kafka.entries() {
+        if entry.value.is_table() {
+            let error = kafka.error(&entry.key_span, format!("`{}` is not in quotes", entry.key));
+            return Err(error.hint("write an option as `\"bootstrap.servers\" = \"localhost:9092\"`"));
+        }
+        let text = match (entry.value.as_bool(), entry.value.as_integer()) {
+            (Some(value), _) => value.to_string(),
+            (None, Some(integer)) if integer.radix() == 10 => integer.as_str().to_owned(),
+            _ => kafka.text_of(entry)?.value.to_owned(),
+        };
+        options.insert(entry.key.to_owned(), text);
+    }
+    if !options.contains_key("bootstrap.servers") {
+        return Err(kafka
+            .missing("bootstrap.servers")
+            .hint("add the line `\"bootstrap.servers\" = \"HOST:PORT\"`, quotes included"));
+    }
+    Ok(options)
 }
 
 fn read_events(section: &Section<'_>) -> Result<EventSettings> {
@@ -493,7 +585,7 @@ fn read_windows(top: &Section<'_>, entity: &[String], events: &EventSettings) ->
         section.allow(WINDOW, SECTIONS)?;
         let key = match section.text_list("key")? {
             None => entity.to_vec(),
-            Some(columns) => key_columns(&section, &columns, events)?,
+            Some(columns) => key_columns(&section, "key", &columns, events)?,
         };
         let columns = named_expressions(&section.required_section("columns")?)?;
         windows.push(WindowSettings { name: entry.key.to_owned(), window: read_window(&section)?, key, columns });
@@ -529,14 +621,19 @@ fn check_on_close(
     Ok(())
 }
 
-fn key_columns(section: &Section<'_>, columns: &[Located<&str>], events: &EventSettings) -> Result<Vec<String>> {
+fn key_columns(
+    section: &Section<'_>,
+    name: &str,
+    columns: &[Located<&str>],
+    events: &EventSettings,
+) -> Result<Vec<String>> {
     if columns.is_empty() {
-        return Err(section.error_here("`key` needs at least one column"));
+        return Err(section.error_here(format!("`{name}` needs at least one column")));
     }
     for column in columns {
         let names: Vec<&str> = events.names().collect();
         if !names.contains(&column.value) {
-            let message = format!("`key` names `{}`, which is not among the event's", column.value.escape_debug());
+            let message = format!("`{name}` names `{}`, which is not among the event's", column.value.escape_debug());
             let hint = format!("the columns of [events] are {}", quoted(&names));
             return Err(section.error(&column.span, message).hint(hint));
         }
@@ -579,7 +676,7 @@ fn read_join(section: &Section<'_>, events: &EventSettings, file: &Path, documen
     Ok(JoinSettings {
         sql,
         sql_file,
-        key: key_columns(section, &key, events)?,
+        key: key_columns(section, "key", &key, events)?,
         refresh: span(section, "refresh", 1)?.unwrap_or(60 * SECOND),
         time_zone: time_zone(section)?.unwrap_or_else(|| "UTC".to_owned()),
     })

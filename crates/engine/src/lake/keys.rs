@@ -36,6 +36,8 @@ pub const OWNERS: &str = "insightera.owners";
 pub const PARTITIONS: &str = "insightera.partitions";
 /// JSON: partition to the files of its window state.
 pub const CHECKPOINT: &str = "insightera.checkpoint";
+/// JSON: partition to hashes of some of the keys of its windows, in hexadecimal.
+pub const KEY_SAMPLE: &str = "insightera.key-sample";
 /// The newest prediction time, microseconds since the epoch.
 pub const TIMESTAMP: &str = "insightera.prediction-timestamp";
 

@@ -88,6 +88,11 @@ impl Checkpoints {
         pending
     }
 
+    /// Begins anew for a partition that is another process's now.
+    pub fn forget(&mut self, partition: u32) {
+        self.chains.remove(&partition);
+    }
+
     /// The windows that a partition's files hold; alerts go to `remembered`.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use super::checkpoints::{self, Pending};
 use super::flow::SideRows;
 use super::metrics::Times;
 use super::program::{Program, Scorer};
-use crate::lake::commit::{Change, StreamMove, StreamOutcome, StreamState, commit_stream};
+use crate::lake::commit::{Change, Samples, StreamMove, StreamOutcome, StreamState, commit_stream, samples_of};
 use crate::lake::faults::{self, Bug};
 use crate::lake::writer::{TableWriter, WriteOptions};
 use crate::lake::{Lake, Table, TableName, keys};
@@ -41,6 +41,8 @@ pub struct Interval {
     pub sides: Vec<SideRows>,
     /// The state of the windows at its end.
     pub states: Vec<Pending>,
+    /// Hashes of some of the keys of its partitions, for others to look for.
+    pub samples: Samples,
     /// What scored.
     pub scorer: Arc<Scorer>,
     /// What was joined.
@@ -56,6 +58,8 @@ pub struct Committed {
     pub positions: BTreeMap<u32, i64>,
     /// Its snapshot.
     pub snapshot_id: i64,
+    /// Hashes of some of the keys of other processes' partitions.
+    pub samples: Samples,
     /// Seconds that it took.
     pub seconds: f64,
 }
@@ -67,6 +71,8 @@ struct Owned {
     uuid: Uuid,
     positions: BTreeMap<u32, i64>,
     epochs: BTreeMap<u32, u64>,
+    /// Hashes of some of the keys of others' partitions.
+    others: Samples,
 }
 
 /// Writes and commits, one interval after the other.
@@ -84,10 +90,16 @@ pub struct Committer {
 
 impl Committer {
     /// Owns nothing yet.
-    pub fn new(lake: &Lake, program: Arc<Program>, run_id: String, source: String) -> Self {
+    pub fn new(lake: &Lake, program: Arc<Program>, run_id: String) -> Self {
+        let source = String::new();
         let (main, sides, chains) = Default::default();
         let warehouse = lake.warehouse().to_owned();
         Self { lake: lake.clone(), program, run_id, source, warehouse, main, sides, chains }
+    }
+
+    /// What the positions are positions of.
+    pub fn of_source(&mut self, identity: &str) {
+        identity.clone_into(&mut self.source);
     }
 
     /// Makes or extends the tables, and says what the prediction table says.
@@ -161,7 +173,8 @@ impl Committer {
             let intent = position::acquire(&state.committed, id, self.source.clone(), starts)
                 .map_err(|reason| fatal(name, &reason))?;
             let (partitions, checkpoints) = (descriptions.clone(), BTreeMap::new());
-            let moved = StreamMove { pipeline: pipeline.clone(), intent, partitions, checkpoints };
+            let samples = BTreeMap::new();
+            let moved = StreamMove { pipeline: pipeline.clone(), intent, partitions, checkpoints, samples };
             let mut change = Change::append(&table, Vec::new());
             change.summary.insert(keys::RUN_ID.into(), self.run_id.clone());
             if let Some(timestamp) = state.timestamp {
@@ -175,6 +188,7 @@ impl Committer {
                         uuid: table.metadata().uuid(),
                         positions: claims.clone().map(|(partition, claim)| (*partition, claim.lo)).collect(),
                         epochs: claims.map(|(partition, claim)| (*partition, claim.epoch)).collect(),
+                        others: Samples::new(),
                     };
                     return Ok((owned, StreamState::read(&table, pipeline)?));
                 }
@@ -184,6 +198,23 @@ impl Committer {
         }
         Err(Error::conflict(format!("other processes kept taking the partitions of `{pipeline}` in table `{name}`"))
             .hint("give every process partitions of its own with --partitions"))
+    }
+
+    /// Gives partitions up: what they are at is another process's business.
+    pub fn release(&mut self, partitions: &[u32]) {
+        for partition in partitions {
+            self.chains.remove(partition);
+            for owned in self.main.iter_mut().chain(&mut self.sides) {
+                owned.positions.remove(partition);
+                owned.epochs.remove(partition);
+            }
+        }
+    }
+
+    /// Where a partition, or what has a number like one, is in the last side
+    /// table.
+    pub fn last_side_position(&self, partition: u32) -> Option<i64> {
+        self.sides.last()?.positions.get(&partition).copied()
     }
 
     /// How far the dead letters of a partition are.
@@ -210,11 +241,13 @@ impl Committer {
 
     fn committed(&self, snapshot_id: i64, start: f64) -> Result<Committed> {
         let positions = self.main.as_ref().map(|main| main.positions.clone()).unwrap_or_default();
-        Ok(Committed { positions, snapshot_id, seconds: self.lake.clock().monotonic_seconds() - start })
+        let samples = self.main.as_ref().map(|main| main.others.clone()).unwrap_or_default();
+        Ok(Committed { positions, snapshot_id, samples, seconds: self.lake.clock().monotonic_seconds() - start })
     }
 
     fn commit_sides(&mut self, interval: &Interval, keep_trying: &dyn Fn(u32) -> bool) -> Result<()> {
-        for side in 0..self.sides.len() {
+        // The last one first: what a replay is of is known before anything of it is there.
+        for side in (0..self.sides.len()).rev() {
             let mut owned = self.sides[side].clone();
             let mut batches = Vec::new();
             for rows in interval.sides.iter().filter(|rows| rows.side == side) {
@@ -240,7 +273,7 @@ impl Committer {
             let mut change = Change::append(&table, writer.finish()?);
             change.summary.insert(keys::RUN_ID.into(), self.run_id.clone());
             let claims = self.claims(&owned, interval);
-            self.retry(&mut owned, &change, claims, BTreeMap::new(), keep_trying)?;
+            self.retry(&mut owned, &change, claims, (BTreeMap::new(), BTreeMap::new()), keep_trying)?;
             self.sides[side] = owned;
         }
         Ok(())
@@ -278,7 +311,7 @@ impl Committer {
         ];
         change.summary.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
         let claims = self.claims(&owned, interval);
-        let snapshot_id = self.retry(&mut owned, &change, claims, chains, keep_trying)?;
+        let snapshot_id = self.retry(&mut owned, &change, claims, (chains, interval.samples.clone()), keep_trying)?;
         self.main = Some(owned);
         Ok(snapshot_id)
     }
@@ -300,7 +333,7 @@ impl Committer {
         owned: &mut Owned,
         change: &Change,
         claims: BTreeMap<u32, Claim>,
-        checkpoints: BTreeMap<u32, Vec<String>>,
+        (checkpoints, samples): (BTreeMap<u32, Vec<String>>, Samples),
         keep_trying: &dyn Fn(u32) -> bool,
     ) -> Result<i64> {
         let moved = StreamMove {
@@ -314,13 +347,19 @@ impl Committer {
             },
             partitions: BTreeMap::new(),
             checkpoints,
+            samples,
         };
         let mut pause = Duration::from_millis(100);
         let mut tries = 0;
         loop {
             tries += 1;
             match commit_stream(&self.lake, change, &moved) {
-                Ok(StreamOutcome::Committed { snapshot_id, .. }) => {
+                Ok(StreamOutcome::Committed { snapshot_id, table }) => {
+                    if !moved.samples.is_empty() {
+                        let mut others = samples_of(&table)?;
+                        others.retain(|partition, _| !owned.epochs.contains_key(partition));
+                        owned.others = others;
+                    }
                     owned.positions.extend(moved.intent.claims.iter().map(|(p, claim)| (*p, claim.hi)));
                     return Ok(snapshot_id);
                 }
@@ -346,7 +385,7 @@ fn same_table(table: &Table, owned: &Owned) -> Result<()> {
     if table.metadata().uuid() == owned.uuid {
         return Ok(());
     }
-    Err(Error::conflict(format!("table `{}` was dropped and made again while the stream wrote it", owned.name))
+    Err(Error::data(format!("table `{}` was dropped and made again while the stream wrote it", owned.name))
         .hint("start the stream again: the new table has no positions, so it begins at the source's first event"))
 }
 

@@ -1,7 +1,7 @@
 //! The hot path: a poll in, rows out. One thread, no locks, columns all the
 //! way; all events of a poll are scored by one call.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -46,6 +46,9 @@ pub struct Flow {
     pub timestamp: i64,
     /// Where a partition is only read to build up its windows: until here.
     pub silent_until: BTreeMap<u32, i64>,
+    /// When events are read again for the rows of a few: those. Nothing else
+    /// has a row, or is set aside.
+    pub only: Option<HashSet<(u32, i64)>>,
     /// The source has nothing more, and nothing more is waited for.
     pub ended: bool,
     /// By partition and offset: arrivals of events that are read again, and
@@ -100,6 +103,13 @@ impl Counts {
 pub struct PollOutput {
     /// Rows of the prediction table.
     pub rows: Option<RecordBatch>,
+    /// Where each of them comes from, when only a few events have rows or
+    /// rows are sent to a topic.
+    pub places: Vec<(u32, i64)>,
+    /// Where late events come from, likewise.
+    pub late: Vec<(u32, i64)>,
+    /// Events that were read again in vain.
+    pub unread: Vec<SetAside>,
     /// When each of them arrived and was predicted.
     pub times: Vec<Times>,
     /// Rows of side tables.
@@ -145,6 +155,7 @@ impl Flow {
             join,
             timestamp: i64::MIN,
             silent_until: BTreeMap::new(),
+            only: None,
             ended: false,
             arrivals: HashMap::new(),
             latency: QuantileSketch::default(),
@@ -180,12 +191,21 @@ impl Flow {
         } else if let Some((batch, windows)) = entered {
             let (partitions, offsets) = (batch_partitions(&batch), batch_offsets(&batch));
             let place = |row: usize| (partitions.value(row) as u32, offsets.value(row));
-            self.score(&batch, windows, "event", &place, &mut output)?;
+            let reason = if self.only.is_some() { "replay" } else { "event" };
+            self.score(&batch, windows, reason, &place, &mut output)?;
+            if self.only.is_some() || program.pipeline.live.is_some() {
+                output.places = (0..batch.num_rows()).map(place).collect();
+            }
         }
         let late = aside.split_off(late_from);
         let (late, future): (Vec<_>, Vec<_>) = late.into_iter().partition(|event| event.problem == Problem::Late);
         aside.extend(future);
         (output.counts.dead, output.counts.late) = (aside.len() as u64, late.len() as u64);
+        if self.only.is_some() {
+            // They are where they were.
+            output.unread = std::mem::take(&mut aside);
+            output.late = late.iter().map(|event| (event.partition, event.offset)).collect();
+        }
         for (side, events) in [(0, aside), (program.late_side, late)] {
             if !events.is_empty() {
                 let rows = set_aside::rows(&events, &program.pipeline.name, &self.source, &self.run_id)?;
@@ -196,7 +216,21 @@ impl Flow {
         Ok(output)
     }
 
+    /// Forgets a partition that is another process's now.
+    pub fn forget(&mut self, partition: u32) {
+        if let States::EachEvent(states) = &mut self.states {
+            // One that has no windows is no surprise.
+            let _ = states.revoke(partition);
+        }
+        self.remembered.forget(partition);
+        self.silent_until.remove(&partition);
+        self.arrivals.retain(|(of, _), _| *of != partition);
+    }
+
     fn is_silent(&self, partition: u32, offset: i64) -> bool {
+        if let Some(only) = &self.only {
+            return !only.contains(&(partition, offset));
+        }
         self.silent_until.get(&partition).is_some_and(|until| offset < *until)
     }
 
@@ -316,7 +350,9 @@ impl Flow {
                 }
             };
         columns.insert(0, Arc::new(complete));
-        let all_in = self.silent_until.is_empty() && dispositions.iter().all(|disposition| disposition.entered());
+        let all_in = self.silent_until.is_empty()
+            && self.only.is_none()
+            && dispositions.iter().all(|disposition| disposition.entered());
         if all_in {
             return Ok(Some((batch.clone(), columns)));
         }

@@ -23,7 +23,8 @@
 //!   prediction table last; rows below a side table's own position are not
 //!   written again.
 //! - A partition belongs to whoever raised its epoch last; all others are
-//!   refused at their next commit.
+//!   refused at their next commit. Kafka's group says who should take which
+//!   one, and is not believed: a process that was refused joins it again.
 //! - A source that is not the one the positions are of, or that has lost
 //!   events that were not read, stops the stream.
 //! - A row is a function of its partition's events up to it, of the model and
@@ -36,6 +37,13 @@ mod expression;
 mod flow;
 mod join;
 mod json;
+mod letters;
+#[cfg(feature = "kafka")]
+mod live;
+#[cfg(not(feature = "kafka"))]
+#[path = "no_live.rs"]
+mod live;
+mod member;
 mod metrics;
 mod program;
 mod remembered;
@@ -44,9 +52,12 @@ mod set_aside;
 mod source;
 mod states;
 mod status;
+mod takeover;
 mod time;
 mod windows;
+mod worker;
 
+pub use letters::{ReplaySummary, replay_dead_letters};
 pub use program::check;
 pub use run::{Alert, StreamEnd, StreamOptions, StreamSummary, run};
 pub use status::{LiveStatus, Status, status};

@@ -370,7 +370,7 @@ pub async fn check(workspace: &Workspace, name: &str) -> Result<CheckReport> {
     let evolution = table.as_ref().map(|table| program.output.evolution(&pipeline.file, table)).transpose()?;
     // A broker is not asked: it may be elsewhere while the file is written.
     if let SourceSettings::Files { .. } = &pipeline.source {
-        source::open(&workspace.project().dir, &pipeline.source, workspace.clock())?;
+        source::open(&workspace.project().dir, &pipeline.source, workspace.clock(), &source::Group::default())?;
     }
     let inputs = match &program.join {
         None => Vec::new(),
@@ -385,6 +385,13 @@ pub async fn check(workspace: &Workspace, name: &str) -> Result<CheckReport> {
             "the windows take up to {bytes} bytes for a key of 16 bytes, so {} MiB are enough for {keys} keys of a partition",
             settings.max_state_bytes >> 20
         ));
+    }
+    if matches!(pipeline.source, SourceSettings::Kafka { .. }) && !pipeline.is_shareable() {
+        let why = match pipeline.stream.emit {
+            Emit::OnClose => "with `emit = \"on_close\"` a window waits for all partitions",
+            Emit::EachEvent => "[source] has no `partition_key`, the columns whose values decide an event's partition",
+        };
+        warnings.push(format!("one process reads all partitions: {why}"));
     }
     for (name, notifier) in &workspace.project().settings.notifiers {
         if program.alerts.iter().any(|alert| alert.notify.contains(name))

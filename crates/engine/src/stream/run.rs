@@ -3,30 +3,29 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use insightera_core::ErrorKind;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::runtime::Handle;
 
 use super::checkpoints::{Checkpoints, Pending};
 use super::commit::{Committed, Committer, Interval};
 use super::flow::{Counts, Flow, PollOutput};
 use super::join::JoinTable;
+use super::live::LiveTopic;
+use super::member::Member;
 use super::metrics::Metrics;
 use super::program::{Program, Scorer};
-use super::set_aside;
-use super::source::{self, RawPart, Source};
-use super::states::{CLOSED, Extent, PartitionState, States};
+use super::source::{self, Group, RawPart, Source};
+use super::states::{CLOSED, Extent, States};
 use super::status::{self, LiveStatus};
-use super::windows::refused;
+use super::takeover::{Sharing, in_two_partitions};
+use super::worker::Worker;
 use crate::config::SourceSettings;
-use crate::lake::commit::StreamState;
-use crate::lake::faults::{self, Bug};
+use crate::lake::commit::Samples;
 use crate::notify::{Notice, Outbox, Warn};
 use crate::workspace::Workspace;
 use crate::{Error, Result};
@@ -44,8 +43,10 @@ const PARTITION_LOOKS: u64 = 2;
 const MODEL_LOOK: Duration = Duration::from_secs(2);
 /// Bytes of rows that may wait for the commit before them.
 const WAITING_BYTES: usize = 512 << 20;
-/// Tries of a commit after the stream was told to stop.
-const LAST_TRIES: u32 = 5;
+/// How often a process may be overtaken before it has committed anything.
+const OVERTAKEN: u32 = 5;
+/// How long it waits before it joins its group again.
+const JOIN_AGAIN: Duration = Duration::from_millis(500);
 /// How long the last notices may take after a stream has ended.
 const LAST_NOTICES: Duration = Duration::from_secs(15);
 
@@ -136,10 +137,15 @@ fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
 /// Runs the stream `name` until it is told to stop, or to the end of its
 /// events.
 ///
+/// Processes of a group share the partitions of a topic out; one that was
+/// overtaken, because it stood still for longer than the group waits, joins
+/// again and goes on from the tables.
+///
 /// # Errors
 /// What is wrong with the pipeline; `Conflict` when another process took its
-/// partitions over; `Data` when the source is another one or lost events. What
-/// was committed stays right: the next start goes on from there.
+/// partitions over and there is no group, or none that agrees; `Data` when the
+/// source is another one or lost events. What was committed stays right: the
+/// next start goes on from there.
 pub async fn run(workspace: &Workspace, name: &str, options: &StreamOptions) -> Result<StreamSummary> {
     let program = Arc::new(Program::new(workspace, name).await?);
     let scorer = Arc::new(program.scorer(workspace)?);
@@ -162,13 +168,62 @@ pub async fn run(workspace: &Workspace, name: &str, options: &StreamOptions) -> 
             own.tell(&plan.notify, Notice::new(&alert.pipeline, &alert.name, &alert.rows));
         }
     }));
-    let work = move || Stream::start(&workspace, program, scorer, join, options)?.run(&fresh);
+    let work = move || runs(&workspace, &program, (scorer, join), &options, &fresh);
     let done = tokio::task::spawn_blocking(work).await;
     refresh.abort();
     if let Some(outbox) = Arc::into_inner(outbox) {
         outbox.close(LAST_NOTICES).await;
     }
     done.map_err(|e| Error::internal(format!("the stream stopped with a panic: {e}")))?
+}
+
+/// Runs until it ends of itself; a process of a group that was overtaken begins
+/// again.
+fn runs(
+    workspace: &Workspace,
+    program: &Arc<Program>,
+    (mut scorer, mut join): (Arc<Scorer>, Option<Arc<JoinTable>>),
+    options: &StreamOptions,
+    fresh: &Fresh,
+) -> Result<StreamSummary> {
+    let member = Member::take(workspace, &program.pipeline.name);
+    let started = workspace.clock().monotonic_seconds();
+    let (mut counts, mut commits, mut in_vain) = (Counts::default(), 0, 0);
+    loop {
+        let mut stream = Stream::start(workspace, program, (scorer, join), options, &member)?;
+        let end = stream.run(fresh);
+        counts.add(stream.counts);
+        commits += stream.commits;
+        in_vain = if stream.commits > 0 { 0 } else { in_vain + 1 };
+        let overtaken = |error: &Error| {
+            stream.sharing == Sharing::Group && error.kind() == ErrorKind::Conflict && in_vain <= OVERTAKEN
+        };
+        let end = match end {
+            // Others have its partitions, and what it read.
+            Err(error) if overtaken(&error) && options.stop.load(Ordering::SeqCst) => StreamEnd::Stopped,
+            Err(error) if overtaken(&error) => {
+                if let Some(warn) = &options.on_warning {
+                    warn(&format!("{error}; this process joins the group again"));
+                }
+                (scorer, join) = (stream.flow.scorer.clone(), stream.flow.join.clone());
+                drop(stream);
+                std::thread::sleep(JOIN_AGAIN);
+                continue;
+            }
+            end => end?,
+        };
+        return Ok(StreamSummary {
+            pipeline: program.pipeline.name.clone(),
+            run_id: stream.run_id.clone(),
+            end,
+            counts,
+            commits,
+            snapshot_id: stream.last.as_ref().map(|last| last.snapshot_id),
+            seconds: workspace.clock().monotonic_seconds() - started,
+            latency_p50_ms: stream.flow.latency.quantile(0.5),
+            latency_p99_ms: stream.flow.latency.quantile(0.99),
+        });
+    }
 }
 
 /// The notifiers that the stream's alerts want.
@@ -217,20 +272,23 @@ async fn refresher(
 }
 
 /// A running stream.
-struct Stream {
-    workspace: Workspace,
-    program: Arc<Program>,
+pub struct Stream {
+    pub(super) workspace: Workspace,
+    pub(super) program: Arc<Program>,
     options: StreamOptions,
+    process: u32,
+    pub(super) sharing: Sharing,
     run_id: String,
-    source: Box<dyn Source>,
-    flow: Flow,
-    checkpoints: Checkpoints,
+    pub(super) source: Box<dyn Source>,
+    pub(super) flow: Flow,
+    pub(super) checkpoints: Checkpoints,
+    live: Option<LiveTopic>,
     /// What the partitions are of the source.
-    known: BTreeMap<u32, Value>,
+    pub(super) known: BTreeMap<u32, Value>,
     /// How far each partition was read.
-    positions: BTreeMap<u32, i64>,
-    worker: Worker,
-    interval: Interval,
+    pub(super) positions: BTreeMap<u32, i64>,
+    pub(super) worker: Worker,
+    pub(super) interval: Interval,
     /// When its first event came, monotonic seconds.
     opened: Option<f64>,
     interval_rows: usize,
@@ -241,119 +299,74 @@ struct Stream {
     started: f64,
 }
 
-/// The thread that commits, and the ways to and from it.
-struct Worker {
-    committer: Arc<Mutex<Committer>>,
-    intervals: Option<SyncSender<Interval>>,
-    results: Receiver<Result<Committed>>,
-    busy: bool,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Worker {
-    fn new(committer: Committer, mut metrics: Metrics, options: &StreamOptions) -> Self {
-        let (stop, warn) = (options.stop.clone(), options.on_warning.clone());
-        let committer = Arc::new(Mutex::new(committer));
-        let (intervals, incoming) = sync_channel::<Interval>(1);
-        let (outgoing, results) = channel();
-        let own = committer.clone();
-        let thread = std::thread::spawn(move || {
-            let keep_trying = |tries: u32| !stop.load(Ordering::SeqCst) || tries <= LAST_TRIES;
-            while let Ok(interval) = incoming.recv() {
-                let mut committer = own.lock().unwrap_or_else(PoisonError::into_inner);
-                let result = committer.commit(&interval, &keep_trying);
-                drop(committer);
-                let failed = result.is_err();
-                let committed = result.as_ref().ok().cloned();
-                let gone = outgoing.send(result).is_err();
-                if let Some(committed) = committed {
-                    told(metrics.note(&interval.times, &interval.scorer, &committed), warn.as_ref());
-                }
-                if gone || failed {
-                    break;
-                }
-            }
-            told(metrics.flush(), warn.as_ref());
-        });
-        Self { committer, intervals: Some(intervals), results, busy: false, thread: Some(thread) }
-    }
-
-    /// Lets the thread end, with what it still has to tell.
-    fn end(&mut self) {
-        self.intervals = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic of it was told as a result that did not come.
-            let _ = thread.join();
-        }
-    }
-
-    fn send(&mut self, interval: Interval) -> Result<()> {
-        let gone = || Error::internal("the committing thread is gone");
-        self.busy = true;
-        self.intervals.as_ref().ok_or_else(gone)?.send(interval).map_err(|_| gone())
-    }
-
-    /// The result of the commit that runs, if it is there.
-    fn result(&mut self, wait: bool) -> Result<Option<Committed>> {
-        if !self.busy {
-            return Ok(None);
-        }
-        let gone = || Error::internal("the committing thread stopped with a panic");
-        let result = if wait {
-            self.results.recv().map_err(|_| gone())?
-        } else {
-            match self.results.try_recv() {
-                Ok(result) => result,
-                Err(TryRecvError::Empty) => return Ok(None),
-                Err(TryRecvError::Disconnected) => return Err(gone()),
-            }
+/// Which partitions a process reads.
+///
+/// # Errors
+/// When they cannot be shared out as it was told to.
+fn sharing(program: &Program, options: &StreamOptions) -> Result<Sharing> {
+    let pipeline = &program.pipeline;
+    let SourceSettings::Kafka { .. } = pipeline.source else {
+        return match options.partitions {
+            None => Ok(Sharing::All),
+            Some(_) => Err(Error::invalid(
+                "`--partitions` shares out the partitions of a topic; files are read by one process",
+            )
+            .hint("leave it out")),
         };
-        self.busy = false;
-        result.map(Some)
+    };
+    match &options.partitions {
+        Some(_) if program.on_close() => Err(Error::invalid(format!(
+            "{}: with `emit = \"on_close\"` a window waits for all partitions, so `--partitions` cannot share them out",
+            pipeline.file.display()
+        ))
+        .hint("run it in one process")),
+        Some(_) if !pipeline.is_shareable() => Err(Error::invalid(format!(
+            "{}: `--partitions` shares partitions out, and nothing says that all events of a window's key are in one",
+            pipeline.file.display()
+        ))
+        .hint("add to [source] partition_key = [\"COLUMN\", …], what decides the partition of an event")),
+        Some(named) => Ok(Sharing::Named(named.clone())),
+        None if options.until_end || !pipeline.is_shareable() => Ok(Sharing::All),
+        None => Ok(Sharing::Group),
     }
 }
 
 impl Stream {
     fn start(
         workspace: &Workspace,
-        program: Arc<Program>,
-        scorer: Arc<Scorer>,
-        join: Option<Arc<JoinTable>>,
-        options: StreamOptions,
+        program: &Arc<Program>,
+        (scorer, join): (Arc<Scorer>, Option<Arc<JoinTable>>),
+        options: &StreamOptions,
+        member: &Member,
     ) -> Result<Self> {
-        let clock = workspace.clock().clone();
-        if options.partitions.is_some() && matches!(program.pipeline.source, SourceSettings::Files { .. }) {
-            return Err(Error::invalid(
-                "`--partitions` shares out the partitions of a topic; files are read by one process",
-            )
-            .hint("leave it out"));
-        }
-        if options.partitions.is_some() && program.on_close() {
-            return Err(Error::invalid(format!(
-                "{}: with `emit = \"on_close\"` a window waits for all partitions, so `--partitions` cannot share them out",
-                program.pipeline.file.display()
-            ))
-            .hint("run it in one process"));
-        }
-        let source = source::open(&workspace.project().dir, &program.pipeline.source, &clock)?;
+        let (clock, pipeline) = (workspace.clock().clone(), &program.pipeline);
+        let sharing = sharing(program, options)?;
         let run_id = workspace.new_run_id().to_string();
-        let identity = source.identity().to_owned();
-        let committer = Committer::new(workspace.lake(), program.clone(), run_id.clone(), identity.clone());
+        let mut committer = Committer::new(workspace.lake(), program.clone(), run_id.clone());
         let (table, state) = committer.prepare()?;
-        let checkpoints = Checkpoints::new(workspace.lake().warehouse(), &program.pipeline.name);
-        checkpoints.sweep(&table, &program.pipeline.name, &state)?;
-        let mut flow = Flow::new(program.clone(), clock.clone(), run_id.clone(), identity, scorer.clone(), join);
+        // Those are a group who write one table.
+        let name = format!("insightera-{}-{}", pipeline.name, table.metadata().uuid().simple());
+        let group = Group { name, member: (sharing == Sharing::Group).then(|| member.name.clone()) };
+        let source = source::open(&workspace.project().dir, &pipeline.source, &clock, &group)?;
+        let identity = source.identity().to_owned();
+        committer.of_source(&identity);
+        let checkpoints = Checkpoints::new(workspace.lake().warehouse(), &pipeline.name);
+        checkpoints.sweep(&table, &pipeline.name, &state)?;
+        let mut flow = Flow::new(program.clone(), clock.clone(), run_id.clone(), identity, scorer, join);
         flow.timestamp = state.timestamp.unwrap_or(i64::MIN);
         let mut stream = Self {
             interval: empty(&flow),
             flow,
             source,
             checkpoints,
-            worker: Worker::new(committer, Metrics::new(workspace, &program, &run_id), &options),
+            live: pipeline.live.as_ref().map(|live| LiveTopic::open(live, &pipeline.entity_key)).transpose()?,
+            worker: Worker::new(committer, Metrics::new(workspace, program, &run_id), options),
             known: state.partitions,
             positions: BTreeMap::new(),
             run_id,
-            options,
+            options: options.clone(),
+            process: member.number,
+            sharing,
             opened: None,
             interval_rows: 0,
             interval_bytes: 0,
@@ -362,130 +375,34 @@ impl Stream {
             last: None,
             started: clock.monotonic_seconds(),
             workspace: workspace.clone(),
-            program,
+            program: program.clone(),
         };
-        stream.look_for_partitions()?;
+        if stream.sharing != Sharing::Group {
+            stream.look_for_partitions()?;
+        }
         Ok(stream)
     }
 
-    /// Takes over partitions that are new to this process.
-    fn look_for_partitions(&mut self) -> Result<()> {
-        let found = match self.source.partitions(&self.known) {
-            // A broker that is away for a while comes back.
-            Err(error) if error.retryable() && !self.positions.is_empty() => return Ok(()),
-            found => found?,
-        };
-        let wanted = |partition: &u32| {
-            let own = self.options.partitions.as_ref().is_none_or(|own| own.contains(partition));
-            own && !self.positions.contains_key(partition)
-        };
-        let new: BTreeMap<u32, source::Partition> = found.into_iter().filter(|(p, _)| wanted(p)).collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        self.cut()?;
-        self.finish_commit(true)?;
-        let mut starts: BTreeMap<u32, i64> = new.iter().map(|(partition, found)| (*partition, found.start)).collect();
-        let first = self.positions.is_empty() && self.program.on_close();
-        if first {
-            starts.insert(CLOSED, 0);
-        }
-        let described = new.iter().filter(|(_, found)| !found.description.is_null());
-        let described: BTreeMap<u32, Value> = described.map(|(p, found)| (*p, found.description.clone())).collect();
-        let mut committer = self.worker.committer.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = committer.acquire(&starts, &described)?;
-        let ahead: BTreeMap<u32, Option<i64>> =
-            new.keys().map(|partition| (*partition, committer.dead_letters_position(*partition))).collect();
-        drop(committer);
-        for (partition, found) in &new {
-            self.take_over(*partition, found.start, &state)?;
-            if let (Some(from), Some(Some(ahead))) = (self.positions.get(partition).copied(), ahead.get(partition))
-                && from < *ahead
-            {
-                self.remember_arrivals(*partition, from)?;
-            }
-        }
-        if let States::OnClose(closing) = &mut self.flow.states {
-            let committed = state.committed.positions.get(&CLOSED).copied().unwrap_or(0);
-            closing.closed_to(closing.closed.max(committed));
-        }
-        self.known = state.partitions;
-        self.source.assign(&self.positions)
-    }
-
-    /// Events that are read again keep the arrival by which they were judged.
-    fn remember_arrivals(&mut self, partition: u32, from: i64) -> Result<()> {
-        let (workspace, pipeline) = (&self.workspace, &self.program.pipeline.name);
-        let Some(dead) = self.program.sides.first() else { return Ok(()) };
-        let judged = set_aside::judged_by_arrival(workspace, &dead.name, pipeline, partition, from);
-        for (offset, arrival) in Handle::current().block_on(judged)? {
-            self.flow.arrivals.insert((partition, offset), arrival);
-        }
-        Ok(())
-    }
-
-    /// Restores the windows of a partition, or reads it again to build them.
-    fn take_over(&mut self, partition: u32, start: i64, state: &StreamState) -> Result<()> {
-        let position = state.committed.positions.get(&partition).copied().unwrap_or(start);
-        let mut from = position;
-        let files = state.checkpoints.get(&partition).map(Vec::as_slice).unwrap_or_default();
-        let plan = self.program.windows.as_ref().map(|windows| (&windows.plan, self.program.on_close()));
-        let restored = match self.checkpoints.restore(plan, partition, files, &mut self.flow.remembered) {
-            Ok(restored) => restored.filter(|state| state.next_offset() <= position),
-            // Windows that were declared otherwise, or files that are gone:
-            // the source has the events. Alerts are told once more.
-            Err(_) => None,
-        };
-        if !self.program.remembers() {
-            self.flow.remembered.forget(partition);
-        }
-        if let Some((plan, on_close)) = plan {
-            let restored = restored.filter(|_| !faults::bug(Bug::ForgetWindows));
-            let windows = match restored {
-                Some(restored) => restored,
-                None => {
-                    if !faults::bug(Bug::ForgetWindows) {
-                        from = start;
-                    }
-                    PartitionState::new(plan, on_close, partition, from).map_err(|e| refused(e, "windows"))?
-                }
-            };
-            let now = self.workspace.clock().now_micros();
-            self.flow.states.assign(windows, now).map_err(|e| refused(e, "windows"))?;
-        }
-        if from < position {
-            self.flow.silent_until.insert(partition, position);
-        }
-        self.positions.insert(partition, from);
-        Ok(())
-    }
-
-    fn run(mut self, fresh: &Fresh) -> Result<StreamSummary> {
+    fn run(&mut self, fresh: &Fresh) -> Result<StreamEnd> {
         let end = self.work(fresh);
         let end = end.and_then(|end| {
             self.cut()?;
             self.finish_commit(true)?;
             Ok(end)
         });
-        if end.is_err() {
+        let overtaken =
+            self.sharing == Sharing::Group && end.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict);
+        if end.is_err() && !overtaken {
             // A commit that runs is let through, but not tried for ever.
             self.options.stop.store(true, Ordering::SeqCst);
             let _ = self.worker.result(true);
         }
+        if !overtaken {
+            self.source.leave();
+        }
         self.tell(true);
         self.worker.end();
-        let end = end?;
-        Ok(StreamSummary {
-            pipeline: self.program.pipeline.name.clone(),
-            run_id: self.run_id.clone(),
-            end,
-            counts: self.counts,
-            commits: self.commits,
-            snapshot_id: self.last.as_ref().map(|last| last.snapshot_id),
-            seconds: self.now() - self.started,
-            latency_p50_ms: self.flow.latency.quantile(0.5),
-            latency_p99_ms: self.flow.latency.quantile(0.99),
-        })
+        end
     }
 
     fn now(&self) -> f64 {
@@ -521,6 +438,9 @@ impl Stream {
             if !idle || (self.program.on_close() && self.source.at_end()?) {
                 self.take(&parts)?;
             }
+            if self.sharing == Sharing::Group {
+                self.rebalance()?;
+            }
             self.finish_commit(false)?;
             if self.is_due() {
                 self.cut()?;
@@ -529,7 +449,7 @@ impl Stream {
                 looked = self.now();
                 self.tell(false);
                 looks += 1;
-                if looks.is_multiple_of(PARTITION_LOOKS) {
+                if looks.is_multiple_of(PARTITION_LOOKS) && self.sharing != Sharing::Group {
                     self.look_for_partitions()?;
                 }
             }
@@ -546,7 +466,10 @@ impl Stream {
     /// A poll into the interval.
     fn take(&mut self, parts: &[RawPart]) -> Result<()> {
         let closed = self.closed();
-        let PollOutput { rows, times, sides, alerts, counts } = self.flow.process(parts)?;
+        let PollOutput { rows, places, times, sides, alerts, counts, .. } = self.flow.process(parts)?;
+        if let (Some(live), Some(rows)) = (&self.live, &rows) {
+            live.send(&self.program.pipeline.name, rows, &places)?;
+        }
         if self.opened.is_none() && (!parts.is_empty() || rows.is_some()) {
             self.opened = Some(self.now());
         }
@@ -602,7 +525,7 @@ impl Stream {
 
     /// Ends the interval and sends it off. Partitions that are still building
     /// up their windows have nothing to commit.
-    fn cut(&mut self) -> Result<()> {
+    pub(super) fn cut(&mut self) -> Result<()> {
         let silent = &self.flow.silent_until;
         self.interval.ranges.retain(|partition, _| !silent.contains_key(partition));
         self.opened = None;
@@ -610,7 +533,12 @@ impl Stream {
             return Ok(());
         }
         self.finish_commit(true)?;
+        if let Some(live) = &self.live {
+            // What is committed is not sent again.
+            live.flush()?;
+        }
         self.interval.states = self.states();
+        self.interval.samples = self.samples();
         if let Some(join) = &self.flow.join {
             self.interval.inputs = join.inputs.clone();
         }
@@ -638,12 +566,40 @@ impl Stream {
         taken
     }
 
-    fn finish_commit(&mut self, wait: bool) -> Result<()> {
+    /// Hashes of some of the keys of its partitions, where others have
+    /// partitions too.
+    fn samples(&self) -> Samples {
+        let States::EachEvent(states) = &self.flow.states else { return Samples::new() };
+        if self.sharing == Sharing::All {
+            return Samples::new();
+        }
+        let named = |partition: &u32| {
+            let hashes = states.sample(*partition).into_iter().map(|hash| format!("{hash:016x}"));
+            (*partition, hashes.collect())
+        };
+        self.interval.ranges.keys().map(named).collect()
+    }
+
+    /// A key of a window has its events in one partition, or its windows are
+    /// halves.
+    fn refuse_keys_of_others(&self, samples: &Samples) -> Result<()> {
+        let States::EachEvent(states) = &self.flow.states else { return Ok(()) };
+        for (other, hashes) in samples.iter().filter(|(other, _)| !self.positions.contains_key(other)) {
+            let hashes = hashes.iter().filter_map(|hash| u64::from_str_radix(hash, 16).ok());
+            if let Some((key, partition)) = hashes.filter_map(|hash| states.key_with_hash(hash)).next() {
+                return Err(in_two_partitions(&self.program.pipeline.name, &key, *other, partition));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish_commit(&mut self, wait: bool) -> Result<()> {
         if let Some(committed) = self.worker.result(wait)? {
             let of_source = |(partition, _): &(&u32, &i64)| **partition != CLOSED;
             let positions = committed.positions.iter().filter(of_source).map(|(p, at)| (*p, *at)).collect();
             self.source.committed(&positions);
             self.commits += 1;
+            self.refuse_keys_of_others(&committed.samples)?;
             self.last = Some(committed);
         }
         Ok(())
@@ -654,6 +610,8 @@ impl Stream {
         let Extent { keys, bytes, watermark } = self.flow.states.extent();
         let live = LiveStatus {
             pipeline: self.program.pipeline.name.clone(),
+            process: self.process,
+            partitions: self.positions.keys().copied().collect(),
             run_id: self.run_id.clone(),
             at: self.workspace.clock().now_micros(),
             seconds: self.now() - self.started,
@@ -682,14 +640,8 @@ impl Stream {
     }
 }
 
-/// Metrics that cannot be written are a warning: the predictions are there.
-fn told(result: Result<()>, warn: Option<&Warn>) {
-    if let (Err(error), Some(warn)) = (result, warn) {
-        warn(&format!("`ml_monitoring.inference_metrics` has no row of this interval: {error}"));
-    }
-}
-
 fn empty(flow: &Flow) -> Interval {
-    let (ranges, rows, times, sides, states, inputs) = Default::default();
-    Interval { ranges, rows, times, sides, states, scorer: flow.scorer.clone(), inputs, timestamp: flow.timestamp }
+    let (ranges, rows, times, sides, states, samples, inputs) = Default::default();
+    let (scorer, timestamp) = (flow.scorer.clone(), flow.timestamp);
+    Interval { ranges, rows, times, sides, states, samples, scorer, inputs, timestamp }
 }

@@ -13,6 +13,10 @@ use insightera_core::stream::{
 /// It is in microseconds since the epoch, and begins there.
 pub const CLOSED: u32 = u32::MAX;
 
+/// How many replays of dead letters are in a table is a position of its own as
+/// well, under this number: each replay moves it by one.
+pub const REPLAYS: u32 = u32::MAX - 1;
+
 /// Microseconds without a look at the source, from which on they say nothing
 /// of its partitions: a commit that took long, a broker that was away.
 const GAP: i64 = 1_000_000;

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::source;
-use super::states::CLOSED;
+use super::member::{self, Member};
+use super::source::{self, Group};
+use super::states::{CLOSED, REPLAYS};
 use crate::config::SourceSettings;
 use crate::lake::TableName;
 use crate::lake::commit::StreamState;
@@ -17,9 +18,14 @@ use crate::{Error, Result};
 
 /// What a running stream says of itself, about once a second.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LiveStatus {
     /// The pipeline.
     pub pipeline: String,
+    /// The number of the process among those of this project.
+    pub process: u32,
+    /// The partitions that it reads.
+    pub partitions: Vec<u32>,
     /// Its run.
     pub run_id: String,
     /// When it said this, microseconds since the epoch.
@@ -77,8 +83,10 @@ pub struct Status {
     pub committed_ms: Option<i64>,
     /// By partition.
     pub partitions: Vec<PartitionStatus>,
-    /// What the process said last.
+    /// What the process that spoke last said.
     pub live: Option<LiveStatus>,
+    /// What the processes that run now said last.
+    pub processes: Vec<LiveStatus>,
 }
 
 /// How a partition is.
@@ -99,14 +107,25 @@ pub struct PartitionStatus {
 }
 
 /// Where a process writes its status.
-fn live_file(workspace: &Workspace, pipeline: &str) -> PathBuf {
-    workspace.cache().join("stream").join(format!("{pipeline}.json"))
+fn live_file(workspace: &Workspace, pipeline: &str, process: u32) -> PathBuf {
+    member::folder(workspace).join(match process {
+        0 => format!("{pipeline}.json"),
+        other => format!("{pipeline}~{other}.json"),
+    })
+}
+
+/// What a process said last.
+fn read(workspace: &Workspace, pipeline: &str, process: u32) -> Result<Option<LiveStatus>> {
+    let file = live_file(workspace, pipeline, process);
+    let Ok(bytes) = std::fs::read(&file) else { return Ok(None) };
+    let live = serde_json::from_slice(&bytes);
+    live.map(Some).map_err(|e| Error::data(format!("`{}` cannot be read", file.display())).cause(e))
 }
 
 /// Writes the live status; losing it loses nothing.
 pub(super) fn publish(workspace: &Workspace, live: &LiveStatus) {
     if let Ok(bytes) = serde_json::to_vec(live) {
-        let _ = durable::replace(&live_file(workspace, &live.pipeline), &bytes, false);
+        let _ = durable::replace(&live_file(workspace, &live.pipeline, live.process), &bytes, false);
     }
 }
 
@@ -123,9 +142,11 @@ pub fn status(workspace: &Workspace, name: &str) -> Result<Status> {
     };
     let mut positions = state.committed.positions.clone();
     positions.remove(&CLOSED);
+    positions.remove(&REPLAYS);
     let mut ends = BTreeMap::new();
     if let SourceSettings::Files { .. } = &pipeline.source
-        && let Ok(mut source) = source::open(&workspace.project().dir, &pipeline.source, workspace.clock())
+        && let Ok(mut source) =
+            source::open(&workspace.project().dir, &pipeline.source, workspace.clock(), &Group::default())
         && source.partitions(&state.partitions).and_then(|_| source.assign(&positions)).is_ok()
     {
         ends = source.ends()?;
@@ -138,13 +159,15 @@ pub fn status(workspace: &Workspace, name: &str) -> Result<Status> {
         epoch: state.committed.owners.get(partition).map_or(0, |owner| owner.epoch),
         state_files: state.checkpoints.get(partition).map_or(0, Vec::len),
     });
-    let live =
-        match std::fs::read(live_file(workspace, name)) {
-            Err(_) => None,
-            Ok(bytes) => Some(serde_json::from_slice(&bytes).map_err(|e| {
-                Error::data(format!("`{}` cannot be read", live_file(workspace, name).display())).cause(e)
-            })?),
-        };
+    let mut said = read(workspace, name, 0)?.into_iter().collect::<Vec<_>>();
+    let mut processes = Vec::new();
+    for (number, lives) in Member::all(workspace, name) {
+        let live = read(workspace, name, number)?;
+        if lives {
+            processes.extend(live.clone());
+        }
+        said.extend(live);
+    }
     Ok(Status {
         pipeline: name.to_owned(),
         table: table.to_string(),
@@ -152,6 +175,7 @@ pub fn status(workspace: &Workspace, name: &str) -> Result<Status> {
         snapshot_id: state.snapshot_id,
         committed_ms: state.snapshot_id.map(|_| state.committed_ms),
         partitions: partitions.collect(),
-        live,
+        live: said.into_iter().max_by_key(|live| live.at),
+        processes,
     })
 }

@@ -4,6 +4,8 @@ mod bad_input;
 mod changed;
 #[cfg(feature = "faults")]
 mod faults;
+#[cfg(feature = "faults")]
+mod letters;
 mod point_in_time;
 mod project;
 mod runs;

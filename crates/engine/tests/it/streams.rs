@@ -191,7 +191,7 @@ pub fn oracle(folder: &Path) -> Ledger {
     ledger
 }
 
-fn text_rows(workspace: &Workspace, table: &str, query: &str) -> BTreeSet<String> {
+pub fn text_rows(workspace: &Workspace, table: &str, query: &str) -> BTreeSet<String> {
     let name = TestProject::name(table);
     if workspace.lake().find(&name).unwrap().is_none() {
         return BTreeSet::new();

@@ -76,6 +76,9 @@ pub async fn dispatch(invocation: Invocation, printer: &Printer) -> anyhow::Resu
         }
         Command::Verify { selection, format } => verify::verify(&open(overrides)?, &selection, format, printer).await,
         Command::Stream(command) => stream::run(&open(overrides)?, &command, printer).await,
+        Command::StreamReplayDlq { pipelines, format } => {
+            stream::replay_dead_letters(&open(overrides)?, &pipelines, format, printer).await
+        }
         Command::StreamStatus { pipelines, format } => stream::status(&open(overrides)?, &pipelines, format, printer),
         Command::Score(command) => score::score(&project, overrides, &command, printer),
         Command::Inspect { model, format } => inspect::inspect(&project, overrides, &model, format, printer),

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow::json::LineDelimitedWriter;
 use insightera_engine::Workspace;
 use insightera_engine::config::PipelineKind;
-use insightera_engine::stream::{self, Alert, Status, StreamOptions, StreamSummary};
+use insightera_engine::notify::Warn;
+use insightera_engine::stream::{self, Alert, ReplaySummary, Status, StreamOptions, StreamSummary};
 
 use super::Answer;
 use super::several;
@@ -113,6 +114,37 @@ pub fn line(summary: &StreamSummary) -> String {
     )
 }
 
+/// Scores dead letters that can be read now.
+pub async fn replay_dead_letters(
+    workspace: &Workspace,
+    pipelines: &[String],
+    format: ReportFormat,
+    printer: &Printer,
+) -> anyhow::Result<Answer> {
+    let mut outcomes = Vec::new();
+    for name in names(workspace, pipelines) {
+        let (own, warned) = (name.clone(), printer.clone());
+        let warn: Warn = Arc::new(move |why: &str| warned.warning(&format!("{own}: stays a dead letter: {why}")));
+        let done = stream::replay_dead_letters(workspace, &name, Some(&warn)).await;
+        outcomes.push((name, done.map_err(anyhow::Error::from)));
+    }
+    several::answer(outcomes, &Selection::All, format, printer, |outcomes| {
+        let done = outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok());
+        let line = |done: &ReplaySummary| {
+            format!(
+                "{}: {} dead letters, {} scored, {} late, {} filtered, {} stay\n",
+                done.pipeline,
+                text::count(done.letters),
+                text::count(done.scored),
+                text::count(done.late),
+                text::count(done.filtered),
+                text::count(done.unreadable)
+            )
+        };
+        done.map(line).collect()
+    })
+}
+
 /// How far streams are.
 pub fn status(
     workspace: &Workspace,
@@ -152,6 +184,10 @@ fn block(status: &Status) -> String {
             lag.unwrap_or_default(),
             partition.epoch
         ));
+    }
+    for process in status.processes.iter().filter(|process| !process.partitions.is_empty()) {
+        let partitions: Vec<String> = process.partitions.iter().map(u32::to_string).collect();
+        lines.push_str(&format!("  process {} reads the partitions {}\n", process.process, partitions.join(", ")));
     }
     if let Some(live) = &status.live {
         let word = if live.ended { "ended" } else { "said last" };

@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 pub use decide::{AncestorFacts, BaseFacts, Decision, Fence, Intent, decide};
 pub(super) use snapshot::mirrored_progress;
-pub use stream::{StreamMove, StreamOutcome, StreamState, commit_stream};
+pub use stream::{Samples, StreamMove, StreamOutcome, StreamState, commit_stream, samples_of};
 
 use super::catalog::Swap;
 use super::faults::{self, Bug};

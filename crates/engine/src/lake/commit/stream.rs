@@ -2,7 +2,7 @@
 //! is and who owns its partitions, and every commit is decided on the base of
 //! its swap by [`insightera_core::stream::position`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use insightera_core::stream::position::{self, Act, Committed, Decision, Intent, Owner};
 use serde::de::DeserializeOwned;
@@ -12,6 +12,22 @@ use super::{Change, Outcome, commit_if};
 use crate::lake::faults::{self, Bug};
 use crate::lake::{Lake, Table, keys};
 use crate::{Error, Result};
+
+/// Partition to hashes of some of the keys of its windows, in hexadecimal.
+pub type Samples = BTreeMap<u32, BTreeSet<String>>;
+
+/// The samples that the newest snapshot of a table with any carries.
+///
+/// # Errors
+/// `Data` when they cannot be read.
+pub fn samples_of(table: &Table) -> Result<Samples> {
+    let text =
+        table.ancestry().find_map(|snapshot| snapshot.summary().additional_properties.get(keys::KEY_SAMPLE).cloned());
+    match text {
+        None => Ok(Samples::new()),
+        Some(text) => serde_json::from_str(&text).map_err(|e| damaged(table, keys::KEY_SAMPLE).cause(e)),
+    }
+}
 
 /// What a table says of a stream.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +42,8 @@ pub struct StreamState {
     pub partitions: BTreeMap<u32, Value>,
     /// The files of the window state of a partition.
     pub checkpoints: BTreeMap<u32, Vec<String>>,
+    /// Hashes of some of the keys of a partition's windows.
+    pub samples: Samples,
     /// The newest prediction time, microseconds since the epoch.
     pub timestamp: Option<i64>,
     /// All keys of the snapshot's summary.
@@ -43,6 +61,8 @@ pub struct StreamMove {
     pub partitions: BTreeMap<u32, Value>,
     /// The new files of window state; those of other partitions go forward.
     pub checkpoints: BTreeMap<u32, Vec<String>>,
+    /// Hashes of some of the keys of its partitions' windows.
+    pub samples: Samples,
 }
 
 /// How a stream's commit ended.
@@ -111,6 +131,11 @@ fn summary(state: &StreamState, next: &Committed, moved: &StreamMove) -> Result<
     if !partitions.is_empty() {
         keys.insert(keys::PARTITIONS.to_owned(), serde_json::to_string(&partitions).map_err(no_json)?);
     }
+    let mut samples = state.samples.clone();
+    samples.extend(moved.samples.clone());
+    if !samples.is_empty() {
+        keys.insert(keys::KEY_SAMPLE.to_owned(), serde_json::to_string(&samples).map_err(no_json)?);
+    }
     if !checkpoints.is_empty() {
         keys.insert(keys::CHECKPOINT.to_owned(), serde_json::to_string(&checkpoints).map_err(no_json)?);
     }
@@ -176,6 +201,9 @@ impl StreamState {
         }
         if summary.contains_key(keys::CHECKPOINT) {
             self.checkpoints = parsed(table, summary, keys::CHECKPOINT)?;
+        }
+        if summary.contains_key(keys::KEY_SAMPLE) {
+            self.samples = parsed(table, summary, keys::KEY_SAMPLE)?;
         }
         self.timestamp = summary.get(keys::TIMESTAMP).and_then(|text| text.parse().ok());
         self.summary = summary.iter().map(|(key, value)| (key.clone(), value.clone())).collect();

@@ -1,26 +1,40 @@
-//! A Kafka topic. Partitions are assigned by this process, not by a group: who
-//! owns one is written in the tables, and so is how far it was read. The
+//! A Kafka topic. Who *reads* a partition is decided by hand, or by Kafka's
+//! group of the processes that write one table; who may *commit* it is decided
+//! by the tables alone, and so is how far it was read. So a wrong belief of the
+//! group (a paused process, a lost heartbeat) costs time, never a row. The
 //! group's offsets are told to the broker for others to see, and never read.
+//!
+//! **In a group.** A rebalance is an event of a poll. It stays unanswered, and
+//! no partition changes hands, until what was read is committed
+//! ([`Source::rebalance`], [`Source::assign`]); partitions that stay are read
+//! on meanwhile (`cooperative-sticky`). Members are static: one that is started
+//! again within the session's time-out has its partitions back at once; one
+//! that leaves in order gives them up at once.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use insightera_core::Clock;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, Timestamp};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
 use serde_json::Value;
 
-use super::{Partition, RawPart, Source};
+use super::{Group, Partition, RawPart, Rebalance, Source};
 use crate::config::Secret;
 use crate::{Error, Result};
 
 /// How long the broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long leaving a group may take, and how long the request to do so.
+const FAREWELL: Duration = Duration::from_secs(5);
+const LAST_WORDS: Duration = Duration::from_millis(300);
 /// Events of a poll.
 const POLL_EVENTS: usize = 16 * 1024;
 
@@ -32,33 +46,82 @@ const OURS: &[(&str, &str)] = &[
     ("enable.partition.eof", "true"),
 ];
 
+/// How a member of a group behaves; options of the pipeline come first. With
+/// the broker's own protocol the broker says the most of it.
+const MEMBER: &[(&str, &str)] = &[
+    ("partition.assignment.strategy", "cooperative-sticky"),
+    ("session.timeout.ms", "10000"),
+    ("heartbeat.interval.ms", "1000"),
+];
+
 /// A topic.
 pub struct Kafka {
     topic: String,
     identity: String,
     clock: Arc<dyn Clock>,
-    consumer: BaseConsumer<Quiet>,
+    consumer: BaseConsumer<Member>,
+    group: Group,
     assigned: BTreeMap<u32, i64>,
     at_end: BTreeSet<u32>,
     read: BTreeMap<u32, RawPart>,
 }
 
-/// The client's own log goes nowhere: what matters comes as an error.
-struct Quiet;
+/// What the client tells us. Its own log goes nowhere: what matters comes as
+/// an error.
+#[derive(Default)]
+struct Member {
+    /// Rebalances that wait for an answer.
+    asked: Mutex<VecDeque<Rebalance>>,
+    /// Nobody is there any more to answer.
+    closing: AtomicBool,
+}
 
-impl ClientContext for Quiet {
+impl Member {
+    fn asked(&self) -> std::sync::MutexGuard<'_, VecDeque<Rebalance>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Member {
     fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
 
     fn error(&self, _: KafkaError, _: &str) {}
 }
 
-impl ConsumerContext for Quiet {}
+impl ConsumerContext for Member {
+    /// Called by a poll. It only notes what is wanted: the answer takes a
+    /// commit, and is given from the stream's own loop.
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, what: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let partitions = list.elements().iter().map(|element| element.partition() as u32).collect();
+        let gained = what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if self.closing.load(Ordering::SeqCst) {
+            // Without an answer the client never closes.
+            let _ = match (consumer.rebalance_protocol(), gained) {
+                (RebalanceProtocol::Cooperative, false) => consumer.incremental_unassign(list),
+                (RebalanceProtocol::Cooperative, true) => Ok(()),
+                _ => consumer.unassign(),
+            };
+            return;
+        }
+        self.asked().push_back(if gained { Rebalance::Gained(partitions) } else { Rebalance::Lost(partitions) });
+    }
+}
 
 impl Kafka {
     /// Connects to the brokers.
-    pub fn new(topic: &str, options: &BTreeMap<String, String>, clock: Arc<dyn Clock>) -> Result<Self> {
+    pub fn new(topic: &str, options: &BTreeMap<String, String>, clock: Arc<dyn Clock>, group: &Group) -> Result<Self> {
         let mut config = ClientConfig::new();
-        config.set("group.id", format!("insightera-{topic}"));
+        config.set("group.id", &group.name);
+        if let Some(member) = &group.member {
+            config.set("group.instance.id", member);
+            // How soon partitions that a topic got later are found.
+            config.set("topic.metadata.refresh.interval.ms", "10000");
+            if options.get("group.protocol").is_none_or(|protocol| protocol != "consumer") {
+                for (key, value) in MEMBER {
+                    config.set(*key, *value);
+                }
+            }
+        }
         config.set("client.id", "insightera");
         config.set("fetch.wait.max.ms", "5");
         config.set("queued.max.messages.kbytes", "65536");
@@ -72,7 +135,7 @@ impl Kafka {
         for (key, value) in OURS {
             config.set(*key, *value);
         }
-        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(|e| match &e {
+        let consumer: BaseConsumer<Member> = config.create_with_context(Member::default()).map_err(|e| match &e {
             KafkaError::ClientConfig(_, why, key, _) => {
                 let secret = ["password", "secret", "pem", "token", "oauth"].iter().any(|word| key.contains(word));
                 // As the file has it: what a variable holds is not shown.
@@ -90,7 +153,18 @@ impl Kafka {
         let cluster = consumer.client().fetch_cluster_id(PATIENCE).unwrap_or_else(|| "unknown".to_owned());
         let (assigned, at_end, read) = Default::default();
         let identity = format!("kafka:{cluster}/{topic}");
-        Ok(Self { topic: topic.to_owned(), identity, clock, consumer, assigned, at_end, read })
+        if group.member.is_some() {
+            consumer.subscribe(&[topic]).map_err(|e| {
+                Error::unavailable(format!("the topic `{topic}` cannot be subscribed to: {e}")).cause(e)
+            })?;
+        }
+        // As the pipeline calls them, where it does.
+        let named = |key: &str| options.get(key).cloned();
+        let group = Group {
+            name: named("group.id").unwrap_or_else(|| group.name.clone()),
+            member: group.member.clone().map(|member| named("group.instance.id").unwrap_or(member)),
+        };
+        Ok(Self { topic: topic.to_owned(), identity, clock, consumer, group, assigned, at_end, read })
     }
 
     fn watermarks(&self, partition: u32) -> Result<(i64, i64)> {
@@ -100,8 +174,83 @@ impl Kafka {
         })
     }
 
+    /// Where reading a partition goes on, checked against what the broker has.
+    fn start(&self, list: &mut TopicPartitionList, partition: u32, position: i64) -> Result<()> {
+        let (low, high) = self.watermarks(partition)?;
+        if position < low {
+            return Err(Error::data(format!(
+                "partition {partition} of the topic `{}` begins at offset {low}, and offset {position} comes next: events were removed before they were read",
+                self.topic
+            ))
+            .hint("its retention is shorter than this stream was away; write to a new table to begin anew"));
+        }
+        if position > high {
+            return Err(Error::data(format!(
+                "partition {partition} of the topic `{}` ends at offset {high}, and was read up to {position}: it was made again",
+                self.topic
+            ))
+            .hint("positions of one topic mean nothing in another: write to a new table"));
+        }
+        list.add_partition_offset(&self.topic, partition as i32, Offset::Offset(position))
+            .map_err(|e| Error::internal(format!("an assignment of the topic `{}`: {e}", self.topic)).cause(e))
+    }
+
+    /// Answers a rebalance: `positions` are what is read from now on.
+    fn answer(&mut self, asked: &Rebalance, positions: &BTreeMap<u32, i64>) -> Result<()> {
+        let mut list = TopicPartitionList::new();
+        let cooperative = matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        let done = match asked {
+            Rebalance::Gained(gained) => {
+                for partition in gained {
+                    let position = *positions.get(partition).ok_or_else(|| {
+                        Error::internal(format!("partition {partition} was gained and has no position"))
+                    })?;
+                    self.start(&mut list, *partition, position)?;
+                    self.assigned.insert(*partition, position);
+                    self.at_end.remove(partition);
+                    self.read.remove(partition);
+                }
+                if cooperative { self.consumer.incremental_assign(&list) } else { self.consumer.assign(&list) }
+            }
+            Rebalance::Lost(lost) => {
+                for partition in lost {
+                    list.add_partition(&self.topic, *partition as i32);
+                    self.assigned.remove(partition);
+                    self.at_end.remove(partition);
+                    self.read.remove(partition);
+                }
+                if cooperative { self.consumer.incremental_unassign(&list) } else { self.consumer.unassign() }
+            }
+        };
+        self.consumer.context().asked().pop_front();
+        // It was overtaken by another event of the group.
+        done.map_err(|e| Error::conflict(format!("the group of the topic `{}`: {e}", self.topic)).cause(e))
+    }
+
+    /// Answers what nobody will answer any more.
+    fn decline(&mut self) {
+        while let Some(asked) = self.rebalance() {
+            let asked = match asked {
+                Rebalance::Gained(_) => Rebalance::Gained(Vec::new()),
+                lost => lost,
+            };
+            let _ = self.answer(&asked, &BTreeMap::new());
+        }
+    }
+
     /// What a poll without an event says.
     fn interpret(&self, error: KafkaError) -> Result<()> {
+        if let Some((code, why)) = self.consumer.client().fatal_error() {
+            let (group, member) = (&self.group.name, self.group.member.as_deref().unwrap_or("?"));
+            return Err(match code {
+                RDKafkaErrorCode::FencedInstanceId => Error::invalid(format!(
+                    "another process is the member `{member}` of the group `{group}`"
+                ))
+                .hint("give every process a \"group.instance.id\" of its own in [source.kafka]; a copy of a project has the same one, until its `.insightera/stream` is removed"),
+                _ => Error::internal(format!("the Kafka client of the group `{group}` cannot go on: {why}")),
+            }
+            .cause(error));
+        }
         let code = match &error {
             KafkaError::MessageConsumption(code) | KafkaError::MessageConsumptionFatal(code) => *code,
             KafkaError::Global(code) => *code,
@@ -167,25 +316,15 @@ impl Source for Kafka {
     }
 
     fn assign(&mut self, positions: &BTreeMap<u32, i64>) -> Result<()> {
+        if self.group.member.is_some() {
+            return match self.rebalance() {
+                Some(asked) => self.answer(&asked, positions),
+                None => Err(Error::internal("an assignment that the group did not ask for")),
+            };
+        }
         let mut list = TopicPartitionList::new();
         for (partition, position) in positions {
-            let (low, high) = self.watermarks(*partition)?;
-            if *position < low {
-                return Err(Error::data(format!(
-                    "partition {partition} of the topic `{}` begins at offset {low}, and offset {position} comes next: events were removed before they were read",
-                    self.topic
-                ))
-                .hint("its retention is shorter than this stream was away; write to a new table to begin anew"));
-            }
-            if *position > high {
-                return Err(Error::data(format!(
-                    "partition {partition} of the topic `{}` ends at offset {high}, and was read up to {position}: it was made again",
-                    self.topic
-                ))
-                .hint("positions of one topic mean nothing in another: write to a new table"));
-            }
-            list.add_partition_offset(&self.topic, *partition as i32, Offset::Offset(*position))
-                .map_err(|e| Error::internal(format!("an assignment of the topic `{}`: {e}", self.topic)).cause(e))?;
+            self.start(&mut list, *partition, *position)?;
         }
         self.consumer
             .assign(&list)
@@ -202,6 +341,7 @@ impl Source for Kafka {
         let mut problems = Vec::new();
         let mut patience = wait;
         while bytes < max_bytes && events < POLL_EVENTS {
+            // Also when the group asks for something.
             let Some(found) = self.consumer.poll(patience) else { break };
             let message = match found {
                 Ok(message) => message,
@@ -262,5 +402,32 @@ impl Source for Kafka {
         }
         // Only for others to see: nothing here ever reads it.
         let _ = self.consumer.commit(&list, CommitMode::Async);
+    }
+
+    fn rebalance(&mut self) -> Option<Rebalance> {
+        self.consumer.context().asked().front().cloned()
+    }
+
+    fn leave(&mut self) {
+        if self.group.member.is_none() {
+            return;
+        }
+        self.consumer.unsubscribe();
+        let mut waited = Duration::ZERO;
+        while waited < FAREWELL && !self.assigned.is_empty() {
+            // A message that still comes is another's.
+            drop(self.consumer.poll(LAST_WORDS));
+            waited += LAST_WORDS;
+            self.decline();
+        }
+        // The request to leave goes out from the client's own thread.
+        drop(self.consumer.poll(LAST_WORDS));
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        self.decline();
+        self.consumer.context().closing.store(true, Ordering::SeqCst);
     }
 }

@@ -61,6 +61,36 @@ pub trait Source: Send {
     fn committed(&mut self, positions: &BTreeMap<u32, i64>) {
         let _ = positions;
     }
+
+    /// What the group wants to be different, of a source whose partitions a
+    /// group of processes shares: the same answer until [`Source::assign`] was
+    /// called with partitions accordingly.
+    fn rebalance(&mut self) -> Option<Rebalance> {
+        None
+    }
+
+    /// Leaves the group, so that the others need not wait until this process
+    /// is missed. Nothing is read after that.
+    fn leave(&mut self) {}
+}
+
+/// What a group of processes has decided for this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rebalance {
+    /// These partitions are this process's from now on; there may be none.
+    Gained(Vec<u32>),
+    /// These are another's.
+    Lost(Vec<u32>),
+}
+
+/// The group of processes that share a source's partitions out.
+#[derive(Debug, Clone, Default)]
+pub struct Group {
+    /// The group: whoever writes the same table of the same pipeline.
+    pub name: String,
+    /// The process, by a name that it has again when it is started again;
+    /// `None` takes partitions by hand, and only has the group's name.
+    pub member: Option<String>,
 }
 
 /// A partition of a source.
@@ -121,11 +151,14 @@ pub fn open(
     project: &Path,
     settings: &SourceSettings,
     clock: &std::sync::Arc<dyn insightera_core::Clock>,
+    group: &Group,
 ) -> Result<Box<dyn Source>> {
     match settings {
         SourceSettings::Files { path } => Ok(Box::new(files::Files::new(project, path, clock.clone())?)),
         #[cfg(feature = "kafka")]
-        SourceSettings::Kafka { topic, options } => Ok(Box::new(kafka::Kafka::new(topic, options, clock.clone())?)),
+        SourceSettings::Kafka { topic, options, .. } => {
+            Ok(Box::new(kafka::Kafka::new(topic, options, clock.clone(), group)?))
+        }
         #[cfg(not(feature = "kafka"))]
         SourceSettings::Kafka { topic, .. } => Err(crate::Error::invalid(format!(
             "the topic `{topic}` cannot be read: this insightera was built without Kafka"

@@ -1,0 +1,160 @@
+//! Predictions to a Kafka topic as they are made, before they are committed.
+//!
+//! **At least once.** A commit is sent off when every prediction in it has been
+//! acknowledged by the topic's brokers; a process that ends before its commit
+//! predicts again what it had, and sends it again. The id of a message is the
+//! same then: the place of its event, which the header `insightera-id` has.
+
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use arrow::json::LineDelimitedWriter;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+
+use crate::config::{LiveSettings, Secret};
+use crate::{Error, Result};
+
+/// How long the brokers may take to answer at the start.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How long all that was sent may take to be acknowledged.
+const FLUSH: Duration = Duration::from_secs(60);
+/// How long to wait when too much is on its way.
+const FULL: Duration = Duration::from_millis(2);
+
+/// What the predictions' readers rely on; an option that says otherwise is
+/// refused.
+const OURS: &[(&str, &str)] = &[("acks", "all"), ("enable.idempotence", "true")];
+
+/// A topic that predictions are sent to.
+pub struct LiveTopic {
+    topic: String,
+    key: Vec<String>,
+    producer: ThreadedProducer<Told>,
+}
+
+/// What could not be delivered.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Option<KafkaError>>>);
+
+impl ClientContext for Told {
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+
+    fn error(&self, _: KafkaError, _: &str) {}
+}
+
+impl ProducerContext for Told {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
+        if let Err((error, _)) = result {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| error.clone());
+        }
+    }
+}
+
+impl LiveTopic {
+    /// Connects to the brokers.
+    ///
+    /// # Errors
+    /// When an option is wrong, no broker answers, or there is no such topic.
+    pub fn open(settings: &LiveSettings, key: &[String]) -> Result<Self> {
+        let mut config = ClientConfig::new();
+        config.set("client.id", "insightera");
+        // A prediction leaves when it is there; a poll's are together anyway.
+        config.set("linger.ms", "1");
+        for (name, value) in &settings.options {
+            if let Some((_, wanted)) = OURS.iter().find(|(ours, wanted)| ours == name && wanted != value) {
+                return Err(Error::invalid(format!("[live.kafka] `{name}` cannot be `{value}`"))
+                    .hint(format!("remove it: predictions arrive at least once, and it is always `{wanted}`")));
+            }
+            config.set(name, Secret::new(value).reveal(&format!("[live.kafka] `{name}`"))?);
+        }
+        for (name, value) in OURS {
+            config.set(*name, *value);
+        }
+        let producer: ThreadedProducer<Told> = config.create_with_context(Told::default()).map_err(|e| {
+            Error::invalid(format!("[live.kafka]: {e}")).hint("the options are librdkafka's, by its names").cause(e)
+        })?;
+        let topic = settings.topic.clone();
+        let metadata = producer.client().fetch_metadata(Some(&topic), PATIENCE).map_err(|e| {
+            Error::unavailable(format!("no answer from the brokers of the topic `{topic}` of [live]: {e}")).cause(e)
+        })?;
+        if metadata.topics().iter().all(|found| found.name() != topic || found.partitions().is_empty()) {
+            return Err(Error::not_found(format!("there is no topic `{topic}`"))
+                .hint("create it, or correct `topic` in [live]"));
+        }
+        Ok(Self { topic, key: key.to_vec(), producer })
+    }
+
+    /// Sends rows, each made of the event at its place.
+    ///
+    /// # Errors
+    /// When one that was sent before was not taken.
+    pub fn send(&self, pipeline: &str, rows: &RecordBatch, places: &[(u32, i64)]) -> Result<()> {
+        let wrong = |e: arrow::error::ArrowError| Error::internal(format!("a prediction as JSON: {e}")).cause(e);
+        let mut lines = LineDelimitedWriter::new(Vec::new());
+        lines.write(rows).and_then(|()| lines.finish()).map_err(wrong)?;
+        let lines = lines.into_inner();
+        let keys = self.keys(rows).map_err(wrong)?;
+        let mut id = String::new();
+        for ((line, key), (partition, offset)) in lines.split(|byte| *byte == b'\n').zip(&keys).zip(places) {
+            id.clear();
+            // Writing to a string cannot fail.
+            let _ = write!(id, "{pipeline}/{partition}/{offset}");
+            let headers = OwnedHeaders::new().insert(Header { key: "insightera-id", value: Some(id.as_bytes()) });
+            let mut record = BaseRecord::to(&self.topic).key(key.as_str()).payload(line).headers(headers);
+            while let Err((error, again)) = self.producer.send(record) {
+                if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+                    return Err(self.undelivered(error));
+                }
+                std::thread::sleep(FULL);
+                record = again;
+            }
+        }
+        self.check()
+    }
+
+    /// Waits until all that was sent has been taken.
+    ///
+    /// # Errors
+    /// When something was not.
+    pub fn flush(&self) -> Result<()> {
+        self.producer.flush(FLUSH).map_err(|e| self.undelivered(e))?;
+        self.check()
+    }
+
+    fn check(&self) -> Result<()> {
+        let told = self.producer.context().0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        told.map_or(Ok(()), |error| Err(self.undelivered(error)))
+    }
+
+    fn undelivered(&self, error: KafkaError) -> Error {
+        Error::data(format!("predictions could not be sent to the topic `{}` of [live]: {error}", self.topic))
+            .hint("nothing is lost: start the stream again, and it sends what it had not committed once more")
+            .cause(error)
+    }
+
+    /// The text of each row's key: its column, or a JSON array of its columns.
+    fn keys(&self, rows: &RecordBatch) -> std::result::Result<Vec<String>, arrow::error::ArrowError> {
+        let mut columns = Vec::new();
+        for name in &self.key {
+            if let Some(column) = rows.column_by_name(name) {
+                columns.push(cast(column, &DataType::Utf8)?);
+            }
+        }
+        let texts: Vec<_> = columns.iter().map(|column| column.as_string::<i32>()).collect();
+        let key = |row: usize| match texts.as_slice() {
+            [one] => one.value(row).to_owned(),
+            several => serde_json::json!(several.iter().map(|text| text.value(row)).collect::<Vec<_>>()).to_string(),
+        };
+        Ok((0..rows.num_rows()).map(key).collect())
+    }
+}

@@ -1,0 +1,105 @@
+//! The thread that commits, while the next interval fills.
+
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, channel, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use super::commit::{Committed, Committer, Interval};
+use super::metrics::Metrics;
+use super::run::StreamOptions;
+use crate::notify::Warn;
+use crate::{Error, Result};
+
+/// Tries of a commit after the stream was told to stop.
+const LAST_TRIES: u32 = 5;
+
+/// The thread that commits, and the ways to and from it.
+pub struct Worker {
+    committer: Arc<Mutex<Committer>>,
+    intervals: Option<SyncSender<Interval>>,
+    results: Receiver<Result<Committed>>,
+    /// Whether a commit runs.
+    pub busy: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts it.
+    pub fn new(committer: Committer, mut metrics: Metrics, options: &StreamOptions) -> Self {
+        let (stop, warn) = (options.stop.clone(), options.on_warning.clone());
+        let committer = Arc::new(Mutex::new(committer));
+        let (intervals, incoming) = sync_channel::<Interval>(1);
+        let (outgoing, results) = channel();
+        let own = committer.clone();
+        let thread = std::thread::spawn(move || {
+            let keep_trying = |tries: u32| !stop.load(Ordering::SeqCst) || tries <= LAST_TRIES;
+            while let Ok(interval) = incoming.recv() {
+                let mut committer = own.lock().unwrap_or_else(PoisonError::into_inner);
+                let result = committer.commit(&interval, &keep_trying);
+                drop(committer);
+                let failed = result.is_err();
+                let committed = result.as_ref().ok().cloned();
+                let gone = outgoing.send(result).is_err();
+                if let Some(committed) = committed {
+                    told(metrics.note(&interval.times, &interval.scorer, &committed), warn.as_ref());
+                }
+                if gone || failed {
+                    break;
+                }
+            }
+            told(metrics.flush(), warn.as_ref());
+        });
+        Self { committer, intervals: Some(intervals), results, busy: false, thread: Some(thread) }
+    }
+
+    /// What commits, while no commit runs.
+    pub fn committer(&self) -> MutexGuard<'_, Committer> {
+        self.committer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the thread end, with what it still has to tell.
+    pub fn end(&mut self) {
+        self.intervals = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of it was told as a result that did not come.
+            let _ = thread.join();
+        }
+    }
+
+    /// Hands it an interval; while it is busy nobody may.
+    pub fn send(&mut self, interval: Interval) -> Result<()> {
+        let gone = || Error::internal("the committing thread is gone");
+        self.busy = true;
+        self.intervals.as_ref().ok_or_else(gone)?.send(interval).map_err(|_| gone())
+    }
+
+    /// The result of the commit that runs, if it is there.
+    ///
+    /// # Errors
+    /// What the commit says.
+    pub fn result(&mut self, wait: bool) -> Result<Option<Committed>> {
+        if !self.busy {
+            return Ok(None);
+        }
+        let gone = || Error::internal("the committing thread stopped with a panic");
+        let result = if wait {
+            self.results.recv().map_err(|_| gone())?
+        } else {
+            match self.results.try_recv() {
+                Ok(result) => result,
+                Err(TryRecvError::Empty) => return Ok(None),
+                Err(TryRecvError::Disconnected) => return Err(gone()),
+            }
+        };
+        self.busy = false;
+        result.map(Some)
+    }
+}
+
+/// Metrics that cannot be written are a warning: the predictions are there.
+fn told(result: Result<()>, warn: Option<&Warn>) {
+    if let (Err(error), Some(warn)) = (result, warn) {
+        warn(&format!("`ml_monitoring.inference_metrics` has no row of this interval: {error}"));
+    }
+}
