@@ -121,6 +121,8 @@ def peer(results, options, students, summary):
         ("peer full, with its count()s", "base", empty, summary["active"], ["--counts"]),
         ("peer changed, with its count()s", "updated", scored, summary["changed"], ["--counts"]),
     ]:
+        if extra and options.without_counts:
+            continue
         say(name)
         command = python("spark_job.py", "run", students, scorer, warehouse, scratch, which, *extra)
         costs = []
@@ -356,6 +358,7 @@ def main():
     arguments.add_argument("--repeats", type=int, default=5)
     arguments.add_argument("--students", type=int, default=1_000_000)
     arguments.add_argument("--days", type=int, default=300)
+    arguments.add_argument("--without-counts", action="store_true", help="leave out the peer with its count()s, which is slower")
     arguments.add_argument("--report", action="store_true", help="print what the work folder holds, measure nothing")
     options = arguments.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
