@@ -123,12 +123,11 @@ def test_reasons_are_the_librarys_contributions(score, table, small_model, tmp_p
 
 
 def test_a_model_that_cannot_be_explained_says_so(score, table, tmp_path):
-    import catboost
+    import lightgbm
 
-    x = np.column_stack([table[c].to_numpy(zero_copy_only=False) for c in ("x", "y")]).astype(np.float32)
-    model = catboost.CatBoostRegressor(iterations=3, depth=2, verbose=False, allow_writing_files=False)
-    model.fit(catboost.Pool(x, x[:, 1], feature_names=["x", "y"]))
-    model.save_model(str(tmp_path / "model.cbm"))
+    x = np.column_stack([table[c].to_numpy(zero_copy_only=False) for c in ("x", "y")])
+    rows = lightgbm.Dataset(x, x[:, 1], feature_name=["x", "y"], params={"linear_tree": True, "verbose": -1})
+    lightgbm.train({"linear_tree": True, "verbose": -1}, rows, 3).save_model(tmp_path / "model.txt")
     pq.write_table(table, tmp_path / "rows.parquet")
-    done = score("score", "model.cbm", "--input", "rows.parquet", "--explain", 2, code=1)
+    done = score("score", "model.txt", "--input", "rows.parquet", "--explain", 2, code=1)
     assert "contributions" in done.stderr and "not supported" in done.stderr and done.stdout == ""

@@ -29,10 +29,9 @@ pub struct Matched {
     pub rows: Vec<u64>,
 }
 
-/// An opened file and where its key columns are.
-struct Opened {
-    path: PathBuf,
-    file: Arc<File>,
+/// A file and where its key columns are.
+struct Known<'a> {
+    path: &'a Path,
     metadata: ArrowReaderMetadata,
     leaves: Vec<usize>,
 }
@@ -53,62 +52,77 @@ pub fn matching_rows(
     schema: &SchemaRef,
     threads: usize,
 ) -> Result<Option<Vec<Matched>>> {
-    let mut files = Vec::with_capacity(paths.len());
-    let mut pieces = Vec::new();
-    for path in paths {
-        let (file, metadata) = deletes::open(&path.display().to_string())?;
+    // Files are open only while they are read: there can be many.
+    let known = in_parallel(paths, threads, |path| {
+        let (_, metadata) = deletes::open(&path.display().to_string())?;
         let columns = metadata.metadata().file_metadata().schema_descr_ptr();
         let leaf = |name: &String| (0..columns.num_columns()).find(|i| columns.column(*i).path().string() == *name);
-        let Some(leaves) = filter.columns.iter().map(leaf).collect::<Option<Vec<usize>>>() else { return Ok(None) };
+        let leaves = filter.columns.iter().map(leaf).collect::<Option<Vec<usize>>>();
+        Ok(leaves.map(|leaves| Known { path: path.as_path(), metadata, leaves }))
+    })?;
+    let Some(files) = known.into_iter().collect::<Option<Vec<Known<'_>>>>() else { return Ok(None) };
+    let mut pieces = Vec::new();
+    for (number, file) in files.iter().enumerate() {
         let mut start = 0;
-        for (group, rows) in metadata.metadata().row_groups().iter().map(|g| g.num_rows().max(0) as u64).enumerate() {
-            pieces.push(Piece { file: files.len(), group, start });
-            start += rows;
+        for (group, rows) in file.metadata.metadata().row_groups().iter().enumerate() {
+            pieces.push(Piece { file: number, group, start });
+            start += rows.num_rows().max(0) as u64;
         }
-        files.push(Opened { path: path.clone(), file: Arc::new(file), metadata, leaves });
     }
     let sieve = Sieve::new(&filter.keys);
-    let next = AtomicUsize::new(0);
-    let work = || -> Result<Vec<(Piece, Vec<u64>)>> {
-        let mut found = Vec::new();
-        while let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
-            found.push((*piece, read(&files[piece.file], *piece, filter, &sieve, schema)?));
-        }
-        Ok(found)
-    };
-    let mut parts = Vec::with_capacity(pieces.len());
-    std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads.clamp(1, pieces.len().max(1))).map(|_| scope.spawn(work)).collect();
-        for handle in handles {
-            parts.extend(handle.join().unwrap_or_else(|_| Err(Error::internal("a reading thread ended early")))?);
-        }
-        Ok::<_, Error>(())
-    })?;
-    parts.sort_by_key(|(piece, _)| (piece.file, piece.group));
+    let found = in_parallel(&pieces, threads, |piece| read(&files[piece.file], *piece, filter, &sieve, schema))?;
     let mut matched: Vec<Matched> =
         files.into_iter().map(|file| Matched { metadata: file.metadata, rows: Vec::new() }).collect();
-    for (piece, rows) in parts {
+    for (piece, rows) in pieces.iter().zip(found) {
         matched[piece.file].rows.extend(rows);
     }
     Ok(Some(matched))
 }
 
-fn read(file: &Opened, piece: Piece, filter: &KeyFilter, sieve: &Sieve<'_>, schema: &SchemaRef) -> Result<Vec<u64>> {
+/// Does `work` for every item on so many threads; the answers in the order of
+/// the items, or the first error.
+fn in_parallel<T: Sync, R: Send>(items: &[T], threads: usize, work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    let next = AtomicUsize::new(0);
+    let run = || -> Result<Vec<(usize, R)>> {
+        let mut done = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(number) else { return Ok(done) };
+            done.push((number, work(item)?));
+        }
+    };
+    let parts: Vec<Result<Vec<(usize, R)>>> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads.clamp(1, items.len().max(1))).map(|_| scope.spawn(&run)).collect();
+        handles
+            .into_iter()
+            .map(|h| h.join().unwrap_or_else(|_| Err(Error::internal("a reading thread ended early"))))
+            .collect()
+    });
+    let mut done = Vec::with_capacity(items.len());
+    for part in parts {
+        done.extend(part?);
+    }
+    done.sort_by_key(|(number, _)| *number);
+    Ok(done.into_iter().map(|(_, answer)| answer).collect())
+}
+
+fn read(file: &Known<'_>, piece: Piece, filter: &KeyFilter, sieve: &Sieve<'_>, schema: &SchemaRef) -> Result<Vec<u64>> {
     let mut rows = Vec::new();
+    let input = Arc::new(File::open(file.path).map_err(|e| super::durable::io_error("open", file.path, e))?);
     if let ([leaf], [name]) = (file.leaves.as_slice(), filter.columns.as_slice()) {
-        let field = schema.field_with_name(name).map_err(|e| damaged(&file.path, &e))?;
+        let field = schema.field_with_name(name).map_err(|e| damaged(file.path, &e))?;
         if let Some(pages) = KeyPages::new(&file.metadata, *leaf, field.data_type()) {
             let mut visit = |range: std::ops::Range<u64>, hashes: &[_]| {
                 sieve.find(piece.start + range.start, hashes, &mut rows);
             };
-            let read = pages.read(&file.file, piece.group, Wanted::All, &mut visit);
-            if read.map_err(|e| damaged(&file.path, &e))? {
+            let read = pages.read(&input, piece.group, Wanted::All, &mut visit);
+            if read.map_err(|e| damaged(file.path, &e))? {
                 return Ok(rows);
             }
             rows.clear();
         }
     }
-    let input = file.file.try_clone().map_err(|e| super::durable::io_error("read", &file.path, e))?;
+    let input = input.try_clone().map_err(|e| super::durable::io_error("read", file.path, e))?;
     let mask =
         ProjectionMask::leaves(file.metadata.metadata().file_metadata().schema_descr(), file.leaves.iter().copied());
     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(input, file.metadata.clone())
@@ -116,10 +130,10 @@ fn read(file: &Opened, piece: Piece, filter: &KeyFilter, sieve: &Sieve<'_>, sche
         .with_projection(mask)
         .with_batch_size(8192)
         .build()
-        .map_err(|e| damaged(&file.path, &e))?;
+        .map_err(|e| damaged(file.path, &e))?;
     let mut start = piece.start;
     for batch in reader {
-        let batch = batch.map_err(|e| damaged(&file.path, &e))?;
+        let batch = batch.map_err(|e| damaged(file.path, &e))?;
         sieve.find(start, &Keys::new(&batch, &filter.columns)?.hashes(), &mut rows);
         start += batch.num_rows() as u64;
     }

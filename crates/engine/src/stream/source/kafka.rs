@@ -238,6 +238,23 @@ impl Kafka {
         }
     }
 
+    /// Whether the topic stays away for some seconds: of one that was made a
+    /// moment ago a broker says at first that there is none.
+    fn is_missing(&self) -> bool {
+        for _ in 0..25 {
+            let Ok(metadata) = self.consumer.fetch_metadata(Some(&self.topic), PATIENCE) else {
+                // The broker is away, the topic need not be.
+                return false;
+            };
+            let mut topics = metadata.topics().iter();
+            if topics.any(|t| t.name() == self.topic && t.error().is_none() && !t.partitions().is_empty()) {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        true
+    }
+
     /// What a poll without an event says.
     fn interpret(&self, error: KafkaError) -> Result<()> {
         if let Some((code, why)) = self.consumer.client().fatal_error() {
@@ -264,6 +281,11 @@ impl Kafka {
             .hint("its retention is shorter than this stream was away; write to a new table to begin anew")
             .cause(error)),
             RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
+                // Of a topic that was read it could be another one by the same name.
+                let unread = self.read.is_empty() && self.assigned.values().all(|position| *position == 0);
+                if unread && !self.is_missing() {
+                    return Ok(());
+                }
                 Err(Error::data(format!("the topic `{}` is gone", self.topic)).cause(error))
             }
             RDKafkaErrorCode::TopicAuthorizationFailed
