@@ -81,7 +81,11 @@ pub fn matching_rows(
 
 /// Does `work` for every item on so many threads; the answers in the order of
 /// the items, or the first error.
-fn in_parallel<T: Sync, R: Send>(items: &[T], threads: usize, work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+fn in_parallel<'a, T: Sync, R: Send>(
+    items: &'a [T],
+    threads: usize,
+    work: impl Fn(&'a T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
     let next = AtomicUsize::new(0);
     let run = || -> Result<Vec<(usize, R)>> {
         let mut done = Vec::new();
