@@ -251,8 +251,8 @@ def tl2cgen(path, threads, x):
     library = path.with_suffix(".tl2cgen.so")
     if not library.exists():
         load = treelite.frontend.load_xgboost_model if path.suffix == ".ubj" else treelite.frontend.load_lightgbm_model
-        tl2cgen.export_lib(load(path), toolchain="gcc", libpath=library, params={"parallel_comp": 8}, nthreads=2)
-    model = tl2cgen.Predictor(library, nthreads=threads)
+        tl2cgen.export_lib(load(path), toolchain="gcc", libpath=library, params={"parallel_comp": 8}, nthread=2)
+    model = tl2cgen.Predictor(library, nthread=threads)
     return tl2cgen.DMatrix, lambda rows: model.predict(rows).ravel(), None
 
 
@@ -266,7 +266,7 @@ def ydf(path, threads, x):
         rows, label = inference_models.rows(inference_models.TRAIN_ROWS, inference_models.SEED + 1)
         data = dict(zip(inference_models.NAMES, rows.T)) | {"label": label}
         shape = {"max_depth": 7} if path.suffix == ".ubj" else {"growing_strategy": "BEST_FIRST_GLOBAL", "max_num_nodes": 31, "max_depth": -1}
-        learner = ydf.GradientBoostedTreesLearner(label="label", num_trees=500, shrinkage=0.05, validation_ratio=0, num_threads=2, **shape)
+        learner = ydf.GradientBoostedTreesLearner(label="label", num_trees=500, shrinkage=0.05, validation_ratio=0.0, num_threads=2, **shape)
         learner.train(data, verbose=0).save(str(folder))
     model = ydf.load_model(str(folder))
 

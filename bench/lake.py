@@ -312,7 +312,8 @@ def main():
     lines += [f"- {name}: `{sql.replace('{t}', 't')}`" for name, (sql, _, _) in asked.items()]
     lines += ["", *(f"- **no agreement**: {text}" for text in wrong)] if wrong else ["", "All answers agree."]
     if plan:
-        lines += ["", "`EXPLAIN` of the question about one day:", "", "```", plan.strip(), "```"]
+        read = [line.split(None, 1)[1] for line in plan.splitlines() if line.startswith("files ")]
+        lines += ["", "What `EXPLAIN` says of the files that the question about one day reads:", "", *(f"- {line}" for line in read)]
     options.out.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
     if wrong:
