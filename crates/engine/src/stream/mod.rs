@@ -32,6 +32,7 @@
 
 mod checkpoints;
 mod commit;
+mod compare;
 mod decode;
 mod expression;
 mod flow;
@@ -46,7 +47,9 @@ mod live;
 mod member;
 mod metrics;
 mod program;
+mod recorded;
 mod remembered;
+mod replay;
 mod run;
 mod set_aside;
 mod source;
@@ -57,8 +60,11 @@ mod time;
 mod windows;
 mod worker;
 
+pub use compare::Difference;
 pub use letters::{ReplaySummary, replay_dead_letters};
 pub use program::check;
+pub use recorded::Bound;
+pub use replay::{ReplayOptions, ReplayReport, replay};
 pub use run::{Alert, StreamEnd, StreamOptions, StreamSummary, run};
 pub use status::{LiveStatus, Status, status};
 

@@ -416,11 +416,13 @@ impl Stream {
             if self.options.stop.load(Ordering::SeqCst) {
                 return Ok(StreamEnd::Stopped);
             }
+            // One commit, one model and one state of the features: they change at a
+            // cut, so that the commit says of each row what made it.
             if let Some(join) = take(&fresh.join) {
+                self.cut()?;
                 self.flow.join = Some(join);
             }
             if let Some(scorer) = take(&fresh.scorer) {
-                // One commit, one model: it changes at a cut.
                 self.cut()?;
                 self.flow.scorer = scorer.clone();
                 self.interval.scorer = scorer;
