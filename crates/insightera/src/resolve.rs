@@ -515,6 +515,22 @@ mod tests {
     }
 
     #[test]
+    fn a_bound_is_an_offset_or_offsets_by_partition_or_a_time() {
+        let of = |text: &str| bound("--from", text);
+        assert_eq!(of("1200").unwrap(), Bound::Offset(1200));
+        assert_eq!(of("0:12,3:4").unwrap(), Bound::Offsets([(0, 12), (3, 4)].into()));
+        assert_eq!(of("1970-01-01 00:00:01").unwrap(), Bound::Time(1_000_000));
+        assert_eq!(of("1970-01-01T00:00:01Z").unwrap(), Bound::Time(1_000_000));
+        for wrong in ["soon", "0:1,0:2", "0:1,2", "", "0:x"] {
+            let error = of(wrong).unwrap_err();
+            assert!(error.to_string().contains("--from"), "{wrong}: {error}");
+        }
+        assert_eq!(selector("12").unwrap(), Selector::Version(12));
+        assert_eq!(selector("production").unwrap(), Selector::Alias("production".into()));
+        assert!(selector("no alias").is_err());
+    }
+
+    #[test]
     fn a_time_without_a_zone_is_utc() {
         assert_eq!(parse_time("--at", "1970-01-02").unwrap(), 86_400_000_000);
         assert_eq!(parse_time("--at", "1970-01-01 00:00:01.5").unwrap(), 1_500_000);

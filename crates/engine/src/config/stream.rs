@@ -7,6 +7,7 @@ use insightera_core::validate_name;
 use serde::Serialize;
 
 use super::document::Document;
+use super::notifiers::Secret;
 use super::pipeline::{ModelRef, Output, check_column, keys_in, read_entity, read_model, read_output, read_sql};
 use super::section::{Entry, Located, Section, quoted};
 use super::settings::{parse_bytes, split_table, time_zone};
@@ -80,6 +81,12 @@ pub struct LiveSettings {
 pub struct EventSettings {
     /// What a payload is.
     pub format: EventFormat,
+    /// Where its schema is, of formats that have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema: Option<SchemaSettings>,
+    /// The message, of formats that have several in a schema.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
     /// The fields that are read of the payload, in the order of the file.
     pub fields: Vec<FieldSettings>,
     /// Columns that are computed of the fields: name and SQL.
@@ -109,6 +116,44 @@ pub enum EventFormat {
     /// A Debezium change event as JSON, with its schema beside it or without:
     /// the fields are those of the row, after the change or before a deletion.
     Debezium,
+    /// A value written by an Avro schema.
+    Avro,
+}
+
+/// Where the schemas of events are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SchemaSettings {
+    /// All events are written by one, of a file.
+    File {
+        /// The file.
+        #[serde(skip)]
+        path: PathBuf,
+        /// What it holds.
+        text: String,
+    },
+    /// Each event names its own, of a registry.
+    Registry(RegistrySettings),
+}
+
+/// A schema registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RegistrySettings {
+    /// Its address, or `env:NAME`.
+    #[serde(skip)]
+    pub url: String,
+    /// Who asks.
+    #[serde(skip)]
+    pub username: Option<String>,
+    /// The password, or the secret of a key.
+    #[serde(skip)]
+    pub password: Option<Secret>,
+    /// Certificates that it may be signed by, besides the machine's.
+    #[serde(skip)]
+    pub ca: Option<PathBuf>,
+    /// Microseconds until a request has failed.
+    #[serde(skip)]
+    pub timeout: i64,
 }
 
 /// One field of the payload.
@@ -252,7 +297,19 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("source", &["files", "topic", "kafka", "partition_key"]),
     (
         "events",
-        &["format", "fields", "columns", "time", "time_zone", "filter", "allowed_lateness", "max_future", "late_grace"],
+        &[
+            "format",
+            "schema",
+            "registry",
+            "fields",
+            "columns",
+            "time",
+            "time_zone",
+            "filter",
+            "allowed_lateness",
+            "max_future",
+            "late_grace",
+        ],
     ),
     ("join", &["sql", "sql_file", "key", "refresh", "time_zone"]),
     ("features", &["columns"]),
@@ -260,6 +317,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("stream", &["emit", "idle_after", "freshness", "max_rows", "max_state", "dead_letters", "late_events"]),
 ];
 const FIELD: &[&str] = &["type", "path", "format"];
+const REGISTRY: &[&str] = &["url", "username", "password", "ca", "timeout"];
 const WINDOW: &[&str] = &["rolling", "tumbling", "hopping", "key", "columns"];
 const ALERT: &[&str] = &["when", "on_change", "table", "notify"];
 
@@ -285,7 +343,7 @@ impl StreamPipeline {
         top.allow(keys_in(SECTIONS, ""), SECTIONS)?;
         let entity = top.required_section("entity")?;
         let key = read_entity(&entity)?;
-        let events = read_events(&top.required_section("events")?)?;
+        let events = read_events(&top.required_section("events")?, file)?;
         for column in &key {
             let names: Vec<&str> = events.names().collect();
             if !names.contains(&column.value) {
@@ -330,6 +388,10 @@ impl StreamPipeline {
             }
         };
         let source = read_source(&top.required_section("source")?, &events)?;
+        if let (SourceSettings::Files { .. }, EventFormat::Avro) = (&source, events.format) {
+            let error = top.error_here("[source] files are lines of JSON, and [events] format is another one");
+            return Err(error.hint("read a topic, or write the events as JSON"));
+        }
         check_partition_key(top, &source, &entity_key, &windows, &alerts)?;
         if stream.emit == Emit::OnClose {
             check_on_close(top, &entity_key, &windows, &events)?;
@@ -468,10 +530,55 @@ fn read_options(section: &Section<'_>) -> Result<BTreeMap<String, String>> {
     Ok(options)
 }
 
-fn read_events(section: &Section<'_>) -> Result<EventSettings> {
+/// `schema = "FILE"` or [events.registry].
+fn read_schema(section: &Section<'_>, file: &Path, format: EventFormat) -> Result<Option<SchemaSettings>> {
+    let (named, registry) = (section.text("schema")?, section.section("registry")?);
+    if let EventFormat::Json | EventFormat::Debezium = format {
+        return match section.find("schema").or_else(|| section.find("registry")) {
+            None => Ok(None),
+            Some(entry) => Err(section
+                .error(&entry.key_span, format!("`{}` goes with `format = \"avro\"`", entry.key))
+                .hint("JSON has no schema: leave it out, or name the format")),
+        };
+    }
+    match (named, registry) {
+        (Some(named), None) => {
+            let path = file.parent().unwrap_or(Path::new("")).join(named.value);
+            let text = std::fs::read_to_string(&path).map_err(|error| {
+                let shown = path.display();
+                section.error(&named.span, format!("the schema `{shown}` cannot be read: {error}")).cause(error)
+            })?;
+            Ok(Some(SchemaSettings::File { path, text }))
+        }
+        (None, Some(registry)) => {
+            registry.allow(REGISTRY, &[])?;
+            let url = registry.required_text("url")?.value.to_owned();
+            let (username, password) = (registry.text("username")?, registry.text("password")?);
+            if let (Some(password), None) = (&password, &username) {
+                return Err(registry.error(&password.span, "a password without `username`"));
+            }
+            Ok(Some(SchemaSettings::Registry(RegistrySettings {
+                url,
+                username: username.map(|name| name.value.to_owned()),
+                password: password.map(|password| Secret::new(password.value)),
+                ca: registry.text("ca")?.map(|ca| file.parent().unwrap_or(Path::new("")).join(ca.value)),
+                timeout: span(&registry, "timeout", 1000)?.unwrap_or(10 * SECOND),
+            })))
+        }
+        (Some(named), Some(_)) => {
+            Err(section.error(&named.span, "events have `schema` or [events.registry], not both"))
+        }
+        (None, None) => Err(section
+            .error_here("the format of [events] needs a schema")
+            .hint("write `schema = \"FILE\"`, or [events.registry] with `url = \"https://…\"`")),
+    }
+}
+
+fn read_events(section: &Section<'_>, file: &Path) -> Result<EventSettings> {
     section.allow(keys_in(SECTIONS, "events"), SECTIONS)?;
-    let formats = [("json", EventFormat::Json), ("debezium", EventFormat::Debezium)];
-    let format = section.choice("format", &formats, &["avro", "protobuf"])?.unwrap_or(EventFormat::Json);
+    let formats = [("json", EventFormat::Json), ("debezium", EventFormat::Debezium), ("avro", EventFormat::Avro)];
+    let format = section.choice("format", &formats, &["protobuf"])?.unwrap_or(EventFormat::Json);
+    let schema = read_schema(section, file, format)?;
     let known: &[&str] = if format == EventFormat::Debezium { CHANGE_COLUMNS } else { &[] };
     let listed = section.required_section("fields")?;
     let mut fields: Vec<FieldSettings> = Vec::new();
@@ -510,6 +617,8 @@ fn read_events(section: &Section<'_>) -> Result<EventSettings> {
     }
     Ok(EventSettings {
         format,
+        schema,
+        message: None,
         time: time.value.to_owned(),
         time_zone: time_zone(section)?.unwrap_or_else(|| "UTC".to_owned()),
         filter: section.text("filter")?.map(|text| text.value.to_owned()),

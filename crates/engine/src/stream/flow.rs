@@ -27,6 +27,11 @@ use crate::key::Keys;
 use crate::score::{RowFacts, output_batch, text};
 use crate::{Error, Result};
 
+/// Tries to learn a schema, and the pause after the first; later ones are as
+/// many times longer.
+const LEARN_TRIES: u32 = 8;
+const LEARN_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// Polls to rows.
 pub struct Flow {
     program: Arc<Program>,
@@ -188,6 +193,29 @@ impl Flow {
             arrivals: HashMap::new(),
             latency: QuantileSketch::default(),
         }
+    }
+
+    /// Learns what is needed to read events; without it they may not be
+    /// processed.
+    ///
+    /// # Errors
+    /// `Unavailable` while a schema registry is away.
+    pub fn learn(&self, parts: &[RawPart]) -> Result<()> {
+        self.program.decoder.learn(parts)
+    }
+
+    /// The same, for those who have nothing else to do meanwhile.
+    ///
+    /// # Errors
+    /// `Unavailable` when the registry stays away.
+    pub fn learn_patiently(&self, parts: &[RawPart]) -> Result<()> {
+        for tries in 1.. {
+            match self.learn(parts) {
+                Err(error) if error.retryable() && tries < LEARN_TRIES => std::thread::sleep(LEARN_PAUSE * tries),
+                other => return other,
+            }
+        }
+        Ok(())
     }
 
     /// Takes in a poll.

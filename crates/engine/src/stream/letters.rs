@@ -325,6 +325,7 @@ impl Again {
         if parts.is_empty() {
             return Ok(());
         }
+        flow.learn_patiently(parts)?;
         let output = flow.process(parts)?;
         let Some(only) = &flow.only else { return Ok(()) };
         let unread: HashSet<(u32, i64)> = output.unread.iter().map(|event| (event.partition, event.offset)).collect();

@@ -12,6 +12,7 @@ use super::decode::Decoder;
 use super::expression::Expression;
 use super::join::Join;
 use super::remembered::MOST;
+use super::schemas::Schemas;
 use super::windows::Windows;
 use super::{set_aside, source, table_properties};
 use crate::config::{EVENT_COLUMNS, Emit, SourceSettings, StreamPipeline};
@@ -102,7 +103,10 @@ impl Program {
         let pipeline = workspace.project().stream(name)?;
         let file = pipeline.file.display().to_string();
         let context = session(workspace, &pipeline.events.time_zone)?;
-        let decoder = Decoder::new(&pipeline.events, &pipeline.entity_key);
+        let mut decoder = Decoder::new(&pipeline.events, &pipeline.entity_key);
+        if let Some(schemas) = Schemas::new(&pipeline.file, &pipeline.events)? {
+            decoder = decoder.with_schemas(schemas);
+        }
         let mut fields = decoder.fields();
         let payload_schema: SchemaRef = Arc::new(Schema::new(fields.clone()));
         let mut computed = Vec::new();

@@ -462,6 +462,7 @@ impl Replay {
                 ))
                 .hint("the source lost events, or is not what it was"));
             }
+            work.flow.learn_patiently(&parts)?;
             for part in parts {
                 let (Some((lo, hi)), Some(position)) =
                     (stretch.ranges.get(&part.partition), at.get_mut(&part.partition))
