@@ -288,3 +288,208 @@ def test_a_schema_of_a_file_reads_values_without_a_number(project, broker, topic
     path.write_text(json.dumps(FIRST)[:-1])
     answer = project.call("check", "live")
     assert answer.code == 1 and "event.avsc" in answer.stderr and "no schema" in answer.stderr, answer
+
+
+def test_what_is_wrong_about_a_format_is_named_with_its_place(project):
+    path = project.folder / "pipelines" / "live.toml"
+    (project.folder / "pipelines" / "event.avsc").write_text(json.dumps(FIRST))
+    url = 'registry = { url = "http://127.0.0.1:9" }'
+    for kind, says in [
+        ('format = "avro"', "needs a schema"),
+        ('format = "avo"', "did you mean `avro`"),
+        ('schema = "event.avsc"', "goes with `format = "),
+        ('format = "avro"\nschema = "no.avsc"', "cannot be read"),
+        (f'format = "avro"\nschema = "event.avsc"\n{url}', "not both"),
+        (f'format = "avro"\nmessage = "Event"\n{url}', "`message` goes with"),
+        ('format = "protobuf"\nschema = "event.avsc"', "`message` is missing"),
+        ('format = "avro"\nregistry = { url = "127.0.0.1" }', "no address of the web"),
+        ('format = "avro"\nregistry = { url = "http://127.0.0.1:9", password = "x" }', "without `username`"),
+        ('format = "avro"\nregistry = { url = "http://a:b3c@127.0.0.1:9" }', "has credentials"),
+        ('format = "avro"\nregistry = { uri = "http://127.0.0.1:9" }', "did you mean `url`"),
+        ('format = "avro"\nregistry = { url = "http://127.0.0.1:9", username = "x", password = "env:NO_SUCH_SECRET" }',
+         "no variable `NO_SUCH_SECRET`"),
+    ]:
+        path.write_text(PIPELINE.format(topic="t", broker="127.0.0.1:9", format=kind))
+        answer = project.call("check", "live")
+        assert answer.code == 1 and says in answer.stderr, (kind, answer)
+        assert "live.toml" in answer.stderr or "[events.registry]" in answer.stderr, (kind, answer)
+        assert "b3c" not in answer.stderr, answer
+    text = PIPELINE.format(topic="t", broker="b", format='format = "avro"\nschema = "event.avsc"')
+    head, rest = text.split("[events]", 1)
+    path.write_text('kind = "stream"\n[source]\nfiles = "events"\n[events]' + rest)
+    answer = project.call("check", "live")
+    assert answer.code == 1 and "lines of JSON" in answer.stderr, answer
+
+
+# ---- Protocol Buffers, written by Google's library
+
+PROTO = """syntax = "proto3";
+package campus;
+import "google/protobuf/timestamp.proto";
+import "google/protobuf/wrappers.proto";
+import "campus/detail.proto";
+message Ignored { string nothing = 1; }
+message Event {
+  enum Kind { attendance = 0; grade = 1; fee = 2; }
+  string nim = 1;
+  Kind kind = 2;
+  Detail detail = 3;
+  map<string, string> fees = 4;
+  google.protobuf.StringValue id = 5;
+  sint64 count = 6;
+  optional bool good = 7;
+  google.protobuf.Timestamp at = 8;
+  string room = 9;
+%s}
+"""
+DETAIL = """syntax = "proto3";
+package campus;
+message Detail { optional double points = 1; repeated int32 history = 2; }
+"""
+
+
+def message_class(*more):
+    """The same schema by descriptors, and Google's class of its events; `more` are further int32 fields."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2, wrappers_pb2
+
+    field_type = descriptor_pb2.FieldDescriptorProto
+    pool = descriptor_pool.DescriptorPool()
+    for module in (timestamp_pb2, wrappers_pb2):
+        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+
+    def add(message, name, number, kind, optional=False, repeated=False, type_name=None):
+        field = message.field.add(name=name, number=number, type=kind)
+        field.label = field_type.LABEL_REPEATED if repeated else field_type.LABEL_OPTIONAL
+        if type_name:
+            field.type_name = type_name
+        if optional:
+            field.proto3_optional = True
+            field.oneof_index = len(message.oneof_decl)
+            message.oneof_decl.add(name=f"_{name}")
+
+    detail = descriptor_pb2.FileDescriptorProto(name="campus/detail.proto", package="campus", syntax="proto3")
+    message = detail.message_type.add(name="Detail")
+    add(message, "points", 1, field_type.TYPE_DOUBLE, optional=True)
+    add(message, "history", 2, field_type.TYPE_INT32, repeated=True)
+    pool.Add(detail)
+    file = descriptor_pb2.FileDescriptorProto(name="campus/event.proto", package="campus", syntax="proto3")
+    file.dependency.extend(["google/protobuf/timestamp.proto", "google/protobuf/wrappers.proto", "campus/detail.proto"])
+    add(file.message_type.add(name="Ignored"), "nothing", 1, field_type.TYPE_STRING)
+    event = file.message_type.add(name="Event")
+    kinds = event.enum_type.add(name="Kind")
+    for number, name in enumerate(["attendance", "grade", "fee"]):
+        kinds.value.add(name=name, number=number)
+    entry = event.nested_type.add(name="FeesEntry")
+    entry.options.map_entry = True
+    add(entry, "key", 1, field_type.TYPE_STRING)
+    add(entry, "value", 2, field_type.TYPE_STRING)
+    add(event, "nim", 1, field_type.TYPE_STRING)
+    add(event, "kind", 2, field_type.TYPE_ENUM, type_name=".campus.Event.Kind")
+    add(event, "detail", 3, field_type.TYPE_MESSAGE, type_name=".campus.Detail")
+    add(event, "fees", 4, field_type.TYPE_MESSAGE, repeated=True, type_name=".campus.Event.FeesEntry")
+    add(event, "id", 5, field_type.TYPE_MESSAGE, type_name=".google.protobuf.StringValue")
+    add(event, "count", 6, field_type.TYPE_SINT64)
+    add(event, "good", 7, field_type.TYPE_BOOL, optional=True)
+    add(event, "at", 8, field_type.TYPE_MESSAGE, type_name=".google.protobuf.Timestamp")
+    add(event, "room", 9, field_type.TYPE_STRING)
+    for name, number in more:
+        add(event, name, number, field_type.TYPE_INT32)
+    pool.Add(file)
+    files = descriptor_pb2.FileDescriptorSet(file=[
+        *(descriptor_pb2.FileDescriptorProto.FromString(m.DESCRIPTOR.serialized_pb) for m in (timestamp_pb2, wrappers_pb2)),
+        detail, file])
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("campus.Event")), files.SerializeToString()
+
+
+def google(made, number, **more):
+    event = made(nim=f"{number % 11:06d}", kind=number % 3, count=-number * 10**12, **more)
+    micros = number * 137_001
+    event.at.seconds = int(START.timestamp()) + micros // 1_000_000
+    event.at.nanos = micros % 1_000_000 * 1000
+    row = {"nim": event.nim, "kind": ["attendance", "grade", "fee"][number % 3], "count": event.count, "room": "",
+           "points": None, "fee": None, "id": None, "good": None,
+           "at": START + datetime.timedelta(microseconds=micros)}
+    if number % 2:
+        event.detail.points = row["points"] = number / 7
+        event.detail.history.extend([1, -2, number])
+        event.room = row["room"] = f"R-é{number}"
+    if number % 3:
+        event.fees["total"] = row["fee"] = f"{number}.50"
+        event.fees["paid"] = "0"
+        event.id.value = row["id"] = f"id-{number}"
+    if number % 5:
+        event.good = row["good"] = number % 2 == 0
+    return event.SerializeToString(), row
+
+
+def proto_pipeline(project, pipeline, kind):
+    pipeline(kind)
+    path = project.folder / "pipelines" / "live.toml"
+    text = path.read_text()
+    for old, new in [('fee = "string"\n', 'fee = { type = "string", path = "fees.total" }\n'),
+                     ('fee_number = { type = "double", path = "fee" }\n', ""), ('fee_number = "fee_number"\n', ""),
+                     ('day = "string"\n', ""), ('day = "day"\n', "")]:
+        assert old in text, old
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+def test_messages_of_googles_library_are_read_by_the_schemas_of_a_registry(project, broker, topic, registry):  # noqa: F811
+    name, pipeline = topic
+    proto_pipeline(project, pipeline, of_registry(registry).replace("avro", "protobuf"))
+    registry.add(3, DETAIL, "PROTOBUF", subject="campus-detail")
+    reference = [("campus/detail.proto", "campus-detail", 1)]
+    registry.add(4, PROTO % "", "PROTOBUF", reference)
+    registry.add(5, PROTO % "  int32 seat = 10;\n", "PROTOBUF", reference)
+    plain, _ = message_class()
+    seated, _ = message_class(("seat", 10))
+    strange, _ = message_class(("later", 11))
+    # How many numbers, and the message's own: the second of the file.
+    index = b"\x02\x02"
+    payloads, expected, dead = [], {}, {}
+    for number in range(200):
+        made, schema = ((plain, 4), (seated, 5), (strange, 4))[0 if number < 60 else number % 3]
+        more = {} if made is plain else {"seat": 7} if made is seated else {"later": 1}
+        data, row = google(made, number, **more)
+        payload, kind = framed(schema, index + data), None
+        if number % 40 == 11:
+            payload, kind = payload[:-1] + b"\xff\xff", "protobuf"
+        elif number % 40 == 12:
+            payload, kind = framed(schema, b"\x02\x08" + data), "protobuf"
+        elif number % 40 == 13:
+            payload, kind = framed(404, index + data), "schema"
+        payloads.append(payload)
+        if kind:
+            dead[number] = (kind, payload)
+        else:
+            expected[number] = row
+    broker.send(name, 0, payloads)
+    answer = project.call("stream", "live", "--until-end", "--format", "json")
+    assert answer.code == 0, answer
+    same(project, expected)
+    found = rows(project, "predictions.dead")
+    assert {offset: (row["error_class"], row["payload"]) for offset, row in found.items()} == dead
+    assert "fields that its schema has not: 11" in answer.stderr and "new fields `seat`" in answer.stderr, answer.stderr
+    again = project.json("stream", "replay", "live")["compared"]
+    assert (again["equal"], again["different"]) == (len(expected), 0), again
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_messages_are_read_by_a_proto_file_or_its_compiled_form(project, broker, topic, compiled):  # noqa: F811
+    name, pipeline = topic
+    folder = project.folder / "pipelines" / "schemas"
+    (folder / "campus").mkdir(parents=True)
+    made, files = message_class()
+    (folder / "event.proto").write_text(PROTO % "")
+    (folder / "campus" / "detail.proto").write_text(DETAIL)
+    (folder / "event.binpb").write_bytes(files)
+    schema = "schemas/event.binpb" if compiled else "schemas/event.proto"
+    proto_pipeline(project, pipeline, f'format = "protobuf"\nschema = "{schema}"\nmessage = "campus.Event"')
+    made_of = [google(made, number) for number in range(50)]
+    broker.send(name, 0, [data for data, _ in made_of])
+    assert project.json("stream", "live", "--until-end")[0]["rows"] == 50
+    same(project, {number: row for number, (_, row) in enumerate(made_of)})
+    path = project.folder / "pipelines" / "live.toml"
+    path.write_text(path.read_text().replace("campus.Event", "campus.Even"))
+    answer = project.call("check", "live")
+    assert answer.code == 1 and "has no message `campus.Even`" in answer.stderr and "`campus.Event`" in answer.stderr, answer

@@ -45,7 +45,7 @@ pub use settings::{
 };
 pub use stream::{
     AlertSettings, CHANGE_COLUMNS, CHANGE_TIMESTAMP, EVENT_COLUMNS, Emit, EventFormat, EventSettings, FieldKind,
-    FieldSettings, JoinSettings, LiveSettings, RegistrySettings, SchemaSettings, SourceSettings, StreamPipeline,
+    FieldSettings, JoinSettings, LiveSettings, SchemaRegistrySettings, SchemaSettings, SourceSettings, StreamPipeline,
     StreamSettings, TimeFormat, WindowSettings,
 };
 pub use templates::{render_default_project, render_example_pipeline};

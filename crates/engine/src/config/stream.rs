@@ -118,6 +118,8 @@ pub enum EventFormat {
     Debezium,
     /// A value written by an Avro schema.
     Avro,
+    /// A message of Protocol Buffers.
+    Protobuf,
 }
 
 /// Where the schemas of events are.
@@ -130,15 +132,18 @@ pub enum SchemaSettings {
         #[serde(skip)]
         path: PathBuf,
         /// What it holds.
-        text: String,
+        #[serde(skip)]
+        bytes: Vec<u8>,
+        /// Its hash, in hexadecimal.
+        hash: String,
     },
     /// Each event names its own, of a registry.
-    Registry(RegistrySettings),
+    Registry(SchemaRegistrySettings),
 }
 
 /// A schema registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RegistrySettings {
+pub struct SchemaRegistrySettings {
     /// Its address, or `env:NAME`.
     #[serde(skip)]
     pub url: String,
@@ -300,6 +305,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
         &[
             "format",
             "schema",
+            "message",
             "registry",
             "fields",
             "columns",
@@ -388,7 +394,7 @@ impl StreamPipeline {
             }
         };
         let source = read_source(&top.required_section("source")?, &events)?;
-        if let (SourceSettings::Files { .. }, EventFormat::Avro) = (&source, events.format) {
+        if let (SourceSettings::Files { .. }, EventFormat::Avro | EventFormat::Protobuf) = (&source, events.format) {
             let error = top.error_here("[source] files are lines of JSON, and [events] format is another one");
             return Err(error.hint("read a topic, or write the events as JSON"));
         }
@@ -537,18 +543,19 @@ fn read_schema(section: &Section<'_>, file: &Path, format: EventFormat) -> Resul
         return match section.find("schema").or_else(|| section.find("registry")) {
             None => Ok(None),
             Some(entry) => Err(section
-                .error(&entry.key_span, format!("`{}` goes with `format = \"avro\"`", entry.key))
+                .error(&entry.key_span, format!("`{}` goes with `format = \"avro\"` or `\"protobuf\"`", entry.key))
                 .hint("JSON has no schema: leave it out, or name the format")),
         };
     }
     match (named, registry) {
         (Some(named), None) => {
             let path = file.parent().unwrap_or(Path::new("")).join(named.value);
-            let text = std::fs::read_to_string(&path).map_err(|error| {
+            let bytes = std::fs::read(&path).map_err(|error| {
                 let shown = path.display();
                 section.error(&named.span, format!("the schema `{shown}` cannot be read: {error}")).cause(error)
             })?;
-            Ok(Some(SchemaSettings::File { path, text }))
+            let hash = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&bytes));
+            Ok(Some(SchemaSettings::File { path, bytes, hash }))
         }
         (None, Some(registry)) => {
             registry.allow(REGISTRY, &[])?;
@@ -557,7 +564,7 @@ fn read_schema(section: &Section<'_>, file: &Path, format: EventFormat) -> Resul
             if let (Some(password), None) = (&password, &username) {
                 return Err(registry.error(&password.span, "a password without `username`"));
             }
-            Ok(Some(SchemaSettings::Registry(RegistrySettings {
+            Ok(Some(SchemaSettings::Registry(SchemaRegistrySettings {
                 url,
                 username: username.map(|name| name.value.to_owned()),
                 password: password.map(|password| Secret::new(password.value)),
@@ -576,9 +583,27 @@ fn read_schema(section: &Section<'_>, file: &Path, format: EventFormat) -> Resul
 
 fn read_events(section: &Section<'_>, file: &Path) -> Result<EventSettings> {
     section.allow(keys_in(SECTIONS, "events"), SECTIONS)?;
-    let formats = [("json", EventFormat::Json), ("debezium", EventFormat::Debezium), ("avro", EventFormat::Avro)];
-    let format = section.choice("format", &formats, &["protobuf"])?.unwrap_or(EventFormat::Json);
+    let formats = [
+        ("json", EventFormat::Json),
+        ("debezium", EventFormat::Debezium),
+        ("avro", EventFormat::Avro),
+        ("protobuf", EventFormat::Protobuf),
+    ];
+    let format = section.choice("format", &formats, &[])?.unwrap_or(EventFormat::Json);
     let schema = read_schema(section, file, format)?;
+    let message = section.text("message")?;
+    match (&message, format, &schema) {
+        (Some(message), EventFormat::Json | EventFormat::Debezium | EventFormat::Avro, _) => {
+            let error = section.error(&message.span, "`message` goes with `format = \"protobuf\"`");
+            return Err(error.hint("leave it out"));
+        }
+        (None, EventFormat::Protobuf, Some(SchemaSettings::File { .. })) => {
+            return Err(section
+                .missing("message")
+                .hint("name the message of the schema, as in `message = \"campus.Event\"`"));
+        }
+        _ => {}
+    }
     let known: &[&str] = if format == EventFormat::Debezium { CHANGE_COLUMNS } else { &[] };
     let listed = section.required_section("fields")?;
     let mut fields: Vec<FieldSettings> = Vec::new();
@@ -618,7 +643,7 @@ fn read_events(section: &Section<'_>, file: &Path) -> Result<EventSettings> {
     Ok(EventSettings {
         format,
         schema,
-        message: None,
+        message: message.map(|message| message.value.to_owned()),
         time: time.value.to_owned(),
         time_zone: time_zone(section)?.unwrap_or_else(|| "UTC".to_owned()),
         filter: section.text("filter")?.map(|text| text.value.to_owned()),

@@ -142,11 +142,11 @@ impl Schema {
             }
             Shape::Float => {
                 let value = f32::from_le_bytes(bytes.array()?);
-                at.into_iter().for_each(|at| walk.number(at, f64::from(value)));
+                at.into_iter().for_each(|at| walk.scalar(at, Scalar::Number(f64::from(value))));
             }
             Shape::Double => {
                 let value = f64::from_le_bytes(bytes.array()?);
-                at.into_iter().for_each(|at| walk.number(at, value));
+                at.into_iter().for_each(|at| walk.scalar(at, Scalar::Number(value)));
             }
             Shape::Bytes(scale) => {
                 let value = bytes.sized()?;

@@ -59,7 +59,7 @@ impl Refusals {
         let is_secret = match error {
             KafkaError::Global(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed) => true,
             // Others come and go with a broker.
-            KafkaError::Global(RDKafkaErrorCode::Ssl) if why.contains("certificate") => false,
+            KafkaError::Global(RDKafkaErrorCode::SSL) if why.contains("certificate") => false,
             _ => return,
         };
         let refusal = Refusal { is_secret, why: why.to_owned() };
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn only_what_trying_again_does_not_mend_is_a_refusal() {
         let refusals = Refusals::default();
-        let ssl = KafkaError::Global(RDKafkaErrorCode::Ssl);
+        let ssl = KafkaError::Global(RDKafkaErrorCode::SSL);
         refusals.note(&KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure), "certificate");
         refusals.note(&ssl, "SSL handshake failed: Disconnected");
         assert!(refusals.error("[source.kafka]", &options(&[])).is_none());

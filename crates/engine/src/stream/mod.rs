@@ -51,6 +51,7 @@ mod live;
 mod member;
 mod metrics;
 mod program;
+mod protobuf;
 mod recorded;
 mod registry;
 mod remembered;

@@ -7,7 +7,7 @@ use reqwest::{Client, StatusCode, Url};
 use serde::Deserialize;
 use tokio::runtime::Handle;
 
-use crate::config::{RegistrySettings, Secret};
+use crate::config::{SchemaRegistrySettings, Secret};
 use crate::{Error, Result};
 
 /// How deep references may go.
@@ -59,11 +59,13 @@ impl SchemaRegistry {
     ///
     /// # Errors
     /// When its settings are wrong.
-    pub fn open(settings: &RegistrySettings) -> Result<Self> {
+    pub fn open(settings: &SchemaRegistrySettings) -> Result<Self> {
         let text = Secret::new(&settings.url).reveal("[events.registry] `url`")?;
         let base = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         let base = base.ok_or_else(|| {
-            Error::invalid(format!("[events.registry] `url` = `{}` is no address of the web", settings.url))
+            // Without the credentials that may be in it.
+            let shown = settings.url.rsplit('@').next().unwrap_or_default();
+            Error::invalid(format!("[events.registry] `url` = `{shown}` is no address of the web"))
                 .hint("write `https://HOST:PORT`")
         })?;
         if !base.username().is_empty() || base.password().is_some() {

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::avro;
 use super::cells::Walk;
 use super::decode::Problem;
+use super::protobuf;
 use super::registry::{SchemaRegistry, Written};
 use crate::config::{EventFormat, EventSettings, SchemaSettings};
 use crate::{Error, Result};
@@ -25,6 +26,7 @@ const HEAD: usize = 5;
 #[derive(Debug)]
 enum Compiled {
     Avro(avro::Schema),
+    Protobuf(protobuf::Schema),
 }
 
 /// What is known of a schema's number.
@@ -39,7 +41,11 @@ enum Known {
 #[derive(Debug)]
 pub struct Schemas {
     format: EventFormat,
+    /// The message that payloads must be.
+    message: Option<String>,
     from: Origin,
+    /// What payloads have that their schemas have not.
+    strange: Mutex<Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -63,11 +69,20 @@ impl Schemas {
     /// When the schema's file is no schema, or the registry's settings are
     /// wrong. No registry is asked.
     pub fn new(file: &Path, events: &EventSettings) -> Result<Option<Self>> {
-        let format = events.format;
-        let (EventFormat::Avro, Some(settings)) = (format, &events.schema) else { return Ok(None) };
+        let (format, message) = (events.format, events.message.clone());
+        let Some(settings) = &events.schema else { return Ok(None) };
         let from = match settings {
-            SchemaSettings::File { path, text, .. } => {
-                let compiled = compile(format, text, &[]).map_err(|why| {
+            SchemaSettings::File { path, bytes, .. } => {
+                let compiled = match format {
+                    EventFormat::Protobuf => {
+                        let message = message.as_deref().unwrap_or_default();
+                        protobuf::Schema::of_file(path, bytes, message).map(Compiled::Protobuf)
+                    }
+                    _ => std::str::from_utf8(bytes)
+                        .map_err(|e| e.to_string())
+                        .and_then(|text| compile(format, text, &[], None)),
+                };
+                let compiled = compiled.map_err(|why| {
                     let shown = path.display();
                     Error::invalid(format!("{}: [events] schema: `{shown}` is no schema: {why}", file.display()))
                 })?;
@@ -77,7 +92,7 @@ impl Schemas {
                 Origin::Registry(Box::new(SchemaRegistry::open(settings)?), Mutex::default())
             }
         };
-        Ok(Some(Self { format, from }))
+        Ok(Some(Self { format, message, from, strange: Mutex::default() }))
     }
 
     /// Learns the schema that a payload names.
@@ -104,12 +119,13 @@ impl Schemas {
     fn compiled(&self, written: &Written) -> std::result::Result<Compiled, String> {
         let wanted = match self.format {
             EventFormat::Avro => "AVRO",
+            EventFormat::Protobuf => "PROTOBUF",
             other => return Err(format!("`{other:?}` has no schemas")),
         };
         if written.kind != wanted {
             return Err(format!("it is of type {}, and [events] format wants {wanted}", written.kind));
         }
-        compile(self.format, &written.text, &written.references)
+        compile(self.format, &written.text, &written.references, self.message.as_deref())
     }
 
     /// Takes a payload's values in.
@@ -131,15 +147,21 @@ impl Schemas {
         };
         match compiled.as_ref() {
             Compiled::Avro(schema) => schema.read(value, walk).map_err(|why| (Problem::Avro, why)),
+            Compiled::Protobuf(schema) => {
+                let news = schema.read(value, walk).map_err(|why| (Problem::Protobuf, why))?;
+                self.strange.lock().unwrap_or_else(PoisonError::into_inner).extend(news);
+                Ok(())
+            }
         }
     }
 
     /// What is new since it was asked last.
     pub fn news(&self) -> Vec<String> {
-        match &self.from {
-            Origin::File(_) => Vec::new(),
-            Origin::Registry(_, learned) => std::mem::take(&mut lock(learned).news),
+        let mut news = std::mem::take(&mut *self.strange.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Origin::Registry(_, learned) = &self.from {
+            news.append(&mut lock(learned).news);
         }
+        news
     }
 }
 
@@ -148,8 +170,10 @@ impl Learned {
         match &known {
             Known::Useless(why) => self.news.push(format!("events are dead letters: {why}")),
             Known::Schema(compiled) => {
-                let Compiled::Avro(schema) = compiled.as_ref();
-                let names = schema.names();
+                let names = match compiled.as_ref() {
+                    Compiled::Avro(schema) => schema.names(),
+                    Compiled::Protobuf(schema) => schema.names(),
+                };
                 let listed = |names: Vec<&String>| match names.is_empty() {
                     true => "none".to_owned(),
                     false => names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
@@ -174,8 +198,14 @@ fn lock(learned: &Mutex<Learned>) -> MutexGuard<'_, Learned> {
     learned.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn compile(format: EventFormat, text: &str, references: &[(String, String)]) -> std::result::Result<Compiled, String> {
+fn compile(
+    format: EventFormat,
+    text: &str,
+    references: &[(String, String)],
+    message: Option<&str>,
+) -> std::result::Result<Compiled, String> {
     match format {
+        EventFormat::Protobuf => protobuf::Schema::of_registry(text, references, message).map(Compiled::Protobuf),
         EventFormat::Avro => {
             let references: Vec<String> = references.iter().map(|(_, text)| text.clone()).collect();
             avro::Schema::new(text, &references).map(Compiled::Avro)

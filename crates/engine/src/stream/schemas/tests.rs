@@ -10,8 +10,9 @@ use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
 use insightera_core::ErrorKind;
 
 use super::*;
-use crate::config::{FieldKind, FieldSettings, RegistrySettings, TimeFormat};
-use crate::stream::decode::{Columns, Decoder};
+use crate::config::{FieldKind, FieldSettings, SchemaRegistrySettings, TimeFormat};
+use crate::stream::decode::Decoder;
+use crate::stream::source::RawPart;
 
 const SCHEMA: &str = r#"{"type": "record", "name": "Event", "namespace": "campus", "fields": [
     {"name": "nim", "type": "string"},
@@ -72,7 +73,7 @@ fn decoder(schema: SchemaSettings) -> Decoder {
 }
 
 fn by_file() -> Decoder {
-    decoder(SchemaSettings::File { path: "event.avsc".into(), text: SCHEMA.into() })
+    decoder(SchemaSettings::File { path: "event.avsc".into(), bytes: SCHEMA.into(), hash: String::new() })
 }
 
 fn some(value: Value) -> Value {
@@ -96,7 +97,7 @@ fn event(nim: &str, data: Value) -> Value {
         ("kind", Value::Enum(1, "grade".into())),
         ("data", data),
         ("marks", Value::Map(marks.into())),
-        ("id", Value::String("6ba7b810-9dad-11d1-80b4-00c04fd430c8".into())),
+        ("id", Value::Uuid(uuid::Uuid::parse_str("6ba7b810-9dad-11d1-80b4-00c04fd430c8").unwrap())),
         ("born", Value::Date(-1)),
         ("seen", Value::LocalTimestampMillis(7 * 3_600_000)),
         ("count", Value::Int(i32::MIN)),
@@ -173,7 +174,10 @@ fn a_payload_that_is_cut_or_changed_never_panics_and_leaves_the_columns_alone() 
 }
 
 /// A registry that answers from a table of paths.
-fn registry(answers: &'static [(&'static str, u16, &'static str)], asked: &'static AtomicUsize) -> RegistrySettings {
+fn registry(
+    answers: &'static [(&'static str, u16, &'static str)],
+    asked: &'static AtomicUsize,
+) -> SchemaRegistrySettings {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/api", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -192,7 +196,7 @@ fn registry(answers: &'static [(&'static str, u16, &'static str)], asked: &'stat
             stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes())).unwrap();
         }
     });
-    RegistrySettings {
+    SchemaRegistrySettings {
         url,
         username: Some("me".into()),
         password: Some(crate::config::Secret::new("secret")),
@@ -264,7 +268,7 @@ fn a_registry_that_is_away_is_no_dead_letter_and_one_that_refuses_is_an_error() 
     let answers: &[(&str, u16, &str)] =
         &[("/schemas/ids/1", 503, "busy"), ("/schemas/ids/2", 404, "<html>"), ("/schemas/ids/3", 200, "<html>")];
     let settings = registry(answers, &ASKED);
-    let ask = |settings: &RegistrySettings, id: u32| {
+    let ask = |settings: &SchemaRegistrySettings, id: u32| {
         in_runtime(|| SchemaRegistry::open(settings).and_then(|registry| registry.schema(id)))
     };
     assert!(ask(&settings, 1).unwrap_err().retryable());
@@ -273,12 +277,12 @@ fn a_registry_that_is_away_is_no_dead_letter_and_one_that_refuses_is_an_error() 
         assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains(words), "{error}");
     }
     assert_eq!(ask(&settings, 4).unwrap(), None);
-    let stranger = RegistrySettings { password: Some(crate::config::Secret::new("wrong")), ..settings.clone() };
+    let stranger = SchemaRegistrySettings { password: Some(crate::config::Secret::new("wrong")), ..settings.clone() };
     let error = ask(&stranger, 1).unwrap_err();
     assert!(error.to_string().contains("refuses") && !error.to_string().contains("wrong"), "{error}");
-    let away = RegistrySettings { url: "http://127.0.0.1:9".into(), ..settings.clone() };
+    let away = SchemaRegistrySettings { url: "http://127.0.0.1:9".into(), ..settings.clone() };
     assert!(ask(&away, 1).unwrap_err().retryable());
-    let inside = RegistrySettings { url: "http://me:secret@127.0.0.1:9".into(), ..settings };
+    let inside = SchemaRegistrySettings { url: "http://me:secret@127.0.0.1:9".into(), ..settings };
     let error = ask(&inside, 1).unwrap_err();
     assert!(error.to_string().contains("credentials") && !error.to_string().contains("secret@"), "{error}");
 }

@@ -304,7 +304,7 @@ impl Kafka {
                 let other = || Error::invalid(format!("the topic `{}` may not be read: {error}", self.topic));
                 Err(refused.unwrap_or_else(other).cause(error))
             }
-            RDKafkaErrorCode::Ssl => match self.consumer.context().refusals.error(SECTION, &self.options) {
+            RDKafkaErrorCode::SSL => match self.consumer.context().refusals.error(SECTION, &self.options) {
                 Some(refused) => Err(refused.cause(error)),
                 None => Ok(()),
             },
