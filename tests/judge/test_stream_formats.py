@@ -58,6 +58,7 @@ room = "room"
 count = "count"
 good = "good"
 at = "at"
+source_partition = "source_partition"
 source_offset = "source_offset"
 [stream]
 freshness = "200 ms"
@@ -167,7 +168,7 @@ def registry():
 @pytest.fixture
 def topic(project, broker, request):  # noqa: F811
     """The topic's name, and a function that writes the pipeline."""
-    name = f"formats-{request.node.name[:40]}".replace("[", "-").replace("]", "")
+    name = "formats-" + "".join(c if c.isalnum() else "-" for c in request.node.name)[-60:]
     broker.topic(name, 1)
 
     def pipeline(kind):

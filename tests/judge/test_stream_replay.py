@@ -153,7 +153,7 @@ def test_what_was_computed_online_is_computed_again_whatever_was_killed(live, sm
             if round_ == 2 and deadline - time.monotonic() > 3.5 and len(live.json("model", "show", "risk_model")["versions"]) == 1:
                 live.json("model", "register", "risk_model", str(other), "--alias", "production")
             if round_ == 4 and deadline - time.monotonic() > 3.5:
-                live.sql("UPDATE features.student SET y = y + 0.25 WHERE nim < '000030'")
+                assert live.call("sql", "UPDATE features.student SET y = y + 0.25 WHERE nim < '000030'").code == 0
                 deadline -= 0.6
             time.sleep(0.05)
         if round_ % 2:
@@ -191,8 +191,8 @@ def test_what_was_computed_online_is_computed_again_whatever_was_killed(live, sm
 
     # One bit of one row.
     victim = stream_rows[len(stream_rows) // 2]
-    live.sql(f"UPDATE predictions.live SET x = COALESCE(x, 0) + 1e-9 WHERE source_partition = {victim['source_partition']}"
-             f" AND source_offset = {victim['source_offset']}")
+    place = f"source_partition = {victim['source_partition']} AND source_offset = {victim['source_offset']}"
+    assert live.call("sql", f"UPDATE predictions.live SET x = COALESCE(x, 0) + 1e-9 WHERE {place}").code == 0
     answer = live.call("stream", "replay", "live", "--format", "json")
     found = json.loads(answer.stdout)["compared"]
     assert answer.code == 1 and (found["different"], found["by_column"]) == (1, {"x": 1}), answer
