@@ -4,6 +4,7 @@ import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.HashMap;
+import java.util.HexFormat;
 import java.util.List;
 import java.util.Map;
 import java.util.Properties;
@@ -19,10 +20,11 @@ import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.serialization.ByteArraySerializer;
 import org.apache.kafka.common.serialization.StringDeserializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 
-/** Commands, one a line, words by tabs: create, grow, read, delete, trim, begin, send, end. */
+/** Commands, one a line, words by tabs: create, grow, read, delete, trim, begin, send, hex, end. */
 public class KafkaCommands {
     /** All records of a topic: id, key and value of each. */
     private static String read(String servers, String topic) {
@@ -51,15 +53,15 @@ public class KafkaCommands {
         Properties plain = new Properties();
         plain.put("bootstrap.servers", arguments[0]);
         plain.put("key.serializer", StringSerializer.class.getName());
-        plain.put("value.serializer", StringSerializer.class.getName());
+        plain.put("value.serializer", ByteArraySerializer.class.getName());
         plain.put("linger.ms", "5");
         Properties transactional = new Properties();
         transactional.putAll(plain);
         transactional.put("transactional.id", "tests");
         Admin admin = Admin.create(Map.of("bootstrap.servers", arguments[0]));
-        KafkaProducer<String, String> free = new KafkaProducer<>(plain);
-        KafkaProducer<String, String> bound = null;
-        KafkaProducer<String, String> current = free;
+        KafkaProducer<String, byte[]> free = new KafkaProducer<>(plain);
+        KafkaProducer<String, byte[]> bound = null;
+        KafkaProducer<String, byte[]> current = free;
         List<Future<RecordMetadata>> sent = new ArrayList<>();
         BufferedReader lines = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         for (String line = lines.readLine(); line != null; line = lines.readLine()) {
@@ -96,7 +98,9 @@ public class KafkaCommands {
                         }
                     }
                     case "send" -> sent.add(current.send(new ProducerRecord<>(words[1], Integer.parseInt(words[2]),
-                        null, words[3].equals("TOMBSTONE") ? null : words[3])));
+                        null, words[3].equals("TOMBSTONE") ? null : words[3].getBytes(StandardCharsets.UTF_8))));
+                    case "hex" -> sent.add(current.send(new ProducerRecord<>(words[1], Integer.parseInt(words[2]),
+                        null, HexFormat.of().parseHex(words[3]))));
                     case "end" -> {
                         current.flush();
                         List<String> offsets = new ArrayList<>();

@@ -57,18 +57,67 @@ def free_port():
         return probe.getsockname()[1]
 
 
-class Broker:
-    """One broker in a folder of its own."""
+SECURE = """
+ssl.keystore.type=PKCS12
+ssl.keystore.location={folder}/broker.p12
+ssl.keystore.password=of-the-test
+ssl.key.password=of-the-test
+ssl.client.auth=none
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+"""
 
-    def __init__(self, folder):
+
+class Broker:
+    """One broker in a folder of its own; with `users` (name to password) also by TLS and SASL."""
+
+    def __init__(self, folder, users=None):
         self.folder, self.classpath = Path(folder), libraries()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.port, controller = free_port(), free_port()
         self.settings = self.folder / "server.properties"
-        self.settings.write_text(SETTINGS.format(port=self.port, controller=controller, folder=self.folder))
+        settings = SETTINGS.format(port=self.port, controller=controller, folder=self.folder)
+        scram, self.ports = [], {}
+        if users:
+            self.certificate("broker")
+            self.certificate("stranger")
+            settings = self.secured(settings, users)
+            for name, password in users.items():
+                for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
+                    scram += ["--add-scram", f"{mechanism}=[name={name},password={password}]"]
+        self.settings.write_text(settings)
         identity = self.java("kafka.tools.StorageTool", "random-uuid").strip().splitlines()[-1]
-        self.java("kafka.tools.StorageTool", "format", "--standalone", "-t", identity, "-c", self.settings)
+        self.java("kafka.tools.StorageTool", "format", "--standalone", "-t", identity, "-c", self.settings, *scram)
         self.process, self.producer = None, None
+
+    def certificate(self, name):
+        """A key with a certificate that it has signed itself: NAME.p12 and NAME.pem."""
+        store = ["-keystore", self.folder / f"{name}.p12", "-storetype", "PKCS12", "-storepass", "of-the-test", "-alias", name]
+        for arguments in (["-genkeypair", "-keyalg", "RSA", "-keysize", "2048", "-dname", f"CN={name}", "-validity", "2",
+                           "-ext", "SAN=ip:127.0.0.1", "-ext", "bc:c"],
+                          ["-exportcert", "-rfc", "-file", self.folder / f"{name}.pem"]):
+            done = subprocess.run(["keytool", *map(str, arguments), *map(str, store)], capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+
+    def secured(self, settings, users):
+        """The settings with listeners by SSL, SASL_SSL and SASL_PLAINTEXT."""
+        self.ports = {protocol: free_port() for protocol in ("SSL", "SASL_SSL", "SASL_PLAINTEXT")}
+        also = "".join(f",{protocol}://127.0.0.1:{port}" for protocol, port in self.ports.items())
+        kinds = "".join(f",{protocol}:{protocol}" for protocol in self.ports)
+        lines = []
+        for line in settings.splitlines():
+            if line.startswith(("listeners=", "advertised.listeners=")):
+                line += also
+            elif line.startswith("listener.security.protocol.map="):
+                line += kinds
+            lines.append(line)
+        module = "org.apache.kafka.common.security"
+        known = " ".join(f'user_{name}="{password}"' for name, password in users.items())
+        for listener in ("sasl_ssl", "sasl_plaintext"):
+            prefix = f"listener.name.{listener}"
+            lines.append(f"{prefix}.plain.sasl.jaas.config={module}.plain.PlainLoginModule required {known};")
+            for mechanism in ("scram-sha-256", "scram-sha-512"):
+                lines.append(f"{prefix}.{mechanism}.sasl.jaas.config={module}.scram.ScramLoginModule required;")
+        return "\n".join(lines) + SECURE.format(folder=self.folder)
 
     @property
     def address(self):
@@ -116,10 +165,11 @@ class Broker:
         self.command("create", name, str(partitions), *(f"{k}={v}" for k, v in settings.items()))
 
     def send(self, topic, partition, lines, ending="plain"):
-        """Sends lines to a partition; `commit` and `abort` make it a transaction. Answers their offsets."""
+        """Sends lines, or bytes, to a partition; `commit` and `abort` make it a transaction. Answers their offsets."""
         self.command("begin", ending)
         for line in lines:
-            self.command("send", topic, str(partition), line)
+            word, text = ("hex", line.hex()) if isinstance(line, bytes) else ("send", line)
+            self.command(word, topic, str(partition), text)
         offsets = self.command("end", ending)
         return [int(offset) for offset in offsets.split(",")] if offsets else []
 

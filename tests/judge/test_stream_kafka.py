@@ -198,7 +198,6 @@ def test_the_options_that_the_tables_decide_are_refused(stream, broker):
     broker.topic(topic, 1)
     for option, says in [('"auto.offset.reset" = "latest"', "it is always `error`"),
                          ('"no.such.option" = "1"', "librdkafka's"),
-                         ('"security.protocol" = "ssl"', "this build has no TLS"),
                          ('"sasl.password" = "env:NO_SUCH_VARIABLE"', "no variable `NO_SUCH_VARIABLE`")]:
         write_pipeline(project, f'topic = "{topic}"\n[source.kafka]\n"bootstrap.servers" = "{broker.address}"\n{option}')
         answer = project.call("stream", "live", "--until-end")

@@ -130,3 +130,72 @@ def test_a_replay_that_is_killed_is_done_again_and_nothing_is_there_twice(live):
     assert replayed | (late & numbers) == numbers and not replayed & late
     assert places(live, "predictions.dead_replayed") == numbers
     assert live.json("stream", "replay-dlq", "live")[0]["snapshot_id"] is None
+
+
+def test_what_was_computed_online_is_computed_again_whatever_was_killed(live, small_model):  # noqa: F811
+    """Kills, another version, other features; the rows of `--into` are compared with the stream's by PyIceberg."""
+    import xgboost
+
+    other = live.folder.parent / "other.json"
+    booster = xgboost.Booster(model_file=str(small_model))
+    booster[:20].save_model(other)
+    path = live.folder / "pipelines" / "live.toml"
+    path.write_text(path.read_text().replace('sql = "SELECT nim, y', 'refresh = "1 second"\nsql = "SELECT nim, y'))
+    written = [0, 0]
+    for round_ in range(7):
+        process = subprocess.Popen([live.binary, "--project", str(live.folder), "stream", "live"],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + (4 if round_ in (2, 4) else 0.7)
+        while time.monotonic() < deadline:
+            for file in range(2):
+                append(live, file, events(file, 20, start=written[file]))
+                written[file] += 20
+            if round_ == 2 and deadline - time.monotonic() > 3.5 and len(live.json("model", "show", "risk_model")["versions"]) == 1:
+                live.json("model", "register", "risk_model", str(other), "--alias", "production")
+            if round_ == 4 and deadline - time.monotonic() > 3.5:
+                assert live.call("sql", "UPDATE features.student SET y = y + 0.25 WHERE nim < '000030'").code == 0
+                deadline -= 0.6
+            time.sleep(0.05)
+        if round_ % 2:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 0
+        else:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+    live.json("stream", "live", "--until-end")
+    stream_rows = live.table("predictions.live").scan().to_arrow().to_pylist()
+    report = live.json("stream", "replay", "live", "--into", "predictions.again")
+    found = report["compared"]
+    assert (found["equal"], found["different"], found["missing"], found["extra"]) == (len(stream_rows), 0, 0, 0), report
+    assert report["versions"] == ["1", "2"] and report["stretches"] >= 3 and report["same_model"], report
+
+    # By another reader, without our comparison.
+    own = ("prediction_timestamp", "run_id", "score_reason", "inference_type", "prediction_date")
+    def by_place(rows):
+        return {(row["source_partition"], row["source_offset"]): {k: v for k, v in row.items() if k not in own}
+                for row in rows}
+    again = live.table("predictions.again").scan().to_arrow().to_pylist()
+    assert len(again) == len(stream_rows) and by_place(again) == by_place(stream_rows)
+    assert {(row["inference_type"], row["score_reason"]) for row in again} == {("as_of", "replay")}
+    assert {row["model_version"] for row in again} == {"1", "2"}
+
+    # What would have been with the second version from the first event on: as XGBoost says.
+    what_if = live.json("stream", "replay", "live", "--as-model", "2", "--into", "predictions.what_if")
+    assert not what_if["same_model"] and set(what_if["compared"]["by_column"]) == {"probability"}, what_if
+    import numpy as np
+    rows = live.table("predictions.what_if").scan().to_arrow().to_pylist()
+    values = np.array([[row["x"], row["y"]] for row in rows], dtype=float).astype(np.float32)
+    expected = xgboost.Booster(model_file=str(other)).predict(xgboost.DMatrix(values, feature_names=["x", "y"]))
+    assert len(rows) == len(stream_rows)
+    assert np.max(np.abs(expected - np.array([row["probability"] for row in rows]))) < 1e-6
+
+    # One bit of one row.
+    victim = stream_rows[len(stream_rows) // 2]
+    place = f"source_partition = {victim['source_partition']} AND source_offset = {victim['source_offset']}"
+    assert live.call("sql", f"UPDATE predictions.live SET x = COALESCE(x, 0) + 1e-9 WHERE {place}").code == 0
+    answer = live.call("stream", "replay", "live", "--format", "json")
+    found = json.loads(answer.stdout)["compared"]
+    assert answer.code == 1 and (found["different"], found["by_column"]) == (1, {"x": 1}), answer
+    assert found["named"][0]["offset"] == victim["source_offset"]
+    later = f"{victim['source_partition']}:{victim['source_offset'] + 1}"
+    assert live.json("stream", "replay", "live", "--from", later, "--to", later + "00000000")["compared"]["different"] == 0

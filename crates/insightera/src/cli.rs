@@ -235,6 +235,28 @@ pub enum StreamCommand {
         #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
         format: ReportFormat,
     },
+    /// Compute once more what a stream computed; exit status 1 if it differs from its table
+    #[command(after_help = REPLAY_HELP)]
+    Replay {
+        /// The stream
+        #[arg(value_name = "PIPELINE")]
+        pipeline: String,
+        /// Where it begins: an offset, offsets by partition as in 0:120,1:80, or a time of commits
+        #[arg(long, value_name = "TIME|OFFSET")]
+        from: Option<String>,
+        /// Where it ends, before that offset or time
+        #[arg(long, value_name = "TIME|OFFSET")]
+        to: Option<String>,
+        /// A version or an alias of the model, instead of the versions that scored
+        #[arg(long, value_name = "VERSION|ALIAS")]
+        as_model: Option<String>,
+        /// The table for the rows, which are marked as_of
+        #[arg(long, value_name = "TABLE")]
+        into: Option<String>,
+        /// Form of the report
+        #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+        format: ReportFormat,
+    },
     /// Say how far streams are, by the tables and by the running processes
     Status {
         /// The streams; all of the project if none is named
@@ -250,6 +272,13 @@ const STREAM_HELP: &str = "\
 Ctrl-C and SIGTERM end it gracefully: what was read is committed first. After kill -9 or a power
 loss the next start goes on from where the tables are: no event is lost, none is there twice.
 Alerts are told on standard error as they happen, and are in their table.";
+
+const REPLAY_HELP: &str = "\
+The events are read again from the source; the windows before the first come from a checkpoint,
+or from the events before. Features are joined from the snapshots, and scored by the versions,
+that the commits of the table name. Every row is compared with that of its event, to the bit.
+With --as-model differences are an answer and no failure. Rows of --into have the time of the
+commit they are a replay of; T_current leaves them out.";
 
 const SQL_HELP: &str = "\
 Every Iceberg table and every Parquet input is there by its name; a prediction table T also as

@@ -7,10 +7,11 @@ use std::str::FromStr;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 use insightera_core::validate_name;
-use insightera_engine::config::{Overrides, parse_bytes};
+use insightera_engine::config::{Overrides, Selector, parse_bytes};
 use insightera_engine::features::Export;
 use insightera_engine::lake::TableName;
 use insightera_engine::score::{AsOf, RunOptions};
+use insightera_engine::stream::Bound;
 use insightera_engine::{Error, Result};
 
 use crate::cli::{self, Arguments, Format, ReportFormat, Which};
@@ -52,6 +53,8 @@ pub enum Command {
     Stream(StreamRun),
     /// Dead letters once more.
     StreamReplayDlq { pipelines: Vec<String>, format: ReportFormat },
+    /// Computed once more.
+    StreamReplay { pipeline: String, bounds: ReplayBounds, format: ReportFormat },
     /// How far streams are.
     StreamStatus { pipelines: Vec<String>, format: ReportFormat },
     /// A file of rows.
@@ -92,6 +95,19 @@ pub struct StreamRun {
     pub partitions: Option<Vec<u32>>,
     /// The report.
     pub format: ReportFormat,
+}
+
+/// What is computed once more, and where it goes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ReplayBounds {
+    /// Where it begins.
+    pub from: Option<Bound>,
+    /// Where it ends.
+    pub to: Option<Bound>,
+    /// Another version of the model.
+    pub as_model: Option<Selector>,
+    /// The table for the rows.
+    pub into: Option<TableName>,
 }
 
 /// A model over a file.
@@ -267,6 +283,15 @@ pub fn resolve(arguments: Arguments, terminal: bool) -> Result<Invocation> {
         cli::Command::Verify { which, format } => Command::Verify { selection: selection(which), format },
         cli::Command::Stream(stream) => match stream.command {
             Some(cli::StreamCommand::ReplayDlq { pipelines, format }) => Command::StreamReplayDlq { pipelines, format },
+            Some(cli::StreamCommand::Replay { pipeline, from, to, as_model, into, format }) => {
+                let bounds = ReplayBounds {
+                    from: from.map(|text| bound("--from", &text)).transpose()?,
+                    to: to.map(|text| bound("--to", &text)).transpose()?,
+                    as_model: as_model.map(|text| selector(&text)).transpose()?,
+                    into: into.map(|table| TableName::parse(&table)).transpose()?,
+                };
+                Command::StreamReplay { pipeline, bounds, format }
+            }
             Some(cli::StreamCommand::Status { pipelines, format }) => Command::StreamStatus { pipelines, format },
             None => {
                 let cli::StreamRun { pipelines, until_end, partitions, format } = stream.run;
@@ -286,6 +311,37 @@ pub fn resolve(arguments: Arguments, terminal: bool) -> Result<Invocation> {
         cli::Command::Demo(demo) => Command::Demo(demo_command(demo)?),
     };
     Ok(Invocation { project: global.project, overrides, command })
+}
+
+/// An offset, offsets by partition, or a time.
+fn bound(option: &str, text: &str) -> Result<Bound> {
+    if let Ok(offset) = text.parse::<i64>() {
+        return Ok(Bound::Offset(offset));
+    }
+    let pair = |word: &str| {
+        let (partition, offset) = word.split_once(':')?;
+        Some((partition.parse::<u32>().ok()?, offset.parse::<i64>().ok()?))
+    };
+    if let Some(pairs) = text.split(',').map(pair).collect::<Option<Vec<_>>>() {
+        let offsets: BTreeMap<u32, i64> = pairs.iter().copied().collect();
+        if offsets.len() < pairs.len() {
+            return Err(Error::invalid(format!("`{option} {text}` names a partition twice")));
+        }
+        return Ok(Bound::Offsets(offsets));
+    }
+    parse_time(option, text).map(Bound::Time).map_err(|_| {
+        Error::invalid(format!("`{option} {text}` is neither an offset nor a time"))
+            .hint("write it as `1200`, as `0:1200,1:800` by partition, or as `2026-01-31 10:00:00`")
+    })
+}
+
+/// A version is a number, everything else an alias.
+fn selector(text: &str) -> Result<Selector> {
+    if let Ok(version) = text.parse() {
+        return Ok(Selector::Version(version));
+    }
+    validate_name("alias", text)?;
+    Ok(Selector::Alias(text.to_owned()))
 }
 
 /// clap has made sure that it is one or the other.
@@ -467,6 +523,22 @@ mod tests {
             assert!(error.to_string().contains(wrong[1]), "{error}");
         }
         assert!(resolved(&["model", "register", "m", "p", "--metrics", "a=1", "a=2"]).is_err());
+    }
+
+    #[test]
+    fn a_bound_is_an_offset_or_offsets_by_partition_or_a_time() {
+        let of = |text: &str| bound("--from", text);
+        assert_eq!(of("1200").unwrap(), Bound::Offset(1200));
+        assert_eq!(of("0:12,3:4").unwrap(), Bound::Offsets([(0, 12), (3, 4)].into()));
+        assert_eq!(of("1970-01-01 00:00:01").unwrap(), Bound::Time(1_000_000));
+        assert_eq!(of("1970-01-01T00:00:01Z").unwrap(), Bound::Time(1_000_000));
+        for wrong in ["soon", "0:1,0:2", "0:1,2", "", "0:x"] {
+            let error = of(wrong).unwrap_err();
+            assert!(error.to_string().contains("--from"), "{wrong}: {error}");
+        }
+        assert_eq!(selector("12").unwrap(), Selector::Version(12));
+        assert_eq!(selector("production").unwrap(), Selector::Alias("production".into()));
+        assert!(selector("no alias").is_err());
     }
 
     #[test]

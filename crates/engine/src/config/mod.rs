@@ -20,6 +20,7 @@
 //!   it is asked for.
 
 mod document;
+mod events;
 mod feature_view;
 mod notifiers;
 mod partition;
@@ -31,6 +32,10 @@ mod stream;
 mod templates;
 mod time_zone;
 
+pub use events::{
+    CHANGE_COLUMNS, CHANGE_TIMESTAMP, EVENT_COLUMNS, EventFormat, EventSettings, FieldKind, FieldSettings,
+    SchemaRegistrySettings, SchemaSettings, TimeFormat,
+};
 pub use feature_view::{FeatureView, KnownTime};
 pub use notifiers::{NotifierKind, NotifierSettings, Secret};
 pub use partition::PartitionTransform;
@@ -44,9 +49,7 @@ pub use settings::{
     StorageSettings, parse_bytes,
 };
 pub use stream::{
-    AlertSettings, CHANGE_COLUMNS, CHANGE_TIMESTAMP, EVENT_COLUMNS, Emit, EventFormat, EventSettings, FieldKind,
-    FieldSettings, JoinSettings, LiveSettings, SourceSettings, StreamPipeline, StreamSettings, TimeFormat,
-    WindowSettings,
+    AlertSettings, Emit, JoinSettings, LiveSettings, SourceSettings, StreamPipeline, StreamSettings, WindowSettings,
 };
 pub use templates::{render_default_project, render_example_pipeline};
 

@@ -7,6 +7,7 @@ use insightera_core::validate_name;
 use serde::Serialize;
 
 use super::document::Document;
+use super::events::{EventFormat, EventSettings, read_events};
 use super::pipeline::{ModelRef, Output, check_column, keys_in, read_entity, read_model, read_output, read_sql};
 use super::section::{Entry, Located, Section, quoted};
 use super::settings::{parse_bytes, split_table, time_zone};
@@ -73,87 +74,6 @@ pub struct LiveSettings {
     pub topic: String,
     /// The client's options by librdkafka's names.
     pub options: BTreeMap<String, String>,
-}
-
-/// What an event is.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct EventSettings {
-    /// What a payload is.
-    pub format: EventFormat,
-    /// The fields that are read of the payload, in the order of the file.
-    pub fields: Vec<FieldSettings>,
-    /// Columns that are computed of the fields: name and SQL.
-    pub columns: Vec<(String, String)>,
-    /// The field with the event's time.
-    pub time: String,
-    /// The zone of times without one.
-    pub time_zone: String,
-    /// Which events count, in SQL over the fields.
-    pub filter: Option<String>,
-    /// Microseconds by which an event may be older than the newest of its
-    /// partition.
-    pub allowed_lateness: i64,
-    /// Microseconds by which an event's time may be after its arrival.
-    pub max_future: i64,
-    /// Microseconds behind the watermark at which a late event still enters
-    /// its window; `None` keeps late events out.
-    pub late_grace: Option<i64>,
-}
-
-/// What a payload is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EventFormat {
-    /// The event, as JSON.
-    Json,
-    /// A Debezium change event as JSON, with its schema beside it or without:
-    /// the fields are those of the row, after the change or before a deletion.
-    Debezium,
-}
-
-/// One field of the payload.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct FieldSettings {
-    /// The column's name.
-    pub name: String,
-    /// What it holds.
-    pub kind: FieldKind,
-    /// Names of objects from the outside in; a string on the way is read as
-    /// JSON.
-    pub path: Vec<String>,
-}
-
-/// What a field holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FieldKind {
-    /// Text.
-    String,
-    /// A 64-bit integer.
-    Long,
-    /// A 64-bit floating point number.
-    Double,
-    /// True or false.
-    Boolean,
-    /// A point in time.
-    Timestamp(TimeFormat),
-}
-
-/// How a point in time is written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TimeFormat {
-    /// `2026-01-31T10:00:00.5+07:00`, with a blank for the `T` and without a
-    /// zone as well.
-    Iso,
-    /// A number of seconds since 1970, with a fraction or without.
-    Seconds,
-    /// Milliseconds since 1970.
-    Milliseconds,
-    /// Microseconds since 1970.
-    Microseconds,
-    /// A pattern as in `%d/%m/%Y %H:%M`.
-    Pattern(String),
 }
 
 /// One window and its aggregates.
@@ -230,7 +150,7 @@ pub enum Emit {
 }
 
 /// The keys of a stream's file.
-const SECTIONS: &[(&str, &[&str])] = &[
+pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     (
         "",
         &[
@@ -252,32 +172,33 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("source", &["files", "topic", "kafka", "partition_key"]),
     (
         "events",
-        &["format", "fields", "columns", "time", "time_zone", "filter", "allowed_lateness", "max_future", "late_grace"],
+        &[
+            "format",
+            "schema",
+            "message",
+            "registry",
+            "fields",
+            "columns",
+            "time",
+            "time_zone",
+            "filter",
+            "allowed_lateness",
+            "max_future",
+            "late_grace",
+        ],
     ),
     ("join", &["sql", "sql_file", "key", "refresh", "time_zone"]),
     ("features", &["columns"]),
     ("live", &["topic", "kafka"]),
     ("stream", &["emit", "idle_after", "freshness", "max_rows", "max_state", "dead_letters", "late_events"]),
 ];
-const FIELD: &[&str] = &["type", "path", "format"];
 const WINDOW: &[&str] = &["rolling", "tumbling", "hopping", "key", "columns"];
 const ALERT: &[&str] = &["when", "on_change", "table", "notify"];
 
-/// Types of fields.
-const TYPES: &[&str] = &["string", "long", "double", "boolean", "timestamp"];
-
-/// Columns that the engine knows of every event.
-pub const EVENT_COLUMNS: &[&str] =
-    &["event_timestamp", "arrival_timestamp", "source_partition", "source_offset", "window_complete"];
-
-/// What a change event says besides the row: `c`reate, `u`pdate, `d`elete or
-/// `r`ead of a snapshot, and when the connector saw it.
-pub const CHANGE_COLUMNS: &[&str] = &["change_op", CHANGE_TIMESTAMP];
-/// The second of [`CHANGE_COLUMNS`].
-pub const CHANGE_TIMESTAMP: &str = "change_timestamp";
-
-const SECOND: i64 = 1_000_000;
-const DAY: i64 = 86_400 * SECOND;
+/// Microseconds.
+pub(super) const SECOND: i64 = 1_000_000;
+/// Microseconds.
+pub(super) const DAY: i64 = 86_400 * SECOND;
 
 impl StreamPipeline {
     /// Reads the stream `name` from a parsed file.
@@ -285,7 +206,7 @@ impl StreamPipeline {
         top.allow(keys_in(SECTIONS, ""), SECTIONS)?;
         let entity = top.required_section("entity")?;
         let key = read_entity(&entity)?;
-        let events = read_events(&top.required_section("events")?)?;
+        let events = read_events(&top.required_section("events")?, file)?;
         for column in &key {
             let names: Vec<&str> = events.names().collect();
             if !names.contains(&column.value) {
@@ -330,6 +251,10 @@ impl StreamPipeline {
             }
         };
         let source = read_source(&top.required_section("source")?, &events)?;
+        if let (SourceSettings::Files { .. }, EventFormat::Avro | EventFormat::Protobuf) = (&source, events.format) {
+            let error = top.error_here("[source] files are lines of JSON, and [events] format is another one");
+            return Err(error.hint("read a topic, or write the events as JSON"));
+        }
         check_partition_key(top, &source, &entity_key, &windows, &alerts)?;
         if stream.emit == Emit::OnClose {
             check_on_close(top, &entity_key, &windows, &events)?;
@@ -354,16 +279,6 @@ impl StreamPipeline {
             events,
             entity_key,
         })
-    }
-}
-
-impl EventSettings {
-    /// The columns of an event: fields, then those of a change, then computed
-    /// ones.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        let known: &[&str] = if self.format == EventFormat::Debezium { CHANGE_COLUMNS } else { &[] };
-        let fields = self.fields.iter().map(|field| field.name.as_str()).chain(known.iter().copied());
-        fields.chain(self.columns.iter().map(|(name, _)| name.as_str()))
     }
 }
 
@@ -466,115 +381,6 @@ fn read_options(section: &Section<'_>) -> Result<BTreeMap<String, String>> {
             .hint("add the line `\"bootstrap.servers\" = \"HOST:PORT\"`, quotes included"));
     }
     Ok(options)
-}
-
-fn read_events(section: &Section<'_>) -> Result<EventSettings> {
-    section.allow(keys_in(SECTIONS, "events"), SECTIONS)?;
-    let formats = [("json", EventFormat::Json), ("debezium", EventFormat::Debezium)];
-    let format = section.choice("format", &formats, &["avro", "protobuf"])?.unwrap_or(EventFormat::Json);
-    let known: &[&str] = if format == EventFormat::Debezium { CHANGE_COLUMNS } else { &[] };
-    let listed = section.required_section("fields")?;
-    let mut fields: Vec<FieldSettings> = Vec::new();
-    for entry in listed.entries() {
-        check_column(&listed, entry.key, &entry.key_span)?;
-        if let Some(taken) = EVENT_COLUMNS.iter().chain(known).find(|name| name.eq_ignore_ascii_case(entry.key)) {
-            let error = listed.error(&entry.key_span, format!("the engine has a column `{taken}` of its own"));
-            return Err(error.hint("give the field another name, and its name in the payload as `path`"));
-        }
-        if fields.iter().any(|field| field.name.eq_ignore_ascii_case(entry.key)) {
-            return Err(listed.error(&entry.key_span, format!("the field `{}` is there already", entry.key)));
-        }
-        fields.push(read_field(&listed, entry)?);
-    }
-    if fields.is_empty() {
-        return Err(listed.error_here("[events.fields] needs at least one field"));
-    }
-    let columns = match section.section("columns")? {
-        None => Vec::new(),
-        Some(columns) => named_expressions(&columns)?,
-    };
-    let time = section.required_text("time")?;
-    let named = fields.iter().find(|field| field.name == time.value);
-    match named.map(|field| &field.kind) {
-        Some(FieldKind::Timestamp(_)) => {}
-        None if format == EventFormat::Debezium && time.value == CHANGE_TIMESTAMP => {}
-        Some(_) => {
-            let error = section.error(&time.span, format!("the field `{}` is no timestamp", time.value));
-            return Err(error.hint("give it `type = \"timestamp\"` and, if it is not ISO 8601, a `format`"));
-        }
-        None => {
-            let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
-            let error = section.error(&time.span, format!("there is no field `{}`", time.value.escape_debug()));
-            return Err(error.hint(format!("the fields are {}", quoted(&names))));
-        }
-    }
-    Ok(EventSettings {
-        format,
-        time: time.value.to_owned(),
-        time_zone: time_zone(section)?.unwrap_or_else(|| "UTC".to_owned()),
-        filter: section.text("filter")?.map(|text| text.value.to_owned()),
-        allowed_lateness: span(section, "allowed_lateness", 0)?.unwrap_or(DAY),
-        max_future: span(section, "max_future", 0)?.unwrap_or(3600 * SECOND),
-        late_grace: span(section, "late_grace", 0)?,
-        fields,
-        columns,
-    })
-}
-
-/// `name = "type"`, or `name = { type = "…", path = "a.b", format = "…" }`.
-fn read_field<'d>(listed: &Section<'d>, entry: &Entry<'d>) -> Result<FieldSettings> {
-    let (word, path, format) = if entry.value.is_table() {
-        let field = listed.subsection(entry)?;
-        field.allow(FIELD, &[])?;
-        let path = match field.text("path")? {
-            None => vec![entry.key.to_owned()],
-            Some(path) if path.value.split('.').any(str::is_empty) => {
-                let error = field.error(&path.span, format!("`{}` is not a path", path.value.escape_debug()));
-                return Err(error.hint("names with dots between them, as in `event_data.attendance_flag`"));
-            }
-            Some(path) => path.value.split('.').map(str::to_owned).collect(),
-        };
-        (field.required_text("type")?, path, field.text("format")?)
-    } else {
-        (listed.text_of(entry)?, vec![entry.key.to_owned()], None)
-    };
-    let kind = match word.value {
-        "string" => FieldKind::String,
-        "long" => FieldKind::Long,
-        "double" => FieldKind::Double,
-        "boolean" => FieldKind::Boolean,
-        "timestamp" => FieldKind::Timestamp(match &format {
-            None => TimeFormat::Iso,
-            Some(format) => time_format(listed, format)?,
-        }),
-        other => {
-            let error = listed.error(&word.span, format!("`{}` is not the type of a field", other.escape_debug()));
-            return Err(error.hint(format!("the types are {}", quoted(TYPES))));
-        }
-    };
-    if let (Some(format), false) = (&format, matches!(kind, FieldKind::Timestamp(_))) {
-        return Err(listed.error(&format.span, "only a timestamp has a `format`"));
-    }
-    Ok(FieldSettings { name: entry.key.to_owned(), kind, path })
-}
-
-fn time_format(section: &Section<'_>, text: &Located<&str>) -> Result<TimeFormat> {
-    Ok(match text.value {
-        "iso" => TimeFormat::Iso,
-        "seconds" => TimeFormat::Seconds,
-        "milliseconds" => TimeFormat::Milliseconds,
-        "microseconds" => TimeFormat::Microseconds,
-        pattern => {
-            let items: Vec<_> = chrono::format::StrftimeItems::new(pattern).collect();
-            if !pattern.contains('%') || items.contains(&chrono::format::Item::Error) {
-                let error = section.error(&text.span, format!("`{}` is not a time format", pattern.escape_debug()));
-                return Err(error.hint(
-                    "`iso`, `seconds`, `milliseconds`, `microseconds`, or a pattern such as `%d/%m/%Y %H:%M:%S`",
-                ));
-            }
-            TimeFormat::Pattern(pattern.to_owned())
-        }
-    })
 }
 
 fn read_windows(top: &Section<'_>, entity: &[String], events: &EventSettings) -> Result<Vec<WindowSettings>> {
@@ -748,7 +554,7 @@ fn read_stream(top: &Section<'_>, name: &str) -> Result<StreamSettings> {
 }
 
 /// Names and SQL expressions, in the order of the file.
-fn named_expressions(section: &Section<'_>) -> Result<Vec<(String, String)>> {
+pub(super) fn named_expressions(section: &Section<'_>) -> Result<Vec<(String, String)>> {
     let mut columns: Vec<(String, String)> = Vec::new();
     for entry in section.entries() {
         check_column(section, entry.key, &entry.key_span)?;

@@ -125,6 +125,51 @@ impl Inputs {
         })
     }
 
+    /// Goes back to what was consumed before.
+    ///
+    /// # Errors
+    /// When an input is not there any more as it was.
+    pub fn pin_again(&mut self, consumed: &BTreeMap<String, Consumed>) -> Result<()> {
+        for (name, input) in &mut self.inputs {
+            let missing = || {
+                Error::invalid(format!("input `{name}` was not read then: the query was another one"))
+                    .hint("bring the query back as it was")
+            };
+            match (input, consumed.get(name).ok_or_else(missing)?) {
+                (Input::Table { table, snapshot_id }, Consumed::Iceberg { uuid, snapshot_id: then }) => {
+                    if table.metadata().uuid().to_string() != *uuid {
+                        return Err(Error::data(format!("table `{name}` was dropped and made again since then")));
+                    }
+                    if let Some(id) = then.filter(|id| table.metadata().snapshot_by_id(*id).is_none()) {
+                        return Err(Error::not_found(format!(
+                            "snapshot {id} of table `{name}`, which was read then, has been expired"
+                        ))
+                        .hint(
+                            "begin later; [maintenance] of insightera.toml says how long snapshots are kept, and \
+                               `insightera table tag` keeps one",
+                        ));
+                    }
+                    *snapshot_id = *then;
+                }
+                (Input::Folder { root, fingerprint }, Consumed::Parquet { fingerprint: then, .. }) => {
+                    if fingerprint != then {
+                        return Err(Error::not_found(format!(
+                            "the files of input `{name}` in `{}` are not those that were read then",
+                            root.display()
+                        ))
+                        .hint("files have no snapshots: begin later, or make the input an Iceberg table"));
+                    }
+                }
+                _ => {
+                    return Err(Error::data(format!(
+                        "input `{name}` was a table then and is a folder now, or the other way round"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The feature views that the query reads: their rows depend on the time.
     pub fn views(&self) -> &[FeatureView] {
         &self.views

@@ -1,4 +1,4 @@
-//! Payloads to columns: JSON is walked once, and only the declared fields are
+//! Payloads to columns: they are walked once, and only the declared fields are
 //! kept. An event is taken whole or set aside whole.
 
 use std::sync::Arc;
@@ -8,7 +8,10 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field};
 
-use super::json::{self, Next, Reader, Scalar};
+use super::cells::{Cell, Event, Layout, Node, Walk, Wanted};
+use super::json::{self, Next, Reader};
+use super::schemas::Schemas;
+use super::source::RawPart;
 use super::time::TimeReader;
 use crate::config::{CHANGE_COLUMNS, CHANGE_TIMESTAMP, EventFormat, EventSettings, FieldKind, TimeFormat};
 use crate::lake::schema::timestamptz;
@@ -18,6 +21,12 @@ use crate::lake::schema::timestamptz;
 pub enum Problem {
     /// The payload is not JSON.
     Json,
+    /// The payload is not written by its Avro schema.
+    Avro,
+    /// The payload is no such message of Protocol Buffers.
+    Protobuf,
+    /// The payload names no schema, or one that the registry has not got.
+    Schema,
     /// A field holds something else than was declared.
     Type,
     /// A time cannot be read, or the event has none.
@@ -35,6 +44,9 @@ impl Problem {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Json => "json",
+            Self::Avro => "avro",
+            Self::Protobuf => "protobuf",
+            Self::Schema => "schema",
             Self::Type => "type",
             Self::Time => "time",
             Self::Key => "key",
@@ -44,54 +56,15 @@ impl Problem {
     }
 }
 
-/// A field and how it is read.
-#[derive(Debug)]
-struct Wanted {
-    name: String,
-    kind: FieldKind,
-    time: Option<TimeReader>,
-}
-
-/// A place in the payload: the fields that are there, and names below it.
-#[derive(Debug, Default)]
-struct Node {
-    fields: Vec<usize>,
-    children: Vec<(String, usize)>,
-}
-
 /// Reads payloads.
 #[derive(Debug)]
 pub struct Decoder {
-    wanted: Vec<Wanted>,
-    nodes: Vec<Node>,
+    layout: Layout,
     time: usize,
     key: Vec<usize>,
-    /// Fields that come out; those behind them are of the row before a change.
-    count: usize,
     is_change: bool,
-}
-
-/// A value of the event at hand.
-#[derive(Debug, Clone, Copy)]
-enum Cell {
-    Null,
-    Boolean(bool),
-    Long(i64),
-    Double(f64),
-    /// A range of the scratch text.
-    Text(usize, usize),
-}
-
-/// The event at hand.
-#[derive(Debug, Default)]
-struct Event {
-    cells: Vec<Cell>,
-    /// The nodes that have been there.
-    seen: Vec<bool>,
-    text: String,
-    problem: Option<(Problem, String)>,
-    /// Of the row before a change.
-    problem_before: Option<(Problem, String)>,
+    /// What payloads are written by; none is JSON.
+    schemas: Option<Schemas>,
 }
 
 /// Columns that are being filled.
@@ -117,8 +90,8 @@ impl Decoder {
     /// aside.
     pub fn new(events: &EventSettings, key: &[String]) -> Self {
         let is_change = events.format == EventFormat::Debezium;
-        let (wanted, nodes) = (Vec::new(), vec![Node::default()]);
-        let mut decoder = Self { wanted, nodes, time: 0, key: Vec::new(), count: 0, is_change };
+        let layout = Layout { wanted: Vec::new(), nodes: vec![Node::default()], count: 0 };
+        let mut decoder = Self { layout, time: 0, key: Vec::new(), is_change, schemas: None };
         // A converter that keeps schemas puts the event into `payload`.
         let rows =
             |row: &[&[&'static str]]| -> Vec<Vec<&'static str>> { row.iter().map(|path| path.to_vec()).collect() };
@@ -132,14 +105,14 @@ impl Decoder {
             decoder.want(CHANGE_COLUMNS[0], &FieldKind::String, "UTC", &whole, &["op".to_owned()]);
             decoder.want(CHANGE_TIMESTAMP, &moment, "UTC", &whole, &["ts_ms".to_owned()]);
         }
-        decoder.count = decoder.wanted.len();
+        decoder.layout.count = decoder.layout.wanted.len();
         if is_change {
             let before = rows(&[&["before"], &["payload", "before"]]);
             for field in &events.fields {
                 decoder.want(&field.name, &field.kind, &events.time_zone, &before, &field.path);
             }
             if events.time == CHANGE_TIMESTAMP {
-                decoder.time = decoder.count - 1;
+                decoder.time = decoder.layout.count - 1;
             }
         }
         for (index, field) in events.fields.iter().enumerate() {
@@ -153,6 +126,26 @@ impl Decoder {
         decoder
     }
 
+    /// Payloads are written by these.
+    pub fn with_schemas(mut self, schemas: Schemas) -> Self {
+        self.schemas = Some(schemas);
+        self
+    }
+
+    /// Learns the schemas of these events, so that they can be read.
+    ///
+    /// # Errors
+    /// `Unavailable` while the registry is away; others when it refuses.
+    pub fn learn(&self, parts: &[RawPart]) -> crate::Result<()> {
+        let Some(schemas) = &self.schemas else { return Ok(()) };
+        parts.iter().try_for_each(|part| (0..part.len()).try_for_each(|index| schemas.learn(part.payload(index))))
+    }
+
+    /// What is new about the events' schemas since it was asked last.
+    pub fn news(&self) -> Vec<String> {
+        self.schemas.as_ref().map(Schemas::news).unwrap_or_default()
+    }
+
     /// Another field, at `path` below each of `roots`.
     fn want(&mut self, name: &str, kind: &FieldKind, zone: &str, roots: &[Vec<&str>], path: &[String]) {
         let time = match kind {
@@ -164,18 +157,18 @@ impl Decoder {
             for name in root.iter().copied().chain(path.iter().map(String::as_str)) {
                 at = self.child(at, name);
             }
-            self.nodes[at].fields.push(self.wanted.len());
+            self.layout.nodes[at].fields.push(self.layout.wanted.len());
         }
-        self.wanted.push(Wanted { name: name.to_owned(), kind: kind.clone(), time });
+        self.layout.wanted.push(Wanted { name: name.to_owned(), kind: kind.clone(), time });
     }
 
     fn child(&mut self, at: usize, name: &str) -> usize {
-        if let Some((_, child)) = self.nodes[at].children.iter().find(|(child, _)| child == name) {
+        if let Some((_, child)) = self.layout.nodes[at].children.iter().find(|(child, _)| child == name) {
             return *child;
         }
-        self.nodes.push(Node::default());
-        let child = self.nodes.len() - 1;
-        self.nodes[at].children.push((name.to_owned(), child));
+        self.layout.nodes.push(Node::default());
+        let child = self.layout.nodes.len() - 1;
+        self.layout.nodes[at].children.push((name.to_owned(), child));
         child
     }
 
@@ -188,7 +181,10 @@ impl Decoder {
             FieldKind::Boolean => DataType::Boolean,
             FieldKind::Timestamp(_) => timestamptz(),
         };
-        self.wanted[..self.count].iter().map(|wanted| Field::new(&wanted.name, of(&wanted.kind), true)).collect()
+        self.layout.wanted[..self.layout.count]
+            .iter()
+            .map(|wanted| Field::new(&wanted.name, of(&wanted.kind), true))
+            .collect()
     }
 
     /// Empty columns for about `rows` events.
@@ -200,7 +196,7 @@ impl Decoder {
             FieldKind::Boolean => Builder::Boolean(BooleanBuilder::with_capacity(rows)),
             FieldKind::Timestamp(_) => Builder::Time(TimestampMicrosecondBuilder::with_capacity(rows)),
         };
-        let builders = self.wanted[..self.count].iter().map(builder).collect();
+        let builders = self.layout.wanted[..self.layout.count].iter().map(builder).collect();
         Columns { builders, times: Vec::with_capacity(rows), event: Event::default() }
     }
 
@@ -208,31 +204,31 @@ impl Decoder {
     /// were.
     pub fn read(&self, payload: &[u8], columns: &mut Columns) -> Result<(), (Problem, String)> {
         let event = &mut columns.event;
-        event.cells.clear();
-        event.cells.resize(self.wanted.len(), Cell::Null);
-        event.seen.clear();
-        event.seen.resize(self.nodes.len(), false);
-        event.text.clear();
-        (event.problem, event.problem_before) = (None, None);
-        let text = std::str::from_utf8(payload).map_err(|error| (Problem::Json, error.to_string()))?;
-        let mut json = Reader::new(text);
-        let mut walk = Walk { decoder: self, event: &mut *event };
-        let walked = walk.value(0, &mut json).and_then(|()| json.end());
+        event.clear(&self.layout);
+        let mut walk = Walk { layout: &self.layout, event: &mut *event };
+        let walked = match &self.schemas {
+            None => {
+                let text = std::str::from_utf8(payload).map_err(|error| (Problem::Json, error.to_string()))?;
+                let mut json = Reader::new(text);
+                walk.value(0, &mut json).and_then(|()| json.end()).map_err(|error| (Problem::Json, error))
+            }
+            Some(schemas) => schemas.read(payload, &mut walk),
+        };
         if !self.is_change
             && let Some(problem) = event.problem.take()
         {
             return Err(problem);
         }
-        walked.map_err(|error| (Problem::Json, error))?;
+        walked?;
         if self.is_change {
             self.choose_row(event)?;
         }
         let Cell::Long(time) = event.cells[self.time] else {
-            return Err((Problem::Time, format!("the event has no `{}`", self.wanted[self.time].name)));
+            return Err((Problem::Time, format!("the event has no `{}`", self.layout.wanted[self.time].name)));
         };
         for index in &self.key {
             if let Cell::Null = event.cells[*index] {
-                return Err((Problem::Key, format!("the event has no `{}`", self.wanted[*index].name)));
+                return Err((Problem::Key, format!("the event has no `{}`", self.layout.wanted[*index].name)));
             }
         }
         for (builder, cell) in columns.builders.iter_mut().zip(&event.cells) {
@@ -257,14 +253,14 @@ impl Decoder {
 impl Decoder {
     /// Of a deletion the row before it, else the row after the change.
     fn choose_row(&self, event: &mut Event) -> Result<(), (Problem, String)> {
-        let fields = self.count - CHANGE_COLUMNS.len();
+        let fields = self.layout.count - CHANGE_COLUMNS.len();
         let Cell::Text(from, to) = event.cells[fields] else {
             return Err((Problem::Json, "it is no Debezium change event: it has no `op`".to_owned()));
         };
         let problem = match &event.text[from..to] {
             "c" | "u" | "r" => event.problem.take(),
             "d" => {
-                let (row, before) = event.cells.split_at_mut(self.count);
+                let (row, before) = event.cells.split_at_mut(self.layout.count);
                 row[..fields].copy_from_slice(before);
                 event.problem_before.take()
             }
@@ -290,38 +286,8 @@ impl Columns {
     }
 }
 
-/// Walks one value of the payload.
-struct Walk<'a> {
-    decoder: &'a Decoder,
-    event: &'a mut Event,
-}
-
+/// JSON.
 impl Walk<'_> {
-    /// The fields of a node take the value that was found, or it is a problem.
-    fn set(&mut self, at: usize, found: impl Fn(&Wanted, &mut String) -> Option<Cell>, what: &str) {
-        let decoder = self.decoder;
-        for index in &decoder.nodes[at].fields {
-            let wanted = &decoder.wanted[*index];
-            match found(wanted, &mut self.event.text) {
-                Some(cell) => self.event.cells[*index] = cell,
-                None => {
-                    let (problem, kind) = match wanted.kind {
-                        FieldKind::String => (Problem::Type, "a string"),
-                        FieldKind::Long => (Problem::Type, "a whole number of 64 bits"),
-                        FieldKind::Double => (Problem::Type, "a number"),
-                        FieldKind::Boolean => (Problem::Type, "true or false"),
-                        FieldKind::Timestamp(_) => (Problem::Time, "a time of the declared format"),
-                    };
-                    let slot = match *index < decoder.count {
-                        true => &mut self.event.problem,
-                        false => &mut self.event.problem_before,
-                    };
-                    slot.get_or_insert_with(|| (problem, format!("`{}` is {what}, not {kind}", wanted.name)));
-                }
-            }
-        }
-    }
-
     fn value(&mut self, at: usize, json: &mut Reader<'_>) -> json::Result<()> {
         match json.peek()? {
             Next::String => {
@@ -329,11 +295,11 @@ impl Walk<'_> {
                 self.string(at, &text)
             }
             Next::Array => {
-                self.set(at, |_, _| None, "an array");
+                self.other(at, "an array");
                 json.skip()
             }
             Next::Object => {
-                self.set(at, |_, _| None, "an object");
+                self.other(at, "an object");
                 self.object(at, json)
             }
             Next::Scalar => {
@@ -344,48 +310,10 @@ impl Walk<'_> {
         }
     }
 
-    fn scalar(&mut self, at: usize, scalar: Scalar) {
-        match scalar {
-            Scalar::Null => {}
-            Scalar::Boolean(value) => {
-                let read = |wanted: &Wanted, _: &mut String| match wanted.kind {
-                    FieldKind::Boolean => Some(Cell::Boolean(value)),
-                    _ => None,
-                };
-                self.set(at, read, "true or false");
-            }
-            Scalar::Whole(value) => {
-                let read = |wanted: &Wanted, _: &mut String| match (&wanted.kind, &wanted.time) {
-                    (FieldKind::Long, _) => Some(Cell::Long(value)),
-                    (FieldKind::Double, _) => Some(Cell::Double(value as f64)),
-                    (_, Some(time)) => time.whole(value).map(Cell::Long),
-                    _ => None,
-                };
-                self.set(at, read, "a number");
-            }
-            Scalar::Number(value) => {
-                let read = |wanted: &Wanted, _: &mut String| match (&wanted.kind, &wanted.time) {
-                    (FieldKind::Double, _) => Some(Cell::Double(value)),
-                    (_, Some(time)) => time.fraction(value).map(Cell::Long),
-                    _ => None,
-                };
-                self.set(at, read, "a number");
-            }
-        }
-    }
-
-    fn string(&mut self, at: usize, value: &str) -> json::Result<()> {
-        let read = |wanted: &Wanted, text: &mut String| match (&wanted.kind, &wanted.time) {
-            (FieldKind::String, _) => {
-                let from = text.len();
-                text.push_str(value);
-                Some(Cell::Text(from, text.len()))
-            }
-            (_, Some(time)) => time.text(value).map(Cell::Long),
-            _ => None,
-        };
-        self.set(at, read, "a string");
-        if self.decoder.nodes[at].children.is_empty() {
+    /// A string, which may hold JSON.
+    pub fn string(&mut self, at: usize, value: &str) -> json::Result<()> {
+        self.text(at, value);
+        if self.layout.nodes[at].children.is_empty() {
             return Ok(());
         }
         let mut inner = Reader::new(value);
@@ -398,16 +326,13 @@ impl Walk<'_> {
     }
 
     fn object(&mut self, at: usize, json: &mut Reader<'_>) -> json::Result<()> {
-        let decoder = self.decoder;
-        let children = &decoder.nodes[at].children;
         let mut more = json.enter()?;
         while more {
             let name = json.name()?;
-            match children.iter().position(|(wanted, _)| *wanted == name) {
+            match self.child(at, &name) {
                 None => json.skip()?,
-                Some(index) => {
+                Some(child) => {
                     // What a name means that stands twice nobody knows.
-                    let child = children[index].1;
                     if std::mem::replace(&mut self.event.seen[child], true) {
                         return Err(format!("`{name}` stands twice"));
                     }
@@ -450,6 +375,8 @@ mod tests {
             allowed_lateness: 0,
             max_future: 0,
             late_grace: None,
+            schema: None,
+            message: None,
         };
         Decoder::new(&events, &["nim".into()])
     }
@@ -486,6 +413,8 @@ mod tests {
             allowed_lateness: 0,
             max_future: 0,
             late_grace: None,
+            schema: None,
+            message: None,
         };
         let decoder = Decoder::new(&events, &["nim".into()]);
         let names: Vec<String> = decoder.fields().iter().map(|field| field.name().clone()).collect();
@@ -538,6 +467,8 @@ mod tests {
             allowed_lateness: 0,
             max_future: 0,
             late_grace: None,
+            schema: None,
+            message: None,
         };
         let decoder = Decoder::new(&events, &["f1".into()]);
         let mut columns = decoder.columns(2);

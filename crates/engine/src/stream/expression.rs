@@ -49,6 +49,11 @@ impl Expression {
         Err(Error::invalid(format!("{what}: `{sql}` gives {data_type}, not true or false")))
     }
 
+    /// The expression itself.
+    pub fn physical(&self) -> &Arc<dyn PhysicalExpr> {
+        &self.physical
+    }
+
     /// What it gives.
     pub fn data_type(&self) -> &DataType {
         &self.data_type

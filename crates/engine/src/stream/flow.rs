@@ -27,6 +27,11 @@ use crate::key::Keys;
 use crate::score::{RowFacts, output_batch, text};
 use crate::{Error, Result};
 
+/// Tries to learn a schema, and the pause after the first; later ones are as
+/// many times longer.
+const LEARN_TRIES: u32 = 8;
+const LEARN_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// Polls to rows.
 pub struct Flow {
     program: Arc<Program>,
@@ -49,6 +54,12 @@ pub struct Flow {
     /// When events are read again for the rows of a few: those. Nothing else
     /// has a row, or is set aside.
     pub only: Option<HashSet<(u32, i64)>>,
+    /// What the rows say of themselves.
+    pub kind: RowKind,
+    /// When the rows are predicted, as if it were then; else now.
+    pub then: Option<i64>,
+    /// Whether the places of rows are wanted.
+    pub placed: bool,
     /// The source has nothing more, and nothing more is waited for.
     pub ended: bool,
     /// By partition and offset: arrivals of events that are read again, and
@@ -56,6 +67,24 @@ pub struct Flow {
     pub arrivals: HashMap<(u32, i64), i64>,
     /// Milliseconds from arrival to prediction.
     pub latency: QuantileSketch,
+}
+
+/// What rows say of themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowKind {
+    /// Why there is a row for an event.
+    pub reason: &'static str,
+    /// What `inference_type` says.
+    pub inference_type: &'static str,
+}
+
+impl RowKind {
+    /// Of events as they come.
+    pub const EVENT: Self = Self { reason: "event", inference_type: "stream" };
+    /// Of dead letters.
+    pub const LETTER: Self = Self { reason: "replay", inference_type: "stream" };
+    /// Of events that are computed once more, which never count as current.
+    pub const AGAIN: Self = Self { reason: "replay", inference_type: crate::score::AS_OF };
 }
 
 /// Rows of a side table, and where each comes from.
@@ -143,6 +172,7 @@ impl Flow {
             _ => EventOutput { dispositions: Vec::new(), sets: Vec::new() },
         };
         let plan = program.windows.as_ref().map(|windows| &windows.plan);
+        let placed = program.pipeline.live.is_some();
         Self {
             states: States::new(plan, program.on_close()),
             remembered: Remembered::new(program.remembers_as()),
@@ -156,10 +186,36 @@ impl Flow {
             timestamp: i64::MIN,
             silent_until: BTreeMap::new(),
             only: None,
+            kind: RowKind::EVENT,
+            then: None,
+            placed,
             ended: false,
             arrivals: HashMap::new(),
             latency: QuantileSketch::default(),
         }
+    }
+
+    /// Learns what is needed to read events; without it they may not be
+    /// processed.
+    ///
+    /// # Errors
+    /// `Unavailable` while a schema registry is away.
+    pub fn learn(&self, parts: &[RawPart]) -> Result<()> {
+        self.program.decoder.learn(parts)
+    }
+
+    /// The same, for those who have nothing else to do meanwhile.
+    ///
+    /// # Errors
+    /// `Unavailable` when the registry stays away.
+    pub fn learn_patiently(&self, parts: &[RawPart]) -> Result<()> {
+        for tries in 1.. {
+            match self.learn(parts) {
+                Err(error) if error.retryable() && tries < LEARN_TRIES => std::thread::sleep(LEARN_PAUSE * tries),
+                other => return other,
+            }
+        }
+        Ok(())
     }
 
     /// Takes in a poll.
@@ -191,9 +247,8 @@ impl Flow {
         } else if let Some((batch, windows)) = entered {
             let (partitions, offsets) = (batch_partitions(&batch), batch_offsets(&batch));
             let place = |row: usize| (partitions.value(row) as u32, offsets.value(row));
-            let reason = if self.only.is_some() { "replay" } else { "event" };
-            self.score(&batch, windows, reason, &place, &mut output)?;
-            if self.only.is_some() || program.pipeline.live.is_some() {
+            self.score(&batch, windows, self.kind.reason, &place, &mut output)?;
+            if self.placed {
                 output.places = (0..batch.num_rows()).map(place).collect();
             }
         }
@@ -445,7 +500,7 @@ impl Flow {
             })?),
         };
         let hashes = FeatureHasher::new(&features, &scorer.hashed)?.hashes();
-        self.timestamp = self.clock.now_micros().max(self.timestamp);
+        self.timestamp = self.then.unwrap_or_else(|| self.clock.now_micros().max(self.timestamp));
         let facts = RowFacts {
             pipeline: &program.pipeline.name,
             model_name: scorer.resolved.as_ref().map(|model| model.name.as_str()),
@@ -453,7 +508,7 @@ impl Flow {
             run_id: &self.run_id,
             definition_hash: scorer.definition_hash,
             timestamp: self.timestamp,
-            inference_type: "stream",
+            inference_type: self.kind.inference_type,
         };
         let rows = output_batch(
             facts,

@@ -67,7 +67,7 @@ impl Join {
             .hint(format!("read `{}` itself: a stream joins the newest features there are", view.table)));
         }
         let mut join = Self { settings: settings.clone(), what, reads, fields: Vec::new() };
-        let (_, plan, _) = join.plan(workspace).await?;
+        let (_, plan, _) = join.plan(workspace, None).await?;
         if let Some(name) = clock_functions(&plan).first() {
             return Err(Error::invalid(format!(
                 "{}: it calls `{name}()`, which gives another answer every time",
@@ -102,9 +102,17 @@ impl Join {
         Ok(join)
     }
 
-    async fn plan(&self, workspace: &Workspace) -> Result<(SessionContext, LogicalPlan, Inputs)> {
+    /// The query over the newest inputs, or those that were `consumed`.
+    async fn plan(
+        &self,
+        workspace: &Workspace,
+        consumed: Option<&BTreeMap<String, Consumed>>,
+    ) -> Result<(SessionContext, LogicalPlan, Inputs)> {
         let failed = |e| plan_error(&self.what, &self.settings.sql, e);
-        let inputs = Inputs::pin(workspace, self.reads.clone(), None)?;
+        let mut inputs = Inputs::pin(workspace, self.reads.clone(), None)?;
+        if let Some(consumed) = consumed {
+            inputs.pin_again(consumed)?;
+        }
         let context = session(workspace, &self.settings.time_zone)?;
         for (name, scan) in inputs.scans(&BTreeMap::new())? {
             crate::sql::put(&context, &TableName::parse(&name)?, Arc::new(scan) as Arc<dyn TableProvider>)?;
@@ -130,8 +138,24 @@ impl Join {
     /// # Errors
     /// When it fails, or gives two rows for a key.
     pub async fn load(&self, workspace: &Workspace) -> Result<JoinTable> {
+        self.load_from(workspace, None).await
+    }
+
+    /// Runs the query on the inputs that were consumed before.
+    ///
+    /// # Errors
+    /// As [`Join::load`], and when an input is not there any more as it was.
+    pub async fn load_again(&self, workspace: &Workspace, consumed: &BTreeMap<String, Consumed>) -> Result<JoinTable> {
+        self.load_from(workspace, Some(consumed)).await
+    }
+
+    async fn load_from(
+        &self,
+        workspace: &Workspace,
+        consumed: Option<&BTreeMap<String, Consumed>>,
+    ) -> Result<JoinTable> {
         let failed = |e| plan_error(&self.what, &self.settings.sql, e);
-        let (context, plan, inputs) = self.plan(workspace).await?;
+        let (context, plan, inputs) = self.plan(workspace, consumed).await?;
         let frame = datafusion::dataframe::DataFrame::new(context.state(), plan);
         let schema: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
         let batches = frame.collect().await.map_err(failed)?;

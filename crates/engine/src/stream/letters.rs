@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::commit::{Committer, Interval};
-use super::flow::{Flow, PollOutput, SideRows};
+use super::flow::{Flow, PollOutput, RowKind, SideRows};
 use super::join::JoinTable;
 use super::program::{Program, Scorer};
 use super::set_aside::{self, Letter, Outcome, Places};
@@ -179,6 +179,7 @@ impl Replay {
             Flow::new(self.program.clone(), clock, self.run_id.clone(), self.source.clone(), scorer.clone(), join);
         flow.timestamp = self.timestamp.unwrap_or(i64::MIN);
         flow.only = Some(letters.keys().copied().collect());
+        (flow.kind, flow.placed) = (RowKind::LETTER, true);
         flow.arrivals = letters.iter().map(|(place, letter)| (*place, letter.arrival)).collect();
         let mut again = match self.program.windows {
             None => self.score_letters(&mut flow, letters)?,
@@ -324,6 +325,7 @@ impl Again {
         if parts.is_empty() {
             return Ok(());
         }
+        flow.learn_patiently(parts)?;
         let output = flow.process(parts)?;
         let Some(only) = &flow.only else { return Ok(()) };
         let unread: HashSet<(u32, i64)> = output.unread.iter().map(|event| (event.partition, event.offset)).collect();

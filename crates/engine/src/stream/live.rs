@@ -19,11 +19,16 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 
+use super::kafka_client::{Refusals, check_security};
 use crate::config::{LiveSettings, Secret};
 use crate::{Error, Result};
 
-/// How long the brokers may take to answer at the start.
+/// How long the brokers may take to answer at the start, and how long until it
+/// is looked whether they refuse to.
 const PATIENCE: Duration = Duration::from_secs(15);
+const ATTEMPT: Duration = Duration::from_secs(1);
+/// Where the options stand.
+const SECTION: &str = "[live.kafka]";
 /// How long all that was sent may take to be acknowledged.
 const FLUSH: Duration = Duration::from_secs(60);
 /// How long to wait when too much is on its way.
@@ -42,12 +47,14 @@ pub struct LiveTopic {
 
 /// What could not be delivered.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<Option<KafkaError>>>);
+struct Told(Arc<Mutex<Option<KafkaError>>>, Arc<Refusals>);
 
 impl ClientContext for Told {
     fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
 
-    fn error(&self, _: KafkaError, _: &str) {}
+    fn error(&self, error: KafkaError, why: &str) {
+        self.1.note(&error, why);
+    }
 }
 
 impl ProducerContext for Told {
@@ -66,6 +73,7 @@ impl LiveTopic {
     /// # Errors
     /// When an option is wrong, no broker answers, or there is no such topic.
     pub fn open(settings: &LiveSettings, key: &[String]) -> Result<Self> {
+        check_security(SECTION, &settings.options)?;
         let mut config = ClientConfig::new();
         config.set("client.id", "insightera");
         // A prediction leaves when it is there; a poll's are together anyway.
@@ -84,9 +92,22 @@ impl LiveTopic {
             Error::invalid(format!("[live.kafka]: {e}")).hint("the options are librdkafka's, by its names").cause(e)
         })?;
         let topic = settings.topic.clone();
-        let metadata = producer.client().fetch_metadata(Some(&topic), PATIENCE).map_err(|e| {
-            Error::unavailable(format!("no answer from the brokers of the topic `{topic}` of [live]: {e}")).cause(e)
-        })?;
+        let mut waited = Duration::ZERO;
+        let metadata = loop {
+            match producer.client().fetch_metadata(Some(&topic), ATTEMPT) {
+                Ok(metadata) => break metadata,
+                Err(error) => {
+                    waited += ATTEMPT;
+                    if let Some(refused) = producer.context().1.error(SECTION, &settings.options) {
+                        return Err(refused.cause(error));
+                    }
+                    if waited >= PATIENCE {
+                        let what = format!("no answer from the brokers of the topic `{topic}` of [live]: {error}");
+                        return Err(Error::unavailable(what).cause(error));
+                    }
+                }
+            }
+        };
         if metadata.topics().iter().all(|found| found.name() != topic || found.partitions().is_empty()) {
             return Err(Error::not_found(format!("there is no topic `{topic}`"))
                 .hint("create it, or correct `topic` in [live]"));

@@ -7,8 +7,8 @@
 //! *cut* ends it. A *side table* holds what is no prediction: dead letters,
 //! late events, alerts. A *checkpoint* is the state of the windows at a cut.
 //!
-//! **Flow.** [`source`] → [`decode`] (JSON to columns; what cannot be read is
-//! set aside) → filter → [`windows`] (a fold per partition, in offset order)
+//! **Flow.** [`source`] → [`decode`] (payloads to columns; what cannot be read
+//! is set aside) → filter → [`windows`] (a fold per partition, in offset order)
 //! → [`join`] (features from the lake, pinned) → model → rows. All of a poll
 //! is scored at once. With `emit = "on_close"` there is a row for a key of a
 //! window once the window has closed ([`states`]), and none for an event. Alerts leave as soon as their row is there; rows wait for
@@ -30,13 +30,18 @@
 //! - A row is a function of its partition's events up to it, of the model and
 //!   of the joined features at that moment; not of how polls were cut.
 
+mod avro;
+mod cells;
 mod checkpoints;
 mod commit;
+mod compare;
 mod decode;
 mod expression;
 mod flow;
 mod join;
 mod json;
+#[cfg(feature = "kafka")]
+mod kafka_client;
 mod letters;
 #[cfg(feature = "kafka")]
 mod live;
@@ -46,8 +51,13 @@ mod live;
 mod member;
 mod metrics;
 mod program;
+mod protobuf;
+mod recorded;
+mod registry;
 mod remembered;
+mod replay;
 mod run;
+mod schemas;
 mod set_aside;
 mod source;
 mod states;
@@ -57,8 +67,11 @@ mod time;
 mod windows;
 mod worker;
 
+pub use compare::Difference;
 pub use letters::{ReplaySummary, replay_dead_letters};
 pub use program::check;
+pub use recorded::Bound;
+pub use replay::{ReplayOptions, ReplayReport, replay};
 pub use run::{Alert, StreamEnd, StreamOptions, StreamSummary, run};
 pub use status::{LiveStatus, Status, status};
 

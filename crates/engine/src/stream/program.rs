@@ -12,6 +12,7 @@ use super::decode::Decoder;
 use super::expression::Expression;
 use super::join::Join;
 use super::remembered::MOST;
+use super::schemas::Schemas;
 use super::windows::Windows;
 use super::{set_aside, source, table_properties};
 use crate::config::{EVENT_COLUMNS, Emit, SourceSettings, StreamPipeline};
@@ -102,7 +103,10 @@ impl Program {
         let pipeline = workspace.project().stream(name)?;
         let file = pipeline.file.display().to_string();
         let context = session(workspace, &pipeline.events.time_zone)?;
-        let decoder = Decoder::new(&pipeline.events, &pipeline.entity_key);
+        let mut decoder = Decoder::new(&pipeline.events, &pipeline.entity_key);
+        if let Some(schemas) = Schemas::new(&pipeline.file, &pipeline.events)? {
+            decoder = decoder.with_schemas(schemas);
+        }
         let mut fields = decoder.fields();
         let payload_schema: SchemaRef = Arc::new(Schema::new(fields.clone()));
         let mut computed = Vec::new();
@@ -262,7 +266,14 @@ impl Program {
     /// # Errors
     /// When there is none, or it wants other columns.
     pub fn scorer(&self, workspace: &Workspace) -> Result<Scorer> {
-        let resolved = self.resolve(workspace)?;
+        self.scorer_of(workspace, self.resolve(workspace)?)
+    }
+
+    /// Loads a version of the model; none is a rule.
+    ///
+    /// # Errors
+    /// As [`Program::scorer`].
+    pub fn scorer_of(&self, workspace: &Workspace, resolved: Option<ResolvedModel>) -> Result<Scorer> {
         let model = match &resolved {
             None => None,
             Some(resolved) => {
@@ -278,15 +289,7 @@ impl Program {
             }
         };
         let pipeline = &self.pipeline;
-        let text = serde_json::json!({
-            "model_sha256": resolved.as_ref().map(|model| &model.sha256),
-            "events": pipeline.events,
-            "windows": pipeline.windows,
-            "join": pipeline.join.as_ref().map(|join| &join.sql),
-            "features": pipeline.features,
-            "columns": pipeline.output.columns,
-        });
-        let definition_hash = xxh3_64(text.to_string().as_bytes());
+        let definition_hash = self.definition_hash(resolved.as_ref().map(|model| model.sha256.as_str()));
         let version = match &resolved {
             None => format!("rule-{definition_hash:016x}"),
             Some(resolved) => resolved.version.to_string(),
@@ -300,6 +303,21 @@ impl Program {
             }
         };
         Ok(Scorer { model, resolved, definition_hash, version, hashed })
+    }
+
+    /// What decides a row besides the event and the joined features, with this
+    /// model.
+    pub fn definition_hash(&self, model_sha256: Option<&str>) -> u64 {
+        let pipeline = &self.pipeline;
+        let text = serde_json::json!({
+            "model_sha256": model_sha256,
+            "events": pipeline.events,
+            "windows": pipeline.windows,
+            "join": pipeline.join.as_ref().map(|join| &join.sql),
+            "features": pipeline.features,
+            "columns": pipeline.output.columns,
+        });
+        xxh3_64(text.to_string().as_bytes())
     }
 
     /// The version of the model that scores now.

@@ -41,6 +41,9 @@ const LOOK: f64 = 1.0;
 const PARTITION_LOOKS: u64 = 2;
 /// Seconds between two looks for a newer model.
 const MODEL_LOOK: Duration = Duration::from_secs(2);
+/// Seconds that events wait for their schema: at first, and at most.
+const FIRST_HOLD: f64 = 0.1;
+const LONGEST_HOLD: f64 = 5.0;
 /// Bytes of rows that may wait for the commit before them.
 const WAITING_BYTES: usize = 512 << 20;
 /// How often a process may be overtaken before it has committed anything.
@@ -280,6 +283,11 @@ pub struct Stream {
     pub(super) sharing: Sharing,
     run_id: String,
     pub(super) source: Box<dyn Source>,
+    /// Events that were polled and cannot be read yet, until when they are left
+    /// alone, and for how many seconds that was.
+    held: Vec<RawPart>,
+    held_until: f64,
+    held_pause: f64,
     pub(super) flow: Flow,
     pub(super) checkpoints: Checkpoints,
     live: Option<LiveTopic>,
@@ -358,6 +366,9 @@ impl Stream {
             interval: empty(&flow),
             flow,
             source,
+            held: Vec::new(),
+            held_until: 0.0,
+            held_pause: 0.0,
             checkpoints,
             live: pipeline.live.as_ref().map(|live| LiveTopic::open(live, &pipeline.entity_key)).transpose()?,
             worker: Worker::new(committer, Metrics::new(workspace, program, &run_id), options),
@@ -416,29 +427,26 @@ impl Stream {
             if self.options.stop.load(Ordering::SeqCst) {
                 return Ok(StreamEnd::Stopped);
             }
+            // One commit, one model and one state of the features: they change at a
+            // cut, so that the commit says of each row what made it.
             if let Some(join) = take(&fresh.join) {
+                self.cut()?;
                 self.flow.join = Some(join);
             }
             if let Some(scorer) = take(&fresh.scorer) {
-                // One commit, one model: it changes at a cut.
                 self.cut()?;
                 self.flow.scorer = scorer.clone();
                 self.interval.scorer = scorer;
             }
-            let parts = match self.source.poll(bytes, POLL_WAIT) {
-                Err(error) if error.retryable() => {
-                    std::thread::sleep(POLL_WAIT);
-                    Vec::new()
-                }
-                parts => parts?,
-            };
-            let idle = parts.is_empty();
+            let parts = self.next(bytes)?;
+            let waits = !self.held.is_empty();
+            let idle = parts.is_empty() && !waits;
             // Windows also close because time goes by, when nothing is left to
             // be read.
-            if !idle || (self.program.on_close() && self.source.at_end()?) {
+            if !parts.is_empty() || (idle && self.program.on_close() && self.source.at_end()?) {
                 self.take(&parts)?;
             }
-            if self.sharing == Sharing::Group {
+            if self.sharing == Sharing::Group && !waits {
                 self.rebalance()?;
             }
             self.finish_commit(false)?;
@@ -449,7 +457,7 @@ impl Stream {
                 looked = self.now();
                 self.tell(false);
                 looks += 1;
-                if looks.is_multiple_of(PARTITION_LOOKS) && self.sharing != Sharing::Group {
+                if looks.is_multiple_of(PARTITION_LOOKS) && self.sharing != Sharing::Group && !waits {
                     self.look_for_partitions()?;
                 }
             }
@@ -460,6 +468,51 @@ impl Stream {
                 }
                 return Ok(StreamEnd::EndOfEvents);
             }
+        }
+    }
+
+    /// The next events that can be read. Those whose schema cannot be learned
+    /// at the moment are held, and nothing is polled before them.
+    fn next(&mut self, bytes: usize) -> Result<Vec<RawPart>> {
+        let parts = if self.held.is_empty() {
+            match self.source.poll(bytes, POLL_WAIT) {
+                Err(error) if error.retryable() => {
+                    std::thread::sleep(POLL_WAIT);
+                    Vec::new()
+                }
+                parts => parts?,
+            }
+        } else if self.now() < self.held_until {
+            std::thread::sleep(POLL_WAIT);
+            return Ok(Vec::new());
+        } else {
+            std::mem::take(&mut self.held)
+        };
+        let learned = self.flow.learn(&parts);
+        for news in self.program.decoder.news() {
+            self.warn(&news);
+        }
+        match learned {
+            Ok(()) => {
+                self.held_pause = 0.0;
+                Ok(parts)
+            }
+            Err(error) if error.retryable() => {
+                if self.held_pause == 0.0 {
+                    self.warn(&format!("{error}; the events wait, and it is asked again"));
+                }
+                self.held_pause = (2.0 * self.held_pause).clamp(FIRST_HOLD, LONGEST_HOLD);
+                self.held_until = self.now() + self.held_pause;
+                self.held = parts;
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn warn(&self, text: &str) {
+        if let Some(warn) = &self.options.on_warning {
+            warn(&format!("{}: {text}", self.program.pipeline.name));
         }
     }
 

@@ -119,7 +119,7 @@ impl TimeReader {
 
     /// A local time of the zone: of two the earlier one, of none the time
     /// would not exist.
-    fn local(&self, local: NaiveDateTime) -> Option<i64> {
+    pub fn local(&self, local: NaiveDateTime) -> Option<i64> {
         match &self.zone {
             None => Some(local.and_utc().timestamp_micros()),
             Some(zone) => zone.from_local_datetime(&local).earliest().map(|time| time.timestamp_micros()),

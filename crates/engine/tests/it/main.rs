@@ -8,6 +8,7 @@ mod faults;
 mod letters;
 mod point_in_time;
 mod project;
+mod replay;
 mod runs;
 #[cfg(feature = "faults")]
 mod sequences;

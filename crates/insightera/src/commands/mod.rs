@@ -79,6 +79,9 @@ pub async fn dispatch(invocation: Invocation, printer: &Printer) -> anyhow::Resu
         Command::StreamReplayDlq { pipelines, format } => {
             stream::replay_dead_letters(&open(overrides)?, &pipelines, format, printer).await
         }
+        Command::StreamReplay { pipeline, bounds, format } => {
+            stream::replay(&open(overrides)?, &pipeline, bounds, format, printer).await
+        }
         Command::StreamStatus { pipelines, format } => stream::status(&open(overrides)?, &pipelines, format, printer),
         Command::Score(command) => score::score(&project, overrides, &command, printer),
         Command::Inspect { model, format } => inspect::inspect(&project, overrides, &model, format, printer),

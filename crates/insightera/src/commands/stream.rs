@@ -7,13 +7,15 @@ use arrow::json::LineDelimitedWriter;
 use insightera_engine::Workspace;
 use insightera_engine::config::PipelineKind;
 use insightera_engine::notify::Warn;
-use insightera_engine::stream::{self, Alert, ReplaySummary, Status, StreamOptions, StreamSummary};
+use insightera_engine::stream::{
+    self, Alert, Difference, ReplayOptions, ReplayReport, ReplaySummary, Status, StreamOptions, StreamSummary,
+};
 
 use super::Answer;
 use super::several;
 use crate::cli::ReportFormat;
 use crate::printer::Printer;
-use crate::resolve::{Selection, StreamRun};
+use crate::resolve::{ReplayBounds, Selection, StreamRun};
 use crate::text;
 
 /// Runs streams side by side until they end.
@@ -143,6 +145,74 @@ pub async fn replay_dead_letters(
         };
         done.map(line).collect()
     })
+}
+
+/// Computes once more what a stream computed; what differs gives exit status 1,
+/// unless another model was asked for.
+pub async fn replay(
+    workspace: &Workspace,
+    pipeline: &str,
+    bounds: ReplayBounds,
+    format: ReportFormat,
+    printer: &Printer,
+) -> anyhow::Result<Answer> {
+    let warned = printer.clone();
+    let ReplayBounds { from, to, as_model, into } = bounds;
+    let on_warning: Option<Warn> = Some(Arc::new(move |warning: &str| warned.warning(warning)));
+    let options = ReplayOptions { from, to, as_model, into, on_warning };
+    let report = stream::replay(workspace, pipeline, &options).await?;
+    let mut answer = match format {
+        ReportFormat::Json => Answer::json(&report)?,
+        ReportFormat::Table => Answer::done(replayed(&report)),
+    };
+    if report.same_model && !report.ok() {
+        answer.exit_code = 1;
+        printer.hint("the rows differ from what the stream wrote: one of them is wrong, or something that is no input of the replay decided");
+    }
+    Ok(answer)
+}
+
+/// A replay, for reading.
+fn replayed(report: &ReplayReport) -> String {
+    let versions: Vec<&str> = report.versions.iter().map(String::as_str).collect();
+    let mut text = format!(
+        "{}: {} events, {} predictions, {} late, {} dead letters, by version {}{}\n",
+        report.pipeline,
+        text::count(report.counts.events),
+        text::count(report.counts.rows),
+        text::count(report.counts.late),
+        text::count(report.counts.dead),
+        versions.join(", "),
+        if report.same_model { " as then" } else { ", which is not what scored then" },
+    );
+    for (partition, (from, to)) in &report.ranges {
+        text.push_str(&format!("  partition {partition}: offsets {from} to {to}\n"));
+    }
+    if let (Some(into), Some(snapshot)) = (&report.into, report.snapshot_id) {
+        text.push_str(&format!("  into {into}, commit {snapshot}\n"));
+    }
+    if let Some(found) = &report.compared {
+        text.push_str(&format!(
+            "  against {}: {} equal, {} different, {} only in the table, {} only in the replay, {} twice in the table\n",
+            report.table,
+            text::count(found.equal),
+            text::count(found.different),
+            text::count(found.missing),
+            text::count(found.extra),
+            text::count(found.repeated),
+        ));
+        for (column, rows) in &found.by_column {
+            text.push_str(&format!("  {column} differs in {} rows\n", text::count(*rows)));
+        }
+        for Difference { partition, offset, column, table, replay } in &found.named {
+            let column = column.as_deref().unwrap_or("table");
+            text.push_str(&format!("  partition {partition}, offset {offset}: {column} {table}, replay {replay}\n"));
+        }
+        if !report.left_out.is_empty() {
+            text.push_str(&format!("  not compared: {}\n", report.left_out.join(", ")));
+        }
+    }
+    text
 }
 
 /// How far streams are.

@@ -185,6 +185,30 @@ impl StreamState {
         Ok(state)
     }
 
+    /// What each commit of `pipeline` in the table's ancestry says, from the
+    /// oldest on, and whether there were earlier ones that have been expired.
+    ///
+    /// # Errors
+    /// `Data` when one cannot be read.
+    pub fn history(table: &Table, pipeline: &str) -> Result<(Vec<Self>, bool)> {
+        let (mut states, mut expired) = (Vec::new(), false);
+        for snapshot in table.ancestry() {
+            let summary = &snapshot.summary().additional_properties;
+            expired = snapshot.parent_snapshot_id().is_some_and(|id| table.metadata().snapshot_by_id(id).is_none());
+            let own = summary.get(keys::PIPELINE).is_some_and(|name| name == pipeline);
+            if !own || !summary.contains_key(keys::POSITIONS) {
+                continue;
+            }
+            let mut state = Self { committed: Committed::new(table.metadata().uuid().to_string()), ..Self::default() };
+            state.snapshot_id = Some(snapshot.snapshot_id());
+            state.committed_ms = snapshot.timestamp_ms();
+            state.take(table, summary)?;
+            states.push(state);
+        }
+        states.reverse();
+        Ok((states, expired))
+    }
+
     fn take(&mut self, table: &Table, summary: &HashMap<String, String>) -> Result<()> {
         let positions: BTreeMap<String, BTreeMap<u32, i64>> = parsed(table, summary, keys::POSITIONS)?;
         let owners: BTreeMap<u32, Owner> = parsed(table, summary, keys::OWNERS)?;

@@ -26,12 +26,18 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use serde_json::Value;
 
+use super::super::kafka_client::{Refusals, check_security};
 use super::{Group, Partition, RawPart, Rebalance, Source};
 use crate::config::Secret;
 use crate::{Error, Result};
 
-/// How long the broker may take to answer.
+/// How long the broker may take to answer, and how long until it is looked
+/// whether it refuses to.
 const PATIENCE: Duration = Duration::from_secs(15);
+const ATTEMPT: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(50);
+/// Where the options stand.
+const SECTION: &str = "[source.kafka]";
 /// How long leaving a group may take, and how long the request to do so.
 const FAREWELL: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_millis(300);
@@ -60,6 +66,7 @@ pub struct Kafka {
     identity: String,
     clock: Arc<dyn Clock>,
     consumer: BaseConsumer<Member>,
+    options: BTreeMap<String, String>,
     group: Group,
     assigned: BTreeMap<u32, i64>,
     at_end: BTreeSet<u32>,
@@ -74,6 +81,7 @@ struct Member {
     asked: Mutex<VecDeque<Rebalance>>,
     /// Nobody is there any more to answer.
     closing: AtomicBool,
+    refusals: Refusals,
 }
 
 impl Member {
@@ -85,7 +93,9 @@ impl Member {
 impl ClientContext for Member {
     fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
 
-    fn error(&self, _: KafkaError, _: &str) {}
+    fn error(&self, error: KafkaError, why: &str) {
+        self.refusals.note(&error, why);
+    }
 }
 
 impl ConsumerContext for Member {
@@ -110,6 +120,7 @@ impl ConsumerContext for Member {
 impl Kafka {
     /// Connects to the brokers.
     pub fn new(topic: &str, options: &BTreeMap<String, String>, clock: Arc<dyn Clock>, group: &Group) -> Result<Self> {
+        check_security(SECTION, options)?;
         let mut config = ClientConfig::new();
         config.set("group.id", &group.name);
         if let Some(member) = &group.member {
@@ -140,16 +151,12 @@ impl Kafka {
                 let secret = ["password", "secret", "pem", "token", "oauth"].iter().any(|word| key.contains(word));
                 // As the file has it: what a variable holds is not shown.
                 let shown = if secret { "***" } else { options.get(key).map_or("", String::as_str) };
-                let hint = match why.contains("OpenSSL") || key == "security.protocol" || key.starts_with("ssl.") {
-                    true => "this build has no TLS: brokers are reached by PLAINTEXT, and by SASL_PLAINTEXT with PLAIN",
-                    false => "the options are librdkafka's, by its names",
-                };
-                Error::invalid(format!("[source.kafka] `{key}` = `{shown}`: {why}")).hint(hint)
+                Error::invalid(format!("{SECTION} `{key}` = `{shown}`: {why}"))
+                    .hint("the options are librdkafka's, by its names")
             }
             _ => Error::invalid(format!("[source.kafka]: {e}")).cause(e),
         })?;
-        // Answered once a broker was reached.
-        consumer.fetch_metadata(Some(topic), PATIENCE).map_err(|e| unreachable_broker(options, e))?;
+        reach(&consumer, topic, options)?;
         let cluster = consumer.client().fetch_cluster_id(PATIENCE).unwrap_or_else(|| "unknown".to_owned());
         let (assigned, at_end, read) = Default::default();
         let identity = format!("kafka:{cluster}/{topic}");
@@ -164,7 +171,8 @@ impl Kafka {
             name: named("group.id").unwrap_or_else(|| group.name.clone()),
             member: group.member.clone().map(|member| named("group.instance.id").unwrap_or(member)),
         };
-        Ok(Self { topic: topic.to_owned(), identity, clock, consumer, group, assigned, at_end, read })
+        let (topic, options) = (topic.to_owned(), options.clone());
+        Ok(Self { topic, identity, clock, consumer, options, group, assigned, at_end, read })
     }
 
     fn watermarks(&self, partition: u32) -> Result<(i64, i64)> {
@@ -292,10 +300,37 @@ impl Kafka {
             | RDKafkaErrorCode::GroupAuthorizationFailed
             | RDKafkaErrorCode::SaslAuthenticationFailed
             | RDKafkaErrorCode::Authentication => {
-                Err(Error::invalid(format!("the topic `{}` may not be read: {error}", self.topic)).cause(error))
+                let refused = self.consumer.context().refusals.error(SECTION, &self.options);
+                let other = || Error::invalid(format!("the topic `{}` may not be read: {error}", self.topic));
+                Err(refused.unwrap_or_else(other).cause(error))
             }
+            RDKafkaErrorCode::SSL => match self.consumer.context().refusals.error(SECTION, &self.options) {
+                Some(refused) => Err(refused.cause(error)),
+                None => Ok(()),
+            },
             // The client itself connects again.
             _ => Ok(()),
+        }
+    }
+}
+
+/// Waits until a broker has answered.
+///
+/// # Errors
+/// `Invalid` at once when the brokers refuse the client, `Unavailable` when
+/// none answers in time.
+fn reach(consumer: &BaseConsumer<Member>, topic: &str, options: &BTreeMap<String, String>) -> Result<()> {
+    let mut waited = Duration::ZERO;
+    loop {
+        let Err(error) = consumer.fetch_metadata(Some(topic), ATTEMPT) else { return Ok(()) };
+        waited += ATTEMPT;
+        // Nothing is read yet: what comes by a poll is what went wrong.
+        while let Some(Err(_)) = consumer.poll(LOOK) {}
+        if let Some(refused) = consumer.context().refusals.error(SECTION, options) {
+            return Err(refused.cause(error));
+        }
+        if waited >= PATIENCE {
+            return Err(unreachable_broker(options, error));
         }
     }
 }

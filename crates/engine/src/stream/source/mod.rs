@@ -129,6 +129,29 @@ impl RawPart {
         self.offsets.len()
     }
 
+    /// The events from offset `lo` on and before `hi`.
+    pub fn between(&self, lo: i64, hi: i64) -> Self {
+        let from = self.offsets.partition_point(|offset| *offset < lo);
+        let to = self.offsets.partition_point(|offset| *offset < hi).max(from);
+        let part = |ends: &[usize], bytes: &[u8]| {
+            let Some(own) = ends.get(from..to).filter(|own| !own.is_empty()) else { return Default::default() };
+            let first = if from == 0 { 0 } else { ends[from - 1] };
+            (own.iter().map(|end| end - first).collect(), bytes[first..ends[to - 1]].to_vec())
+        };
+        let (ends, payload) = part(&self.ends, &self.payload);
+        let (key_ends, keys) = part(&self.key_ends, &self.keys);
+        Self {
+            partition: self.partition,
+            offsets: self.offsets[from..to].to_vec(),
+            arrivals: self.arrivals[from..to].to_vec(),
+            ends,
+            payload,
+            key_ends,
+            keys,
+            next_offset: self.next_offset.min(hi),
+        }
+    }
+
     /// The payload of an event.
     pub fn payload(&self, index: usize) -> &[u8] {
         let from = if index == 0 { 0 } else { self.ends[index - 1] };
