@@ -19,6 +19,7 @@
 //! - A broken pipeline does not stop the others: a pipeline file is read when
 //!   it is asked for.
 
+mod catalog;
 mod document;
 mod feature_view;
 mod notifiers;
@@ -27,10 +28,12 @@ mod pipeline;
 mod project;
 mod section;
 mod settings;
+mod stores;
 mod stream;
 mod templates;
 mod time_zone;
 
+pub use catalog::{CatalogSettings, PostgresSettings, RestSettings};
 pub use feature_view::{FeatureView, KnownTime};
 pub use notifiers::{NotifierKind, NotifierSettings, Secret};
 pub use partition::PartitionTransform;
@@ -40,9 +43,10 @@ pub use pipeline::{
 };
 pub use project::{FEATURE_VIEWS, Project};
 pub use settings::{
-    CatalogKind, CatalogSettings, InputSettings, Overrides, RegistrySettings, RunSettings, Settings, SqlSettings,
+    InputSettings, Overrides, RegistrySettings, RunSettings, Settings, SqlSettings,
     StorageSettings, parse_bytes,
 };
+pub use stores::{AzureSettings, GcsSettings, S3Settings, StoreSettings};
 pub use stream::{
     AlertSettings, CHANGE_COLUMNS, CHANGE_TIMESTAMP, EVENT_COLUMNS, Emit, EventFormat, EventSettings, FieldKind,
     FieldSettings, JoinSettings, LiveSettings, SourceSettings, StreamPipeline, StreamSettings, TimeFormat,

@@ -69,7 +69,7 @@ pub fn build(lake: &Lake, base: &Table, manifests_of: &Table, change: &Change) -
     let list = format!("{}/metadata/snap-{snapshot_id}-0-{}.avro", metadata.location(), writer.commit);
     let parent_id = parent.map(|p| p.snapshot_id());
     run_now(async {
-        let output = lake.file_io().new_output(&list)?.writer().await?;
+        let output = base.storage().file_io().new_output(&list)?.writer().await?;
         let mut writer = ManifestListWriter::v2(output, snapshot_id, parent_id, sequence);
         writer.add_manifests(manifests.into_iter())?;
         writer.close().await
@@ -145,7 +145,7 @@ impl Writer<'_> {
         let metadata = self.base.metadata();
         let location = format!("{}/metadata/{}-m{}.avro", metadata.location(), self.commit, self.count);
         self.count += 1;
-        let output = self.lake.file_io().new_output(&location).map_err(|e| cannot_write("manifest", &location, e))?;
+        let output = self.base.storage().file_io().new_output(&location).map_err(|e| cannot_write("manifest", &location, e))?;
         let schema = metadata.current_schema().clone();
         let builder = ManifestWriterBuilder::new(output, Some(self.snapshot_id), schema, spec);
         let writer = match content {
@@ -348,7 +348,7 @@ fn dangling_deletes(base: &Table, manifests: &[ManifestFile]) -> Result<HashSet<
                 && delete.data_file().referenced_data_file().is_none()
             {
                 if !named.contains_key(path) {
-                    let positions = crate::lake::deletes::positions([delete])?;
+                    let positions = crate::lake::deletes::positions(base.storage(), [delete])?;
                     named.insert(path.to_owned(), positions.into_keys().collect());
                 }
                 named.get(path).is_some_and(|files| files.contains(file.data_file().file_path()))
