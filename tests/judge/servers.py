@@ -206,5 +206,11 @@ def azure(folder):
         subprocess.run(["npm", "install", "--silent", "--no-audit", "--prefix", home, f"azurite@{AZURITE}"],
                        check=True, timeout=600)
     port = free_port()
-    return Server([program, "--blobHost", "127.0.0.1", "--blobPort", port, "--location", folder,
-                   "--skipApiVersionCheck", "--disableTelemetry", "--silent"], port, Path(folder) / "azure.log")
+    server = Server([program, "--blobHost", "127.0.0.1", "--blobPort", port, "--location", folder,
+                     "--skipApiVersionCheck", "--disableTelemetry", "--silent"], port, Path(folder) / "azure.log")
+    from pyarrow.fs import AzureFileSystem
+
+    authority = f"127.0.0.1:{port}"
+    AzureFileSystem(AZURE_ACCOUNT, account_key=AZURE_KEY, blob_storage_authority=authority, blob_storage_scheme="http",
+                    dfs_storage_authority=authority, dfs_storage_scheme="http").create_dir("lake")
+    return server

@@ -55,9 +55,9 @@ class Place(Project):
             self.rest = start(name, lambda home: servers.rest(home, self.warehouse, self.server))
             settings += ["[catalog]", 'kind = "rest"', f'uri = "{self.rest.address}"']
         elif kind == "postgres":
-            self.database = start("postgres", lambda home: servers.Postgres(home / "server"))
-            self.environment["JUDGE_PASSWORD"] = self.database.password
-            settings += ["[catalog]", 'kind = "postgres"', f'uri = "{self.database.uri}"',
+            self.postgres = start("postgres", lambda home: servers.Postgres(home / "server"))
+            self.environment["JUDGE_PASSWORD"] = self.postgres.password
+            settings += ["[catalog]", 'kind = "postgres"', f'uri = "{self.postgres.uri}"',
                          'password = "env:JUDGE_PASSWORD"', f'name = "{self.unique}"']
         settings += ["[storage]", f'warehouse = "{self.warehouse if store else "warehouse"}"']
         if store == "s3":
@@ -78,14 +78,14 @@ class Place(Project):
             files = {"s3.endpoint": self.server.address, "s3.access-key-id": servers.KEY_ID,
                      "s3.secret-access-key": servers.KEY, "s3.region": "us-east-1"}
         elif self.store == "azure":
-            files = {"adls.account-name": servers.AZURE_ACCOUNT, "adls.account-key": servers.AZURE_KEY,
+            files = {"py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO", "adls.account-name": servers.AZURE_ACCOUNT, "adls.account-key": servers.AZURE_KEY,
                      "adls.blob-storage-authority": f"127.0.0.1:{self.server.port}",
                      "adls.blob-storage-scheme": "http", "adls.dfs-storage-scheme": "http",
                      "adls.dfs-storage-authority": f"127.0.0.1:{self.server.port}"}
         if self.kind == "rest":
             return load_catalog("judge", type="rest", uri=self.rest.address, **files)
         if self.kind == "postgres":
-            uri = self.database.uri.replace("postgresql://judge@", f"postgresql+psycopg2://judge:{self.database.password}@")
+            uri = self.postgres.uri.replace("postgresql://judge@", f"postgresql+psycopg2://judge:{self.postgres.password}@")
             return load_catalog(self.unique, type="sql", uri=uri, warehouse=self.warehouse, **files)
         return load_catalog("insightera", type="sql", uri=f"sqlite:///{self.folder}/warehouse/catalog.db",
                             warehouse=self.warehouse, **files)
@@ -254,7 +254,7 @@ def test_a_lost_reply_of_an_applied_commit_is_found_out(place):
 @pytest.mark.parametrize("place", ["rest", "postgres", "sqlite-s3"], indirect=True)
 def test_a_server_that_is_gone_is_told_and_no_secret_is(place):
     place.run()
-    server = {"rest": lambda: place.rest, "postgres": lambda: place.database.server}.get(
+    server = {"rest": lambda: place.rest, "postgres": lambda: place.postgres.server}.get(
         place.kind, lambda: place.server)()
     settings = (place.folder / "insightera.toml")
     text = settings.read_text()
