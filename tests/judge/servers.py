@@ -7,13 +7,18 @@ REST: Iceberg's reference implementation in Java over its JDBC catalog, from Mav
 PostgreSQL: the one of Debian. Azure: Azurite from npm, which has no hierarchical namespace.
 """
 
+import http.client
+import http.server
+import json
 import os
 import pwd
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
+import urllib.parse
 from pathlib import Path
 
 from conftest import missing
@@ -122,6 +127,70 @@ def rest(folder, warehouse, store=None):
                        "client.region=us-east-1"]
     return Server(["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", f"{jars}/*", HERE / "RestCatalog.java", port,
                    *properties], port, Path(folder) / "rest.log")
+
+
+class Proxy:
+    """Stands before a REST catalog: asks for tokens, and fails when it is told to.
+
+    `fail` is None, "before" (the next commit is not passed on and is answered with 503) or "after" (it is
+    passed on, and the connection ends without an answer).
+    """
+
+    def __init__(self, target):
+        proxy, self.target = self, target
+        self.fail, self.failed, self.token, self.tokens, self.seen = None, 0, None, 0, []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_):
+                pass
+
+            def answer(self, status, body):
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def forward(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if self.path.endswith("/v1/oauth/tokens"):
+                    form = urllib.parse.parse_qs(body.decode())
+                    if form.get("client_secret") != ["of-the-client"] or form.get("client_id") != ["judge"]:
+                        return self.answer(401, b'{"error": "invalid_client"}')
+                    proxy.tokens += 1
+                    proxy.token = f"token-{proxy.tokens}"
+                    return self.answer(200, json.dumps({"access_token": proxy.token, "token_type": "bearer"}).encode())
+                if self.headers.get("Authorization") != f"Bearer {proxy.token}":
+                    return self.answer(401, b'{"error": {"message": "no", "type": "NotAuthorizedException", "code": 401}}')
+                proxy.seen.append((self.command, self.path))
+                commit = self.command == "POST" and b'"requirements"' in body
+                if commit and proxy.fail == "before":
+                    proxy.fail, proxy.failed = None, proxy.failed + 1
+                    return self.answer(503, b'{"error": {"message": "later", "type": "Slow", "code": 503}}')
+                connection = http.client.HTTPConnection("127.0.0.1", proxy.target.port, timeout=60)
+                kept = {"Content-Type": self.headers["Content-Type"]} if self.headers["Content-Type"] else {}
+                connection.request(self.command, self.path, body or None, kept)
+                response = connection.getresponse()
+                content = response.read()
+                if commit and proxy.fail == "after":
+                    assert response.status == 200, content
+                    proxy.fail, proxy.failed = None, proxy.failed + 1
+                    self.close_connection = True
+                    return None
+                return self.answer(response.status, content)
+
+            do_GET = do_POST = do_DELETE = do_HEAD = forward
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
 
 
 class Postgres:

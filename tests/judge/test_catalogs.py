@@ -78,10 +78,10 @@ class Place(Project):
             files = {"s3.endpoint": self.server.address, "s3.access-key-id": servers.KEY_ID,
                      "s3.secret-access-key": servers.KEY, "s3.region": "us-east-1"}
         elif self.store == "azure":
-            files = {"py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO", "adls.account-name": servers.AZURE_ACCOUNT, "adls.account-key": servers.AZURE_KEY,
-                     "adls.blob-storage-authority": f"127.0.0.1:{self.server.port}",
-                     "adls.blob-storage-scheme": "http", "adls.dfs-storage-scheme": "http",
-                     "adls.dfs-storage-authority": f"127.0.0.1:{self.server.port}"}
+            connection = (f"DefaultEndpointsProtocol=http;AccountName={servers.AZURE_ACCOUNT};"
+                          f"AccountKey={servers.AZURE_KEY};"
+                          f"BlobEndpoint={self.server.address}/{servers.AZURE_ACCOUNT};")
+            files = {"adls.connection-string": connection}
         if self.kind == "rest":
             return load_catalog("judge", type="rest", uri=self.rest.address, **files)
         if self.kind == "postgres":
@@ -286,3 +286,31 @@ def test_predictions_are_those_of_the_embedded_catalog(tmp_path, binary, started
     found = [multiset(project.table(OUTPUT).scan().to_arrow(), columns) for project in (remote, local)]
     assert found[0] == found[1]
     assert not any(math.isnan(row["probability"]) for row in remote.predictions())
+
+
+@pytest.mark.parametrize("place", ["rest"], indirect=True)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_rest_server_that_fails_at_a_commit_is_asked_what_became_of_it(place, when):
+    """With tokens that are fetched, and one that expires in between."""
+    proxy = servers.Proxy(place.rest)
+    settings = place.folder / "insightera.toml"
+    settings.write_text(settings.read_text().replace(
+        f'uri = "{place.rest.address}"', f'uri = "{proxy.address}"\ncredential = "env:JUDGE_CREDENTIAL"'))
+    place.environment["JUDGE_CREDENTIAL"] = "judge:of-the-client"
+    place.run()
+    place.change()
+    proxy.fail = when
+    answer = place.run()
+    assert (answer["status"], proxy.failed) == ("committed", 1), answer
+    assert place.counts() == AFTER_CHANGE
+    assert place.run()["status"] == "unchanged"
+    assert len(place.commits()) == 2
+    # Another process's token; this one notices that its own is refused.
+    before, proxy.token = proxy.tokens, "somebody-else's"
+    assert place.run()["status"] == "unchanged"
+    assert proxy.tokens > before
+    place.environment["JUDGE_CREDENTIAL"] = "judge:wrong"
+    refused = place.call("run", "risk")
+    assert refused.code == 1 and "wrong" not in refused.stderr, refused
+    assert "credential" in refused.stderr, refused
+    proxy.stop()

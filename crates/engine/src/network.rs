@@ -10,12 +10,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use crate::{Error, Result};
 
 static RUNTIME: LazyLock<std::result::Result<Runtime, String>> = LazyLock::new(|| {
-    Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("network")
-        .enable_all()
-        .build()
-        .map_err(|e| e.to_string())
+    Builder::new_multi_thread().worker_threads(2).thread_name("network").enable_all().build().map_err(|e| e.to_string())
 });
 
 /// The runtime that requests run on.

@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::notifiers::Secret;
 use super::section::Section;
 use super::settings::local_path;
-use crate::lake::catalog::CATALOG_NAME;
 use crate::Result;
+use crate::lake::catalog::CATALOG_NAME;
 
 /// Where table pointers live.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -126,11 +126,12 @@ impl CatalogSettings {
                         .hint("write `postgresql://user@host:5432/database`, or `env:NAME`"));
                 }
                 // A password in the file would be read by whoever reads the file.
-                let userinfo = uri.value.split_once("://").and_then(|(_, rest)| rest.split_once('@')).map(|(user, _)| user);
+                let userinfo =
+                    uri.value.split_once("://").and_then(|(_, rest)| rest.split_once('@')).map(|(user, _)| user);
                 if address && userinfo.is_some_and(|user| user.contains(':')) {
-                    return Err(section
-                        .error(&uri.span, "`uri` holds a password")
-                        .hint("leave it out and write `password = \"env:NAME\"`, or the whole as `uri = \"env:NAME\"`"));
+                    return Err(section.error(&uri.span, "`uri` holds a password").hint(
+                        "leave it out and write `password = \"env:NAME\"`, or the whole as `uri = \"env:NAME\"`",
+                    ));
                 }
                 Ok(Self::Postgres(PostgresSettings {
                     uri: Secret::new(uri.value),
@@ -140,9 +141,8 @@ impl CatalogSettings {
             }
             Kind::Rest => {
                 section.allow(REST_KEYS, &[])?;
-                let text = |key: &str| -> Result<Option<String>> {
-                    Ok(section.text(key)?.map(|text| text.value.to_owned()))
-                };
+                let text =
+                    |key: &str| -> Result<Option<String>> { Ok(section.text(key)?.map(|text| text.value.to_owned())) };
                 let web = |key: &str| -> Result<Option<String>> {
                     let Some(found) = section.text(key)? else { return Ok(None) };
                     if !found.value.starts_with("http://") && !found.value.starts_with("https://") {

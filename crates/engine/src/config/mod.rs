@@ -43,8 +43,7 @@ pub use pipeline::{
 };
 pub use project::{FEATURE_VIEWS, Project};
 pub use settings::{
-    InputSettings, Overrides, RegistrySettings, RunSettings, Settings, SqlSettings,
-    StorageSettings, parse_bytes,
+    InputSettings, Overrides, RegistrySettings, RunSettings, Settings, SqlSettings, StorageSettings, parse_bytes,
 };
 pub use stores::{AzureSettings, GcsSettings, S3Settings, StoreSettings};
 pub use stream::{

@@ -88,8 +88,7 @@ impl StoreSettings {
             };
         }
         if let Some(section) = storage.section("azure")? {
-            let keys =
-                ["endpoint", "account", "access_key", "sas_token", "tenant_id", "client_id", "client_secret"];
+            let keys = ["endpoint", "account", "access_key", "sas_token", "tenant_id", "client_id", "client_secret"];
             section.allow(&keys, &[])?;
             settings.azure = AzureSettings {
                 endpoint: endpoint(&section)?,

@@ -129,10 +129,12 @@ parquet = "gold/budget"
 
 #[test]
 fn catalogs_and_stores_are_read_and_their_secrets_are_references() {
-    let postgres = "format = 1\n[catalog]\nkind = \"postgres\"\nuri = \"postgresql://me@db/lake\"\npassword = \"env:PW\"";
+    let postgres =
+        "format = 1\n[catalog]\nkind = \"postgres\"\nuri = \"postgresql://me@db/lake\"\npassword = \"env:PW\"";
     let CatalogSettings::Postgres(found) = settings(postgres).unwrap().catalog else { panic!() };
     assert_eq!((found.name.as_str(), found.password), ("insightera", Some(Secret::new("env:PW"))));
-    let rest = "format = 1\n[catalog]\nkind = \"rest\"\nuri = \"https://lake/api\"\nwarehouse = \"w\"\ncredential = \"env:C\"";
+    let rest =
+        "format = 1\n[catalog]\nkind = \"rest\"\nuri = \"https://lake/api\"\nwarehouse = \"w\"\ncredential = \"env:C\"";
     let CatalogSettings::Rest(found) = settings(rest).unwrap().catalog else { panic!() };
     assert_eq!((found.uri.as_str(), found.warehouse.as_deref(), found.vended), ("https://lake/api", Some("w"), false));
     let store = "format = 1\n[storage]\nwarehouse = \"s3://bucket/lake/\"\n[storage.s3]\nendpoint = \"http://127.0.0.1:9000/\"\nsecret_access_key = \"env:KEY\"";
@@ -231,7 +233,11 @@ fn wrong_settings_are_refused_at_their_place() {
         ("[run]\ncommit_attempts = 0", "`commit_attempts` must be from 1 to 100", ""),
         ("[run]\nmemory = \"lots\"", ":3:10: `memory` is not a size: `lots`", "`1.5GB`"),
         ("[run]\nmemory = 10", "`memory` must be from 1000000", ""),
-        ("[storage]\nwarehouse = \"ftp://bucket/x\"", ":3:13: `ftp://bucket/x` is not a location of files", "`s3://bucket/path`"),
+        (
+            "[storage]\nwarehouse = \"ftp://bucket/x\"",
+            ":3:13: `ftp://bucket/x` is not a location of files",
+            "`s3://bucket/path`",
+        ),
         ("[storage]\nthreads = 1", "unknown key `threads` in [storage]", "`threads` belongs in [run]"),
         ("[sql]\ntime_zone = \"Asia/Jakrta\"", "`Asia/Jakrta` is not a time zone", "`+07:00`"),
         ("run = 3", "`run` must be a section `[run]`, found an integer", ""),

@@ -202,13 +202,7 @@ pub fn touched_keys(table: &Table, changes: &Changes, key: &[String], threads: u
     Ok(Some(all))
 }
 
-fn read_piece(
-    table: &Table,
-    piece: &Piece<'_>,
-    key: &[String],
-    ids: &[Option<i32>],
-    set: &mut KeySet,
-) -> Result<()> {
+fn read_piece(table: &Table, piece: &Piece<'_>, key: &[String], ids: &[Option<i32>], set: &mut KeySet) -> Result<()> {
     let (file, metadata) = deletes::open(table.storage(), piece.location)?;
     let damaged = |e: &dyn std::fmt::Display| Error::data(format!("`{}` cannot be read: {e}", piece.location));
     let leaves = key

@@ -34,9 +34,7 @@ pub fn connect(settings: &Settings, busy_timeout: Duration, clock: Arc<dyn Clock
         false => location.clone(),
     };
     let catalog: Arc<dyn Catalog> = match &settings.catalog {
-        CatalogSettings::Sqlite { path, name } if create => {
-            Arc::new(SqliteCatalog::create(path, name, busy_timeout)?)
-        }
+        CatalogSettings::Sqlite { path, name } if create => Arc::new(SqliteCatalog::create(path, name, busy_timeout)?),
         CatalogSettings::Sqlite { path, name } => Arc::new(SqliteCatalog::open(path, name, busy_timeout)?),
         CatalogSettings::Postgres(settings) => {
             let uri = settings.uri.reveal("`uri` of [catalog]")?;

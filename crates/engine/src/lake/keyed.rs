@@ -70,7 +70,8 @@ pub fn matching_rows(
         }
     }
     let sieve = Sieve::new(&filter.keys);
-    let found = in_parallel(&pieces, threads, |piece| read(storage, &files[piece.file], *piece, filter, &sieve, schema))?;
+    let found =
+        in_parallel(&pieces, threads, |piece| read(storage, &files[piece.file], *piece, filter, &sieve, schema))?;
     let mut matched: Vec<Matched> =
         files.into_iter().map(|file| Matched { metadata: file.metadata, rows: Vec::new() }).collect();
     for (piece, rows) in pieces.iter().zip(found) {

@@ -608,8 +608,7 @@ impl PartitionStream for FieldIdStream {
         let cast_schema = schema.clone();
         let file_io = self.storage.file_io();
         let stream = async move {
-            let reader =
-                iceberg::arrow::ArrowReaderBuilder::new(file_io, iceberg::Runtime::current()).build();
+            let reader = iceberg::arrow::ArrowReaderBuilder::new(file_io, iceberg::Runtime::current()).build();
             let tasks = futures::stream::iter(tasks.into_iter().map(Ok)).boxed();
             let stream = reader.read(tasks).map_err(|e| DataFusionError::External(Box::new(e)))?.stream();
             Ok::<_, DataFusionError>(stream.map(move |batch| {

@@ -190,8 +190,12 @@ impl TableWriter {
         let location = format!("{folder}/{inside}{}.parquet", Uuid::now_v7());
         let properties = self.properties(first)?;
         let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
-        let writer = ArrowWriter::try_new_with_options(Tee::create(self.table.storage(), &location)?, self.schema.clone(), options)
-            .map_err(|e| cannot_encode(&location, e))?;
+        let writer = ArrowWriter::try_new_with_options(
+            Tee::create(self.table.storage(), &location)?,
+            self.schema.clone(),
+            options,
+        )
+        .map_err(|e| cannot_encode(&location, e))?;
         Ok(OpenFile { location, writer })
     }
 

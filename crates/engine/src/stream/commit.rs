@@ -278,9 +278,7 @@ impl Committer {
 
     fn commit_predictions(&mut self, interval: &Interval, keep_trying: &dyn Fn(u32) -> bool) -> Result<i64> {
         let Some(mut owned) = self.main.clone() else { return Err(Error::internal("a commit without a table")) };
-        for (partition, base, name) in
-            checkpoints::write(&self.lake, &self.program.pipeline.name, &interval.states)?
-        {
+        for (partition, base, name) in checkpoints::write(&self.lake, &self.program.pipeline.name, &interval.states)? {
             let chain = self.chains.entry(partition).or_default();
             if base {
                 chain.clear();

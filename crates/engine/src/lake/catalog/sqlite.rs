@@ -177,8 +177,7 @@ impl Catalog for SqliteCatalog {
         let sql =
             "SELECT (SELECT count(*) FROM iceberg_namespace_properties WHERE catalog_name = ?1 AND namespace = ?2)
              + (SELECT count(*) FROM iceberg_tables WHERE catalog_name = ?1 AND table_namespace = ?2)";
-        let count: rusqlite::Result<i64> =
-            connection.query_row(sql, params![self.name, namespace], |row| row.get(0));
+        let count: rusqlite::Result<i64> = connection.query_row(sql, params![self.name, namespace], |row| row.get(0));
         count.map(|n| n > 0).map_err(|e| self.sql_error("read", e))
     }
 

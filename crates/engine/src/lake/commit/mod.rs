@@ -31,8 +31,8 @@ pub use stream::{Samples, StreamMove, StreamOutcome, StreamState, commit_stream,
 
 use super::catalog::{Loaded, Next, Swap};
 use super::faults::{self, Bug};
-use super::table::{self, Table, TableName};
 use super::storage::Storage;
+use super::table::{self, Table, TableName};
 use super::{Lake, files, keys};
 use crate::{Error, Result};
 

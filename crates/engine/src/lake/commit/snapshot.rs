@@ -26,7 +26,7 @@ const MERGE_TARGET_BYTES: i64 = 8 * 1024 * 1024;
 pub fn build(lake: &Lake, base: &Table, manifests_of: &Table, change: &Change) -> Result<(i64, Vec<TableUpdate>)> {
     let metadata = base.metadata();
     let snapshot_id = (Uuid::new_v4().as_u128() as i64) & i64::MAX;
-    let mut writer = Writer { lake, base, snapshot_id, commit: Uuid::new_v4(), count: 0 };
+    let mut writer = Writer { base, snapshot_id, commit: Uuid::new_v4(), count: 0 };
     let mut summary = SnapshotSummaryCollector::default();
     let parent = metadata.current_snapshot();
 
@@ -133,7 +133,6 @@ fn cannot_write(what: &str, location: &str, error: iceberg::Error) -> Error {
 }
 
 struct Writer<'a> {
-    lake: &'a Lake,
     base: &'a Table,
     snapshot_id: i64,
     commit: Uuid,
@@ -145,7 +144,8 @@ impl Writer<'_> {
         let metadata = self.base.metadata();
         let location = format!("{}/metadata/{}-m{}.avro", metadata.location(), self.commit, self.count);
         self.count += 1;
-        let output = self.base.storage().file_io().new_output(&location).map_err(|e| cannot_write("manifest", &location, e))?;
+        let output =
+            self.base.storage().file_io().new_output(&location).map_err(|e| cannot_write("manifest", &location, e))?;
         let schema = metadata.current_schema().clone();
         let builder = ManifestWriterBuilder::new(output, Some(self.snapshot_id), schema, spec);
         let writer = match content {

@@ -213,13 +213,11 @@ impl Storage {
     /// it was there.
     pub fn remove(&self, location: &str) -> Result<bool> {
         match self.place(location)? {
-            Place::Local(path) => {
-                match faults::step(Stage::of(&path), "remove", &path, || fs::remove_file(&path)) {
-                    Ok(()) => Ok(true),
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-                    Err(error) => Err(durable::io_error("remove", &path, error)),
-                }
-            }
+            Place::Local(path) => match faults::step(Stage::of(&path), "remove", &path, || fs::remove_file(&path)) {
+                Ok(()) => Ok(true),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+                Err(error) => Err(durable::io_error("remove", &path, error)),
+            },
             Place::Object(object) => object.remove(),
         }
     }
@@ -333,9 +331,9 @@ fn list_local(top: &Path) -> Result<Vec<Listed>> {
                     other => other.map_err(|e| durable::io_error("read", &path, e))?,
                 };
                 // A file system that does not know says nothing of age: such a file is young.
-                let modified_ms = facts.modified().map_or(i64::MAX, |time| {
-                    time.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as i64)
-                });
+                let modified_ms = facts
+                    .modified()
+                    .map_or(i64::MAX, |time| time.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as i64));
                 found.push(Listed { location: format!("file://{}", path.display()), bytes: facts.len(), modified_ms });
             }
         }

@@ -7,7 +7,8 @@ fn a_location_has_one_identity_however_it_is_written() {
     assert_ne!(storage.identity("s3://bucket/a/b"), storage.identity("gs://bucket/a/b"));
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().canonicalize().unwrap().join("x");
-    let spellings = [format!("file://{}", path.display()), format!("file:{}", path.display()), path.display().to_string()];
+    let spellings =
+        [format!("file://{}", path.display()), format!("file:{}", path.display()), path.display().to_string()];
     for spelling in &spellings {
         assert_eq!(storage.identity(spelling), path.display().to_string());
     }

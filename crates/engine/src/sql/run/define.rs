@@ -1,6 +1,5 @@
 //! Tables and namespaces: making, changing, dropping.
 
-
 use super::{QueryResult, long, row, text};
 use crate::lake::evolve::{self, Alteration};
 use crate::lake::schema::Column;
@@ -66,9 +65,8 @@ fn exists(name: &TableName) -> Error {
 
 fn folder(location: &str) -> Result<String> {
     if !(location.contains("://") || location.starts_with('/') || location.starts_with("file:")) {
-        return Err(Error::invalid(format!("`{location}` is not a folder that a table can have")).hint(
-            "write an absolute path or a URL, or leave LOCATION away: the warehouse has a folder for it",
-        ));
+        return Err(Error::invalid(format!("`{location}` is not a folder that a table can have"))
+            .hint("write an absolute path or a URL, or leave LOCATION away: the warehouse has a folder for it"));
     }
     if storage::is_local(location) {
         return Ok(format!("file://{}", storage::local_path(location).display()));

@@ -172,7 +172,9 @@ impl PostgresCatalog {
                 ]
                 .contains(code) =>
             {
-                Error::invalid(message).hint("correct `uri` and `password` of [catalog], or the user's rights").cause(error)
+                Error::invalid(message)
+                    .hint("correct `uri` and `password` of [catalog], or the user's rights")
+                    .cause(error)
             }
             Some(code) if *code == SqlState::UNDEFINED_TABLE => Error::not_found(message)
                 .hint("somebody took the catalog's tables away; or correct `uri` of [catalog]")

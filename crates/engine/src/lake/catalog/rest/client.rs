@@ -143,9 +143,12 @@ impl Client {
         // A change whose answer cannot be read may have been made.
         serde_json::from_slice(&answer?).map_err(|e| {
             Failure::Lost(
-                Error::unavailable(format!("the catalog at `{}` gave an answer to `{path}` that cannot be read: {e}", self.base))
-                    .hint("is `uri` of [catalog] the address of an Iceberg REST catalog?")
-                    .cause(e),
+                Error::unavailable(format!(
+                    "the catalog at `{}` gave an answer to `{path}` that cannot be read: {e}",
+                    self.base
+                ))
+                .hint("is `uri` of [catalog] the address of an Iceberg REST catalog?")
+                .cause(e),
             )
         })
     }

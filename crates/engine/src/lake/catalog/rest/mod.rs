@@ -152,7 +152,9 @@ impl RestCatalog {
         });
         let path = self.table_path(table);
         faults::step(Stage::Swap, "commit", std::path::Path::new(&path), || Ok(self.client.post(&path, &body)))
-            .unwrap_or_else(|e| Err(Failure::Lost(Error::unavailable(format!("cannot write the catalog: {e}")).cause(e))))
+            .unwrap_or_else(|e| {
+                Err(Failure::Lost(Error::unavailable(format!("cannot write the catalog: {e}")).cause(e)))
+            })
     }
 }
 
@@ -268,10 +270,12 @@ impl Catalog for RestCatalog {
             let path = self.client.path(&["namespaces", &namespace, "tables"]);
             // A namespace that went away meanwhile has none.
             let tables: Vec<Identifier> = found(self.pages(&path))?.unwrap_or_default();
-            names.extend(tables.into_iter().filter(|t| t.namespace.len() == 1).map(|table| TableName {
-                namespace: namespace.clone(),
-                name: table.name,
-            }));
+            names.extend(
+                tables
+                    .into_iter()
+                    .filter(|t| t.namespace.len() == 1)
+                    .map(|table| TableName { namespace: namespace.clone(), name: table.name }),
+            );
         }
         names.sort();
         Ok(names)
