@@ -119,6 +119,7 @@ def lightgbm_tree(number, tree):
     code = np.where(split, np.cumsum(split) - 1, ~(np.cumsum(~split) - 1))
     counts = tree.value[:, 0, :]
     leaves = (counts[:, 1] / counts.sum(axis=1))[~split]
+    rows = tree.n_node_samples
     # Missing is NaN (bits 2 and 3), default left (bit 1).
     decision = 8 + 2 * tree.missing_go_to_left[split].astype(int)
 
@@ -134,8 +135,8 @@ def lightgbm_tree(number, tree):
         f"split_feature={whole(tree.feature[split])}", f"split_gain={whole(zeros)}",
         f"threshold={text(tree.threshold[split])}", f"decision_type={whole(decision)}",
         f"left_child={whole(code[tree.children_left[split]])}", f"right_child={whole(code[tree.children_right[split]])}",
-        f"leaf_value={text(leaves)}", f"leaf_weight={whole([1] * len(leaves))}", f"leaf_count={whole([1] * len(leaves))}",
-        f"internal_value={whole(zeros)}", f"internal_weight={whole(zeros)}", f"internal_count={whole(zeros)}",
+        f"leaf_value={text(leaves)}", f"leaf_weight={whole(rows[~split])}", f"leaf_count={whole(rows[~split])}",
+        f"internal_value={whole(zeros)}", f"internal_weight={whole(rows[split])}", f"internal_count={whole(rows[split])}",
         "is_linear=0", "shrinkage=1", "", "",
     ]  # fmt: skip
 

@@ -5,7 +5,7 @@
 //! Nothing is parsed and nothing else is cast: a date or a string where the
 //! model wants a number is an error.
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, StringArray};
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, Float64Array, PrimitiveArray, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use arrow::record_batch::RecordBatch;
@@ -80,7 +80,7 @@ pub fn singles(batch: &RecordBatch, name: &str, wanted: &[Input]) -> Result<Vec<
     if plain.null_count() == 0 {
         return Ok(plain.values().to_vec());
     }
-    Ok(plain.iter().map(|v| v.unwrap_or(f32::NAN)).collect())
+    Ok(filled(plain, f32::NAN))
 }
 
 /// A column of strings.
@@ -99,5 +99,16 @@ pub fn with_nan(column: &Float64Array) -> Vec<f64> {
     if column.null_count() == 0 {
         return column.values().to_vec();
     }
-    column.iter().map(|v| v.unwrap_or(f64::NAN)).collect()
+    filled(column, f64::NAN)
+}
+
+/// The values with `missing` for null.
+fn filled<T: ArrowPrimitiveType>(column: &PrimitiveArray<T>, missing: T::Native) -> Vec<T::Native> {
+    let mut values = column.values().to_vec();
+    if let Some(valid) = column.nulls() {
+        for at in (!valid.inner()).set_indices() {
+            values[at] = missing;
+        }
+    }
+    values
 }

@@ -32,9 +32,11 @@ pub struct Fill<T> {
 pub enum Bins<T> {
     /// Few thresholds: all are compared.
     Few(Vec<T>),
-    /// Sixteen groups of sixteen: first the group, then the place in it. NaN,
-    /// which nothing reaches, fills up.
-    Many(Box<[[T; 16]; 17]>),
+    /// Up to 255: those of the value's cell.
+    Many(Box<Cells<T>>),
+    /// Up to 255 that lie too unevenly for cells: sixteen groups of sixteen,
+    /// first the group, then the place in it. NaN, which nothing reaches, fills up.
+    Uneven(Box<[[T; 16]; 17]>),
     /// More, by buckets.
     Most(Box<Buckets<T>>),
     /// Categories.
@@ -42,12 +44,16 @@ pub enum Bins<T> {
 }
 
 impl<T: Value> Bins<T> {
-    fn of(cuts: &[T]) -> Self {
+    /// Of ascending thresholds.
+    pub fn of(cuts: &[T]) -> Self {
         if cuts.len() <= 24 {
             return Self::Few(cuts.to_vec());
         }
         if cuts.len() > 255 {
             return Self::Most(Box::new(Buckets::of(cuts)));
+        }
+        if let Some(cells) = Cells::of(cuts) {
+            return Self::Many(Box::new(cells));
         }
         let mut groups = Box::new([[T::NAN; 16]; 17]);
         for (at, cut) in cuts.iter().enumerate() {
@@ -56,16 +62,17 @@ impl<T: Value> Bins<T> {
         for group in 0..16 {
             groups[16][group] = groups[group][15];
         }
-        Self::Many(groups)
+        Self::Uneven(groups)
     }
 
-    /// The bin of one value, where at most 255 thresholds can be reached: by
-    /// halves, without a branch.
+    /// The bin of one value, where at most 255 thresholds can be reached.
     #[inline(always)]
     pub fn byte(&self, value: T) -> u8 {
         match self {
             Self::Few(cuts) => cuts.partition_point(|cut| value >= *cut) as u8,
-            Self::Many(groups) => {
+            Self::Many(cells) => cells.reached(value),
+            // By halves, without a branch.
+            Self::Uneven(groups) => {
                 let cuts = groups.as_flattened();
                 let mut reached = 0;
                 for step in [128, 64, 32, 16, 8, 4, 2, 1] {
@@ -90,7 +97,8 @@ impl<T: Value> Bins<T> {
                     }
                 }
             }
-            Self::Many(groups) => {
+            Self::Many(cells) => cells.fill(values, &mut bins),
+            Self::Uneven(groups) => {
                 for (bin, value) in bins.iter_mut().zip(values) {
                     let group = reached(&groups[16], *value);
                     *bin = 16 * group + reached(&groups[group as usize & 15], *value);
@@ -120,6 +128,84 @@ impl<T: Value> Bins<T> {
             }
         }
         bins
+    }
+}
+
+/// At most 255 thresholds in cells of equal width. A value's cell is a monotone
+/// function of it: the value reaches all thresholds of lower cells and none of
+/// higher ones, so only as many thresholds are compared as the fullest cell has.
+#[derive(Debug)]
+pub struct Cells<T> {
+    low: T,
+    scale: T,
+    /// The thresholds of lower cells, by cell.
+    before: Box<[u8; CELLS]>,
+    /// Ascending, then NaN, which nothing reaches.
+    cuts: Box<[T; 256 + MAX_TOGETHER]>,
+    /// Thresholds of the fullest cell.
+    together: usize,
+}
+
+/// Cells of a lane's thresholds: the tables of a lane stay in the first-level cache.
+const CELLS: usize = 2048;
+/// Thresholds of a cell.
+const MAX_TOGETHER: usize = 8;
+
+impl<T: Value> Cells<T> {
+    /// Unless too many thresholds fall into one cell.
+    fn of(cuts: &[T]) -> Option<Self> {
+        let (low, scale) = T::buckets(cuts, CELLS);
+        let mut counts = [0u16; CELLS];
+        for cut in cuts {
+            counts[cut.cell(low, scale, CELLS)] += 1;
+        }
+        let together = counts.iter().max().map_or(0, |count| usize::from(*count));
+        if together > MAX_TOGETHER || cuts.len() > 255 {
+            return None;
+        }
+        let mut before = Box::new([0; CELLS]);
+        let mut all = 0;
+        for (before, count) in before.iter_mut().zip(counts) {
+            *before = all as u8;
+            all += count;
+        }
+        let mut padded = Box::new([T::NAN; 256 + MAX_TOGETHER]);
+        padded[..cuts.len()].copy_from_slice(cuts);
+        Some(Self { low, scale, before, cuts: padded, together })
+    }
+
+    #[inline(always)]
+    fn reached(&self, value: T) -> u8 {
+        let before = self.before[value.cell(self.low, self.scale, CELLS)];
+        let cuts = &self.cuts[usize::from(before)..][..self.together];
+        before + cuts.iter().filter(|cut| value >= **cut).count() as u8
+    }
+
+    #[inline(always)]
+    fn fill<const N: usize>(&self, values: &[T; N], bins: &mut [u8; N]) {
+        match self.together {
+            0..=1 => self.fill_of::<N, 1>(values, bins),
+            2 => self.fill_of::<N, 2>(values, bins),
+            3 => self.fill_of::<N, 3>(values, bins),
+            4 => self.fill_of::<N, 4>(values, bins),
+            _ => self.fill_of::<N, MAX_TOGETHER>(values, bins),
+        }
+    }
+
+    #[inline(always)]
+    fn fill_of<const N: usize, const TOGETHER: usize>(&self, values: &[T; N], bins: &mut [u8; N]) {
+        let mut cells = [0u32; N];
+        for (cell, value) in cells.iter_mut().zip(values) {
+            *cell = value.cell(self.low, self.scale, CELLS) as u32;
+        }
+        for ((bin, value), cell) in bins.iter_mut().zip(values).zip(cells) {
+            let before = self.before[cell as usize % CELLS];
+            let mut count = before;
+            for more in 0..TOGETHER {
+                count += u8::from(*value >= self.cuts[usize::from(before) + more]);
+            }
+            *bin = count;
+        }
     }
 }
 
@@ -157,7 +243,7 @@ impl<T: Value> Buckets<T> {
 
     #[inline(always)]
     fn bucket(&self, value: T) -> usize {
-        value.bucket(self.low, self.scale).min(self.starts.len() - 2)
+        value.cell(self.low, self.scale, self.starts.len() - 1)
     }
 
     #[inline(always)]

@@ -15,8 +15,11 @@
 //!
 //! A block of rows stays in the first-level cache while the trees go by.
 
+use std::ops::Range;
+
 use super::bins::{Fill, Limits, Plan};
 use super::{Leaves, NodeBuilder, Sum, TreeBuilder, Value};
+use crate::vectors::Vectors;
 
 /// Rows of a block.
 const ROWS: usize = 128;
@@ -143,17 +146,17 @@ impl<T: Value, V: Sum> Heaps<T, V> {
     }
 
     /// Adds the leaves of all rows to `sums`, one column an output.
-    pub fn add(&self, columns: &[&[T]], rows: usize, sums: &mut [Vec<V>]) {
+    pub fn add(&self, vectors: Vectors, columns: &[&[T]], rows: usize, sums: &mut [Vec<V>]) {
         #[cfg(target_arch = "x86_64")]
         {
-            if std::arch::is_x86_feature_detected!("avx512bw") && std::arch::is_x86_feature_detected!("avx512vl") {
+            if vectors.avx512() {
                 #[expect(unsafe_code, reason = "the processor has what the function is compiled for")]
-                // SAFETY: both features were detected.
+                // SAFETY: `Vectors` says so only of what the processor has.
                 return unsafe { self.add_avx512(columns, rows, sums) };
             }
-            if std::arch::is_x86_feature_detected!("avx2") {
+            if vectors.avx2() {
                 #[expect(unsafe_code, reason = "the processor has what the function is compiled for")]
-                // SAFETY: the feature was detected.
+                // SAFETY: `Vectors` says so only of what the processor has.
                 return unsafe { self.add_avx2(columns, rows, sums) };
             }
         }
@@ -161,7 +164,7 @@ impl<T: Value, V: Sum> Heaps<T, V> {
     }
 
     #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512bw,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     fn add_avx512(&self, columns: &[&[T]], rows: usize, sums: &mut [Vec<V>]) {
         self.add_blocks::<64>(columns, rows, sums);
     }
@@ -191,23 +194,58 @@ impl<T: Value, V: Sum> Heaps<T, V> {
                 put_words(fill, &values(fill.feature), &mut bins);
             }
             let lanes: &Lanes = window(&lanes);
-            for tree in &self.trees {
-                let mut found = [0u8; ROWS];
-                let places = found.as_chunks_mut::<WIDE>().0;
-                match tree.top {
-                    0..=3 => top::<WIDE, 3>(&tree.upper, lanes, places),
-                    4 => top::<WIDE, 4>(&tree.upper, lanes, places),
-                    5 => top::<WIDE, 5>(&tree.upper, lanes, places),
-                    _ => top::<WIDE, 6>(&tree.upper, lanes, places),
+            let (fours, rest) = self.trees.as_chunks::<4>();
+            for four in fours {
+                let together = |tree: &Tree| tree.depth <= TOP && tree.output == four[0].output;
+                if self.width == 1 && four.iter().all(together) {
+                    let found = four.each_ref().map(|tree| upper::<WIDE>(tree, lanes));
+                    self.add_four(four, start..start + count, &found, sums);
+                    continue;
                 }
-                let found = &found[..count];
-                if tree.depth <= TOP {
-                    self.add_tree(tree, start, found.iter().map(|at| *at as usize), sums);
-                } else {
-                    let found = self.walk(tree, found, &bins);
-                    self.add_tree(tree, start, found[..count].iter().map(|at| *at as usize), sums);
+                for tree in four {
+                    self.add_tree_of::<WIDE>(tree, lanes, &bins, start..start + count, sums);
                 }
             }
+            for tree in rest {
+                self.add_tree_of::<WIDE>(tree, lanes, &bins, start..start + count, sums);
+            }
+        }
+    }
+
+    /// Evaluates a tree and adds its leaves.
+    #[inline(always)]
+    fn add_tree_of<const WIDE: usize>(
+        &self,
+        tree: &Tree,
+        lanes: &Lanes,
+        bins: &[u16],
+        rows: Range<usize>,
+        sums: &mut [Vec<V>],
+    ) {
+        let found = upper::<WIDE>(tree, lanes);
+        let found = &found[..rows.len()];
+        if tree.depth <= TOP {
+            self.add_tree(tree, rows.start, found.iter().map(|at| *at as usize), sums);
+        } else {
+            let found = self.walk(tree, found, bins);
+            self.add_tree(tree, rows.start, found[..rows.len()].iter().map(|at| *at as usize), sums);
+        }
+    }
+
+    /// Adds the leaves of four trees of one output, so that a sum is loaded and stored once.
+    #[inline(always)]
+    fn add_four(&self, trees: &[Tree; 4], rows: Range<usize>, found: &[[u8; ROWS]; 4], sums: &mut [Vec<V>]) {
+        let [a, b, c, d] = trees.each_ref().map(|tree| window::<TOP_NODES, V>(&self.values[tree.values..]));
+        let [end_a, end_b, end_c, end_d] = trees.each_ref().map(|tree| (1usize << tree.depth) - 1);
+        let [of_a, of_b, of_c, of_d] = found;
+        for (row, sum) in sums[trees[0].output][rows].iter_mut().enumerate() {
+            let row = row % ROWS;
+            let mut total = *sum;
+            total += a[(of_a[row] as usize & end_a) % TOP_NODES];
+            total += b[(of_b[row] as usize & end_b) % TOP_NODES];
+            total += c[(of_c[row] as usize & end_c) % TOP_NODES];
+            total += d[(of_d[row] as usize & end_d) % TOP_NODES];
+            *sum = total;
         }
     }
 
@@ -302,16 +340,46 @@ pub fn heap(tree: &TreeBuilder, depth: usize) -> Vec<u32> {
     heap
 }
 
+/// The places after the upper levels of a tree where the rows of a block arrive.
+#[inline(always)]
+fn upper<const WIDE: usize>(tree: &Tree, lanes: &Lanes) -> [u8; ROWS] {
+    let mut found = [0u8; ROWS];
+    let places = found.as_chunks_mut::<WIDE>().0;
+    match tree.top {
+        0..=3 => top::<WIDE, 3>(&tree.upper, lanes, places),
+        4 => top::<WIDE, 4>(&tree.upper, lanes, places),
+        5 => top::<WIDE, 5>(&tree.upper, lanes, places),
+        _ => top::<WIDE, 6>(&tree.upper, lanes, places),
+    }
+    found
+}
+
 /// The place after the first `LEVELS` levels where every row arrives.
+///
+/// Three levels are seven nodes, which have room in the registers of every
+/// processor; with all levels at once the compiler keeps comparisons in memory.
 #[inline(always)]
 fn top<const WIDE: usize, const LEVELS: usize>(nodes: &[Upper; TOP_NODES], lanes: &Lanes, found: &mut [[u8; WIDE]]) {
     for (chunk, found) in found.iter_mut().enumerate() {
         let rows = Rows { nodes, lanes, chunk };
         *found = match LEVELS {
             3 => rows.three(1),
-            4 => rows.four(1),
-            5 => rows.five(1),
-            _ => rows.six(1),
+            4 => rows.select(1, rows.three(2), rows.three(3)),
+            5 => {
+                let mut parts = [[0; WIDE]; 4];
+                for (part, node) in parts.iter_mut().zip(4..) {
+                    *part = rows.three(node);
+                }
+                rows.two_over(1, &parts)
+            }
+            _ => {
+                let mut parts = [[0; WIDE]; 8];
+                for (part, node) in parts.iter_mut().zip(8..) {
+                    *part = rows.three(node);
+                }
+                let (left, right) = (&parts.as_chunks::<4>().0[0], &parts.as_chunks::<4>().0[1]);
+                rows.select(1, rows.two_over(2, left), rows.two_over(3, right))
+            }
         };
     }
 }
@@ -327,7 +395,7 @@ impl<const WIDE: usize> Rows<'_, WIDE> {
     /// All bits set for rows that go left.
     #[inline(always)]
     fn below(&self, node: usize) -> [u8; WIDE] {
-        let node = self.nodes[node];
+        let node = self.nodes[node % TOP_NODES];
         let bins = &self.lanes[node.lane as usize % BYTE_LIMITS.lanes].0.as_chunks::<WIDE>().0[self.chunk];
         let mut below = [0; WIDE];
         for row in 0..WIDE {
@@ -356,29 +424,18 @@ impl<const WIDE: usize> Rows<'_, WIDE> {
         found
     }
 
-    #[inline(always)]
-    fn two(&self, node: usize) -> [u8; WIDE] {
-        self.select(node, self.one(2 * node), self.one(2 * node + 1))
-    }
-
+    /// Below the last three levels from a node on.
     #[inline(always)]
     fn three(&self, node: usize) -> [u8; WIDE] {
-        self.select(node, self.two(2 * node), self.two(2 * node + 1))
+        let two = |node: usize| self.select(node, self.one(2 * node), self.one(2 * node + 1));
+        self.select(node, two(2 * node), two(2 * node + 1))
     }
 
+    /// Below two levels, of what is below them.
     #[inline(always)]
-    fn four(&self, node: usize) -> [u8; WIDE] {
-        self.select(node, self.three(2 * node), self.three(2 * node + 1))
-    }
-
-    #[inline(always)]
-    fn five(&self, node: usize) -> [u8; WIDE] {
-        self.select(node, self.four(2 * node), self.four(2 * node + 1))
-    }
-
-    #[inline(always)]
-    fn six(&self, node: usize) -> [u8; WIDE] {
-        self.select(node, self.five(2 * node), self.five(2 * node + 1))
+    fn two_over(&self, node: usize, parts: &[[u8; WIDE]; 4]) -> [u8; WIDE] {
+        let [a, b, c, d] = *parts;
+        self.select(node, self.select(2 * node, a, b), self.select(2 * node + 1, c, d))
     }
 }
 

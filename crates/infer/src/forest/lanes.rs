@@ -13,12 +13,15 @@
 //! between the leaf numbers that its children found. That visits all nodes but
 //! has no branch, and no load depends on another: 64 rows cost three vector
 //! instructions a node and register. Several trees are evaluated together,
-//! lowest nodes first, so that a node's operands were finished long before. The
+//! lowest nodes first, so that a node's operands were finished long before. A
+//! symmetric tree, as CatBoost makes them, asks the same of all nodes of a level:
+//! the number of its leaf is the answers, bit by bit from the root. The
 //! compiler vectorises the loops; [`Lanes::add`] runs them compiled for the
 //! widest registers that the processor has.
 
 use super::bins::{Fill, Limits, Plan};
 use super::{Leaves, NodeBuilder, Sum, TreeBuilder, Value};
+use crate::vectors::Vectors;
 
 /// Rows of a block.
 const ROWS: usize = 128;
@@ -65,9 +68,28 @@ struct Select {
     threshold: i8,
 }
 
+/// A level of a symmetric tree: `work[out] = 2 * work[out] + (lane >= threshold)`
+#[derive(Debug, Clone, Copy)]
+struct Level {
+    lane: u16,
+    out: u16,
+    threshold: i8,
+    /// Nothing is in `work[out]` yet.
+    root: bool,
+}
+
+/// What trees are evaluated by.
+#[derive(Debug, Default)]
+struct Program {
+    pairs: Vec<Pair>,
+    selects: Vec<Select>,
+    levels: Vec<Level>,
+}
+
 /// Trees that are evaluated together: the ends of their parts of the program.
 #[derive(Debug)]
 struct Group {
+    levels: usize,
     pairs: usize,
     selects: usize,
     trees: usize,
@@ -87,8 +109,7 @@ pub struct Lanes<T, V> {
     lanes: usize,
     work: usize,
     groups: Vec<Group>,
-    pairs: Vec<Pair>,
-    selects: Vec<Select>,
+    program: Program,
     trees: Vec<Tree>,
     /// By tree and leaf, `width` numbers each.
     values: Vec<V>,
@@ -103,13 +124,14 @@ impl<T: Value, V: Sum> Lanes<T, V> {
             return None;
         }
         let mut plan = Plan::new(trees, slots, Limits { cuts: MAX_CUTS, lanes: MAX_LANES })?;
-        let (mut groups, mut pairs, mut packed, mut values) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut groups, mut program, mut packed, mut values) =
+            (Vec::new(), Program::default(), Vec::new(), Vec::new());
         // With the height of the node above the leaves, for the order within a group.
-        let (mut selects, mut open): (Vec<Select>, Vec<(usize, Select)>) = (Vec::new(), Vec::new());
+        let mut open: Vec<(usize, Select)> = Vec::new();
         let (mut top, mut work) = (CONSTANTS, CONSTANTS);
         for (number, tree) in trees.iter().enumerate() {
             let at = values.len();
-            let found = program(&mut plan, tree, &mut pairs, &mut open, &mut top, &mut |leaf| {
+            let found = compile(&mut plan, tree, &mut program, &mut open, &mut top, &mut |leaf| {
                 let from = leaf as usize * leaves.width;
                 values.extend_from_slice(&leaves.values[from..from + leaves.width]);
             })?;
@@ -117,29 +139,31 @@ impl<T: Value, V: Sum> Lanes<T, V> {
             work = work.max(top);
             if top - CONSTANTS >= GROUP || number + 1 == trees.len() {
                 open.sort_by_key(|(height, _)| *height);
-                selects.extend(open.drain(..).map(|(_, select)| select));
-                groups.push(Group { pairs: pairs.len(), selects: selects.len(), trees: packed.len() });
+                program.selects.extend(open.drain(..).map(|(_, select)| select));
+                let Program { pairs, selects, levels } = &program;
+                let (pairs, selects, levels) = (pairs.len(), selects.len(), levels.len());
+                groups.push(Group { levels, pairs, selects, trees: packed.len() });
                 top = CONSTANTS;
             }
         }
         // A byte can be any leaf: the last tree has as many values as the others could have.
         values.resize(values.len() + MAX_LEAVES * leaves.width, V::default());
         let (fills, lanes, width) = (plan.fills, plan.lanes, leaves.width);
-        Some(Self { fills, lanes, work, groups, pairs, selects, trees: packed, values, width })
+        Some(Self { fills, lanes, work, groups, program, trees: packed, values, width })
     }
 
     /// Adds the leaves of all rows to `sums`, one column an output.
-    pub fn add(&self, columns: &[&[T]], rows: usize, sums: &mut [Vec<V>]) {
+    pub fn add(&self, vectors: Vectors, columns: &[&[T]], rows: usize, sums: &mut [Vec<V>]) {
         #[cfg(target_arch = "x86_64")]
         {
-            if std::arch::is_x86_feature_detected!("avx512bw") && std::arch::is_x86_feature_detected!("avx512vl") {
+            if vectors.avx512() {
                 #[expect(unsafe_code, reason = "the processor has what the function is compiled for")]
-                // SAFETY: both features were detected.
+                // SAFETY: `Vectors` says so only of what the processor has.
                 return unsafe { self.add_avx512(columns, rows, sums) };
             }
-            if std::arch::is_x86_feature_detected!("avx2") {
+            if vectors.avx2() {
                 #[expect(unsafe_code, reason = "the processor has what the function is compiled for")]
-                // SAFETY: the feature was detected.
+                // SAFETY: `Vectors` says so only of what the processor has.
                 return unsafe { self.add_avx2(columns, rows, sums) };
             }
         }
@@ -147,7 +171,7 @@ impl<T: Value, V: Sum> Lanes<T, V> {
     }
 
     #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512bw,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     fn add_avx512(&self, columns: &[&[T]], rows: usize, sums: &mut [Vec<V>]) {
         self.add_blocks(columns, rows, sums);
     }
@@ -172,9 +196,18 @@ impl<T: Value, V: Sum> Lanes<T, V> {
                 values[..count].copy_from_slice(&columns[fill.feature][start..start + count]);
                 put(fill, &values, &mut lanes);
             }
-            let (mut pairs, mut selects, mut trees) = (0, 0, 0);
+            let (mut levels, mut pairs, mut selects, mut trees) = (0, 0, 0, 0);
             for group in &self.groups {
-                for pair in &self.pairs[pairs..group.pairs] {
+                for level in &self.program.levels[levels..group.levels] {
+                    let lane = &lanes[level.lane as usize].0;
+                    let above = if level.root { [0; ROWS] } else { work[level.out as usize].0 };
+                    let mut out = [0; ROWS];
+                    for row in 0..ROWS {
+                        out[row] = above[row].wrapping_add(above[row]) + u8::from(lane[row] >= level.threshold);
+                    }
+                    work[level.out as usize].0 = out;
+                }
+                for pair in &self.program.pairs[pairs..group.pairs] {
                     let lane = &lanes[pair.lane as usize].0;
                     let right = pair.leaf.wrapping_add(1);
                     let mut out = [0; ROWS];
@@ -183,7 +216,7 @@ impl<T: Value, V: Sum> Lanes<T, V> {
                     }
                     work[pair.out as usize].0 = out;
                 }
-                for select in &self.selects[selects..group.selects] {
+                for select in &self.program.selects[selects..group.selects] {
                     let lane = &lanes[select.lane as usize].0;
                     let (left, right) = (work[select.left as usize].0, work[select.right as usize].0);
                     let mut out = [0; ROWS];
@@ -195,7 +228,7 @@ impl<T: Value, V: Sum> Lanes<T, V> {
                     work[select.out as usize].0 = out;
                 }
                 self.add_trees(&self.trees[trees..group.trees], &work, start, count, sums);
-                (pairs, selects, trees) = (group.pairs, group.selects, group.trees);
+                (levels, pairs, selects, trees) = (group.levels, group.pairs, group.selects, group.trees);
             }
         }
     }
@@ -285,12 +318,38 @@ fn put<T: Value>(fill: &Fill<T>, values: &[T; ROWS], lanes: &mut [Lane]) {
     }
 }
 
+/// A node of every level of a checked tree that is complete and asks the same of
+/// all nodes of a level, if it has at most [`MAX_LEAVES`] leaves and at least two levels.
+pub fn symmetric(tree: &TreeBuilder) -> Option<Vec<usize>> {
+    let (mut levels, mut level) = (Vec::new(), vec![0]);
+    while let NodeBuilder::Split { feature, test, missing_left, .. } = &tree.nodes[level[0]] {
+        if level.len() == MAX_LEAVES {
+            return None;
+        }
+        levels.push(level[0]);
+        let mut next = Vec::with_capacity(2 * level.len());
+        for at in &level {
+            match &tree.nodes[*at] {
+                NodeBuilder::Split { feature: f, test: t, missing_left: m, left, right }
+                    if (f, t, m) == (feature, test, missing_left) =>
+                {
+                    next.extend([*left, *right]);
+                }
+                _ => return None,
+            }
+        }
+        level = next;
+    }
+    let leaves = level.iter().all(|at| matches!(tree.nodes[*at], NodeBuilder::Leaf(_)));
+    (leaves && levels.len() > 1).then_some(levels)
+}
+
 /// Adds the nodes of a tree and answers where its leaf numbers end up.
 /// `keep` is told the leaves in the order of their numbers.
-fn program<T: Value>(
+fn compile<T: Value>(
     plan: &mut Plan<T>,
     tree: &TreeBuilder,
-    pairs: &mut Vec<Pair>,
+    program: &mut Program,
     selects: &mut Vec<(usize, Select)>,
     top: &mut usize,
     keep: &mut impl FnMut(u32),
@@ -298,6 +357,24 @@ fn program<T: Value>(
     enum Step {
         Enter(usize),
         Leave(usize),
+    }
+    if let Some(levels) = symmetric(tree) {
+        for (depth, at) in levels.iter().enumerate() {
+            let NodeBuilder::Split { feature, test, missing_left, .. } = &tree.nodes[*at] else { return None };
+            let (lane, below) = plan.place(*feature, test, *missing_left)?;
+            let (lane, threshold) = (lane as u16, (below as u8 ^ 128) as i8);
+            program.levels.push(Level { lane, out: *top as u16, threshold, root: depth == 0 });
+        }
+        // Left before right: the order of the answers' numbers.
+        let mut open = vec![0];
+        while let Some(at) = open.pop() {
+            match &tree.nodes[at] {
+                NodeBuilder::Leaf(leaf) => keep(*leaf),
+                NodeBuilder::Split { left, right, .. } => open.extend([*right, *left]),
+            }
+        }
+        *top += 1;
+        return Some((*top - 1) as u16);
     }
     let mut leaves = 0u16;
     // By node: where its leaf numbers are, and its height above the leaves.
@@ -335,7 +412,7 @@ fn program<T: Value>(
             (*top - 1) as u16
         };
         if height == 1 {
-            pairs.push(Pair { lane, out, threshold, leaf: left as u8 });
+            program.pairs.push(Pair { lane, out, threshold, leaf: left as u8 });
         } else {
             selects.push((height, Select { lane, left, right, out, threshold }));
         }

@@ -22,6 +22,7 @@ use std::sync::{Arc, OnceLock};
 pub use single::Scratch;
 
 use crate::error::{Error, Result};
+use crate::vectors::Vectors;
 
 /// A tree as a loader sees it.
 #[derive(Debug, Default, Clone)]
@@ -51,7 +52,7 @@ pub enum NodeBuilder {
 }
 
 /// How a node decides.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Test {
     /// Left when the value is less.
     Less(f64),
@@ -74,16 +75,17 @@ pub trait Value: Copy + PartialOrd + Default + Send + Sync + std::fmt::Debug + '
     fn category(self) -> Option<usize>;
     /// An order of all numbers.
     fn order(&self, other: &Self) -> std::cmp::Ordering;
-    /// A monotone function into whole numbers.
-    fn bucket(self, low: Self, scale: Self) -> usize;
+    /// A monotone function into the whole numbers below `count`.
+    fn cell(self, low: Self, scale: Self, count: usize) -> usize;
     /// The `low` and `scale` by which ascending numbers fall into `count` buckets.
     fn buckets(numbers: &[Self], count: usize) -> (Self, Self);
 }
 
 impl Value for f32 {
     #[inline(always)]
-    fn bucket(self, low: Self, scale: Self) -> usize {
-        ((self - low) * scale) as usize
+    fn cell(self, low: Self, scale: Self, count: usize) -> usize {
+        // NaN becomes 0. The cast to 32 bits is one instruction, to 64 unsigned ones it is many.
+        ((self - low) * scale).max(0.0).min((count - 1) as Self) as i32 as usize
     }
     fn buckets(numbers: &[Self], count: usize) -> (Self, Self) {
         // The ends of 98% of the numbers, lest a far one leaves the rest in one bucket.
@@ -111,8 +113,9 @@ impl Value for f32 {
 
 impl Value for f64 {
     #[inline(always)]
-    fn bucket(self, low: Self, scale: Self) -> usize {
-        ((self - low) * scale) as usize
+    fn cell(self, low: Self, scale: Self, count: usize) -> usize {
+        // NaN becomes 0. The cast to 32 bits is one instruction, to 64 unsigned ones it is many.
+        ((self - low) * scale).max(0.0).min((count - 1) as Self) as i32 as usize
     }
     fn buckets(numbers: &[Self], count: usize) -> (Self, Self) {
         // The ends of 98% of the numbers, lest a far one leaves the rest in one bucket.
@@ -222,7 +225,9 @@ fn kernel_of<T: Value, V: Sum>(
     slots: usize,
     leaves: &Leaves<V>,
 ) -> Option<Kernel<T, V>> {
-    let nodes: usize = trees.iter().map(|tree| tree.nodes.len() / 2).sum();
+    // Of a symmetric tree a level costs what a node of others does.
+    let cost = |tree: &TreeBuilder| lanes::symmetric(tree).map_or(tree.nodes.len() / 2, |levels| levels.len());
+    let nodes: usize = trees.iter().map(cost).sum();
     let complete = depths.iter().map(|depth| heaps::levels(*depth).map(heaps::cost)).sum::<Option<usize>>();
     let by_nodes = || lanes::Lanes::new(trees, slots, leaves).map(Kernel::Lanes);
     let by_levels = || heaps::Heaps::new(trees, slots, leaves).map(Kernel::Heaps);
@@ -292,8 +297,8 @@ impl<T: Value, V: Sum> Ensemble<T, V> {
         assert_eq!(columns.len(), self.slots, "a column for every feature");
         let mut sums: Vec<Vec<V>> = base.iter().map(|base| vec![*base; rows]).collect();
         match &self.kernel {
-            Kernel::Lanes(lanes) => lanes.add(&columns, rows, &mut sums),
-            Kernel::Heaps(heaps) => heaps.add(&columns, rows, &mut sums),
+            Kernel::Lanes(lanes) => lanes.add(Vectors::used(), &columns, rows, &mut sums),
+            Kernel::Heaps(heaps) => heaps.add(Vectors::used(), &columns, rows, &mut sums),
             Kernel::Walk(walk) => walk.add(&columns, rows, &self.leaves, &mut sums),
         }
         sums
@@ -311,7 +316,7 @@ impl<T: Value, V: Sum> Ensemble<T, V> {
             _ => single::Single::new(&self.trees, self.slots, &self.leaves, true),
         });
         match (form, &self.kernel) {
-            (single::Single::Bytes(bytes), _) => bytes.add(row, scratch, sums),
+            (single::Single::Bytes(bytes), _) => bytes.add(Vectors::used(), row, scratch, sums),
             (single::Single::Heaps(heaps), _) => heaps.add(row, scratch, sums),
             (single::Single::Walk(walk), _) | (single::Single::Kernel, Kernel::Walk(walk)) => {
                 single::walk(walk, &self.leaves, row, scratch, sums);

@@ -15,15 +15,18 @@ fn leaves_of(trees: &[TreeBuilder], slots: usize, rows: &[Vec<f64>]) -> Vec<u32>
     }
     let mut walked = vec![vec![0.0; rows.len()]];
     walk::Walk::new(trees, slots).unwrap().add(&columns, rows.len(), &leaves(), &mut walked);
-    if let Some(lanes) = lanes::Lanes::new(trees, slots, &leaves()) {
-        let mut found = vec![vec![0.0; rows.len()]];
-        lanes.add(&columns, rows.len(), &mut found);
-        assert_eq!(found, walked);
-    }
-    if let Some(heaps) = heaps::Heaps::new(trees, slots, &leaves()) {
-        let mut found = vec![vec![0.0; rows.len()]];
-        heaps.add(&columns, rows.len(), &mut found);
-        assert_eq!(found, walked);
+    let (lanes, heaps) = (lanes::Lanes::new(trees, slots, &leaves()), heaps::Heaps::new(trees, slots, &leaves()));
+    for vectors in Vectors::available() {
+        if let Some(lanes) = &lanes {
+            let mut found = vec![vec![0.0; rows.len()]];
+            lanes.add(vectors, &columns, rows.len(), &mut found);
+            assert_eq!(found, walked, "{vectors:?}");
+        }
+        if let Some(heaps) = &heaps {
+            let mut found = vec![vec![0.0; rows.len()]];
+            heaps.add(vectors, &columns, rows.len(), &mut found);
+            assert_eq!(found, walked, "{vectors:?}");
+        }
     }
     let ensemble = Ensemble::new(&Arc::new(trees.to_vec()), slots, leaves()).unwrap();
     let mut scratch = Scratch::default();
@@ -32,10 +35,11 @@ fn leaves_of(trees: &[TreeBuilder], slots: usize, rows: &[Vec<f64>]) -> Vec<u32>
         ensemble.add_row(row, &mut scratch, &mut sum);
         assert_eq!(sum, [*wanted]);
         if let Some(bytes) = single::Bytes::new(trees, slots, &leaves()) {
-            let (mut sum, mut portable) = ([0.0], [0.0]);
-            bytes.add(row, &mut scratch, &mut sum);
-            bytes.add_portable(row, &mut single::Row::default(), &mut portable);
-            assert_eq!((sum, portable), ([*wanted], [*wanted]));
+            for vectors in Vectors::available() {
+                let mut sum = [0.0];
+                bytes.add(vectors, row, &mut scratch, &mut sum);
+                assert_eq!(sum, [*wanted], "{vectors:?}");
+            }
         }
         if let Some(heaps) = single::Heaps::new(trees, slots, &leaves()) {
             let mut sum = [0.0];
@@ -220,14 +224,102 @@ fn a_row_by_itself_has_the_same_bits_in_every_form_whatever_the_trees() {
             ensemble.add_row(&row, &mut scratch, &mut sums);
             assert_eq!(bits(&sums), wanted, "round {round}");
             let Some(bytes) = &bytes else { continue };
-            let (mut sums, mut portable) = (vec![0.5; outputs], vec![0.5; outputs]);
-            bytes.add(&row, &mut scratch, &mut sums);
-            bytes.add_portable(&row, &mut single::Row::default(), &mut portable);
-            assert_eq!((bits(&sums), bits(&portable)), (wanted.clone(), wanted), "round {round}");
+            for vectors in Vectors::available() {
+                let mut sums = vec![0.5; outputs];
+                bytes.add(vectors, &row, &mut scratch, &mut sums);
+                assert_eq!(bits(&sums), wanted, "round {round}, {vectors:?}");
+            }
         }
         in_bytes += usize::from(bytes.is_some());
         lanes.extend(bytes.map(|bytes| bytes.lanes().div_ceil(64)));
     }
     // One register, two, and up to four.
     assert!(in_bytes > 20 && lanes.contains(&1) && lanes.contains(&2) && lanes.contains(&4), "{in_bytes} {lanes:?}");
+}
+
+#[test]
+fn a_symmetric_tree_ends_in_the_right_leaf_by_its_answers_alone() {
+    let mut numbers = Numbers(11);
+    for depth in 2..=8 {
+        // Complete trees that ask one thing a level, and one among them that does not.
+        let mut first = 0u32;
+        let trees: Vec<TreeBuilder> = (0..6)
+            .map(|number| {
+                let questions: Vec<(u32, Test, bool)> = (0..depth)
+                    .map(|_| {
+                        let test = match numbers.below(4) {
+                            0 => Test::In((0..70).filter(|_| numbers.below(2) == 0).collect()),
+                            _ => Test::Less(numbers.below(100) as f64 - 50.0),
+                        };
+                        (numbers.below(4) as u32, test, numbers.below(2) == 0)
+                    })
+                    .collect();
+                let mut nodes: Vec<NodeBuilder> = Vec::new();
+                for (level, (feature, test, missing_left)) in questions.iter().enumerate() {
+                    for at in (1 << level) - 1..(2 << level) - 1 {
+                        let (feature, missing_left) = (*feature, *missing_left);
+                        let (left, right) = (2 * at + 1, 2 * at + 2);
+                        nodes.push(NodeBuilder::Split { feature, test: test.clone(), missing_left, left, right });
+                    }
+                }
+                if number == 5 {
+                    let NodeBuilder::Split { test, .. } = &mut nodes[2] else { unreachable!() };
+                    *test = Test::Less(1234.5);
+                }
+                nodes.extend((0..1u32 << depth).map(|leaf| NodeBuilder::Leaf(first + leaf)));
+                first += 1 << depth;
+                TreeBuilder { nodes }
+            })
+            .collect();
+        let found: Vec<bool> = trees.iter().map(|tree| lanes::symmetric(tree).is_some()).collect();
+        assert_eq!(found, [true, true, true, true, true, false]);
+        let rows: Vec<Vec<f64>> = (0..300)
+            .map(|_| {
+                let value = |n: usize| if n < 10 { f64::NAN } else { n as f64 - 60.0 };
+                (0..4).map(|_| value(numbers.below(120))).collect()
+            })
+            .collect();
+        leaves_of(&trees, 4, &rows);
+    }
+}
+
+#[test]
+fn bins_count_the_thresholds_that_a_value_reaches_however_these_lie() {
+    use bins::Bins;
+    let mut numbers = Numbers(7);
+    let (mut kinds, ends) = ([0; 4], [f64::NEG_INFINITY, f64::INFINITY, f64::MAX, f64::MIN, 0.0, 5e-324]);
+    for round in 0..120 {
+        let count = [1, 20, 25, 60, 120, 254][round % 6];
+        let mut cuts: Vec<f64> = (0..count)
+            .map(|at| match round / 6 % 5 {
+                0 => at as f64,
+                1 => numbers.below(1 << 30) as f64 / 1e6,
+                // Far from even.
+                2 => (numbers.below(1400) as f64 - 700.0).exp2(),
+                3 if at % 2 == 0 => numbers.below(1 << 20) as f64 * 1e-9,
+                3 => ends[numbers.below(ends.len())],
+                _ => -(numbers.below(1000) as f64) * 1e300 / 1000.0,
+            })
+            .collect();
+        cuts.sort_by(f64::total_cmp);
+        cuts.dedup_by(|a, b| a == b);
+        let bins = Bins::of(&cuts);
+        kinds[match &bins {
+            Bins::Few(_) => 0,
+            Bins::Many(_) => 1,
+            Bins::Uneven(_) => 2,
+            _ => 3,
+        }] += 1;
+        let near = cuts.iter().flat_map(|cut| [cut.next_down(), *cut, cut.next_up()]);
+        let values: Vec<f64> = near.chain(ends).chain((0..100).map(|_| numbers.below(1 << 30) as f64 / 1e6)).collect();
+        for chunk in values.chunks(64) {
+            let mut block = [0.0; 64];
+            block[..chunk.len()].copy_from_slice(chunk);
+            for (value, bin) in block.iter().zip(bins.bytes(&block)) {
+                let wanted = cuts.iter().filter(|cut| value >= *cut).count() as u8;
+                assert_eq!((bin, bins.byte(*value)), (wanted, wanted), "round {round}: {value} of {cuts:?}");
+            }
+        }
+    }
+    assert!(kinds[0] > 10 && kinds[1] > 10 && kinds[2] > 10 && kinds[3] == 0, "{kinds:?}");
 }

@@ -54,8 +54,13 @@ impl Feed {
         if let [only] = columns {
             data.append(only, start..start + count)?;
         } else {
-            fn rows<'a, T: Copy + 'a>(columns: &[&'a Vec<T>], start: usize, count: usize) -> Vec<T> {
-                (start..start + count).flat_map(|row| columns.iter().map(move |column| column[row])).collect()
+            fn rows<T: Copy + Default>(columns: &[&Vec<T>], start: usize, count: usize) -> Vec<T> {
+                let mut rows = vec![T::default(); columns.len() * count];
+                for (at, column) in columns.iter().enumerate() {
+                    let places = rows[at..].iter_mut().step_by(columns.len());
+                    places.zip(&column[start..start + count]).for_each(|(place, value)| *place = *value);
+                }
+                rows
             }
             fn all<'a, T>(columns: &'a [Data], get: fn(&'a Data) -> Option<&'a Vec<T>>) -> Vec<&'a Vec<T>> {
                 columns.iter().filter_map(get).collect()

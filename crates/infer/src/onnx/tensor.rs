@@ -4,6 +4,7 @@
 //! integers: the model's own words are numbered when it is loaded, other words
 //! of the rows while they are scored.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::error::{Error, Result};
@@ -151,15 +152,15 @@ impl Tensor {
     }
 
     /// Its numbers in single precision.
-    pub fn singles(&self) -> Result<Vec<f32>> {
-        match &self.data {
-            Data::F32(values) => Ok(values.clone()),
-            Data::F64(values) => Ok(values.iter().map(|v| *v as f32).collect()),
-            Data::I64(values) => Ok(values.iter().map(|v| *v as f32).collect()),
-            Data::I32(values) => Ok(values.iter().map(|v| *v as f32).collect()),
-            Data::Bool(values) => Ok(values.iter().map(|v| f32::from(u8::from(*v))).collect()),
-            Data::Text(_) => Err(self.wrong("numbers")),
-        }
+    pub fn singles(&self) -> Result<Cow<'_, [f32]>> {
+        Ok(Cow::Owned(match &self.data {
+            Data::F32(values) => return Ok(Cow::Borrowed(values)),
+            Data::F64(values) => values.iter().map(|v| *v as f32).collect(),
+            Data::I64(values) => values.iter().map(|v| *v as f32).collect(),
+            Data::I32(values) => values.iter().map(|v| *v as f32).collect(),
+            Data::Bool(values) => values.iter().map(|v| f32::from(u8::from(*v))).collect(),
+            Data::Text(_) => return Err(self.wrong("numbers")),
+        }))
     }
 
     /// Its numbers in double precision.

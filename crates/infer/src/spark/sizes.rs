@@ -7,6 +7,8 @@
 //! against the length of the file. Limits are far above what Spark writes: it
 //! compresses a model's data ten times at best.
 
+use parquet::file::metadata::ParquetMetaData;
+
 use crate::error::{Error, Result};
 
 /// Groups inside groups of a schema.
@@ -22,11 +24,30 @@ struct Allowance {
     bytes: u64,
 }
 
+/// Where the columns of the row groups lie in a checked file.
+#[derive(Debug)]
+pub struct Columns(Vec<(u64, u64)>);
+
+impl Columns {
+    /// Refuses what a reader understood otherwise: a header that says the same
+    /// thing twice, or in another type, was checked by one of its meanings.
+    ///
+    /// # Errors
+    /// `Data`.
+    pub fn agree(&self, metadata: &ParquetMetaData) -> Result<()> {
+        let understood = metadata.row_groups().iter().flat_map(|group| group.columns()).map(|column| {
+            let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+            Some((u64::try_from(start).ok()?, u64::try_from(column.compressed_size()).ok()?))
+        });
+        if understood.eq(self.0.iter().map(|place| Some(*place))) { Ok(()) } else { Err(damaged()) }
+    }
+}
+
 /// Refuses a file that is larger than it looks.
 ///
 /// # Errors
 /// `Data`, also when the headers cannot be read.
-pub fn check(file: &[u8]) -> Result<()> {
+pub fn check(file: &[u8]) -> Result<Columns> {
     let length = file.len() as u64;
     let (values, bytes) = ((4 << 20) + 64 * length, (16 << 20) + 100 * length);
     let mut left = Allowance { pages: file.len(), values, bytes };
@@ -34,10 +55,11 @@ pub fn check(file: &[u8]) -> Result<()> {
     if footer.rows > values {
         return Err(too_large(&format!("{} rows", footer.rows)));
     }
+    let mut columns = Vec::with_capacity(footer.chunks.len());
     for chunk in &footer.chunks {
-        pages(file, chunk, &mut left)?;
+        columns.push(pages(file, chunk, &mut left)?);
     }
-    Ok(())
+    Ok(Columns(columns))
 }
 
 fn damaged() -> Error {
@@ -154,8 +176,8 @@ fn row_group(reader: &mut Reader<'_>, chunks: &mut Vec<Chunk>) -> Result<u64> {
     Ok(rows)
 }
 
-/// Follows the pages of a column.
-fn pages(file: &[u8], chunk: &Chunk, left: &mut Allowance) -> Result<()> {
+/// Follows the pages of a column, and answers where it begins and how long it is.
+fn pages(file: &[u8], chunk: &Chunk, left: &mut Allowance) -> Result<(u64, u64)> {
     let start = chunk.dictionary.or(chunk.start).and_then(|n| usize::try_from(n).ok()).ok_or_else(damaged)?;
     let length = usize::try_from(chunk.length).map_err(|_| damaged())?;
     let end = start.checked_add(length).filter(|end| *end <= file.len()).ok_or_else(damaged)?;
@@ -179,7 +201,7 @@ fn pages(file: &[u8], chunk: &Chunk, left: &mut Allowance) -> Result<()> {
         left.values = left.values.checked_sub(page.values).ok_or_else(|| too_large("too many values"))?;
         reader.at = reader.at.checked_add(page.stored).filter(|at| *at <= end).ok_or_else(damaged)?;
     }
-    Ok(())
+    Ok((start as u64, length as u64))
 }
 
 /// What a page's header says.

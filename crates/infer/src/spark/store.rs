@@ -65,13 +65,14 @@ impl<'a> Folder<'a> {
         for (path, bytes) in self.parts(&prefix) {
             any = true;
             let damaged = |e: &dyn std::fmt::Display| Error::data(format!("`{path}` cannot be read: {e}"));
-            sizes::check(bytes).map_err(|e| e.within(&format!("`{path}` cannot be read")))?;
+            let within = |e: Error| e.within(&format!("`{path}` cannot be read"));
+            let columns = sizes::check(bytes).map_err(within)?;
             // The types are those of the file: Spark adds no Arrow schema.
             let plain = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-            let reader = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes.clone(), plain)
-                .and_then(ParquetRecordBatchReaderBuilder::build)
-                .map_err(|e| damaged(&e))?;
-            for batch in reader {
+            let reader =
+                ParquetRecordBatchReaderBuilder::try_new_with_options(bytes.clone(), plain).map_err(|e| damaged(&e))?;
+            columns.agree(reader.metadata()).map_err(within)?;
+            for batch in reader.build().map_err(|e| damaged(&e))? {
                 batches.push(batch.map_err(|e| damaged(&e))?);
             }
         }

@@ -86,7 +86,7 @@ pub async fn dispatch(invocation: Invocation, printer: &Printer) -> anyhow::Resu
         Command::Features(command) => features::features(&open(overrides)?, command, printer).await,
         Command::Model(command) => model::model(&open(overrides)?, command, printer),
         Command::Table(command) => table::table(&open(overrides)?, command).await,
-        Command::Sql { source, format } => sql::sql(&open(overrides)?, &source, format, printer).await,
+        Command::Sql { source, shown } => sql::sql(&open(overrides)?, &source, shown, printer).await,
         Command::Demo(demo) => demo::demo(demo, overrides, printer).await,
     }
 }

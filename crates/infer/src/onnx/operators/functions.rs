@@ -4,6 +4,9 @@
 //! rounded once, so the results are its own to the bit where its kernels use
 //! the processor's fused instruction.
 
+#[cfg(target_arch = "x86_64")]
+use crate::vectors::Vectors;
+
 /// `start * x^n + ...`, by Horner's rule.
 #[inline(always)]
 fn polynomial(coefficients: &[f32], x: f32) -> f32 {
@@ -81,9 +84,9 @@ impl Approximated {
     /// Of every value.
     pub fn of(self, values: &[f32]) -> Vec<f32> {
         #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+        if Vectors::used().avx2() {
             #[expect(unsafe_code, reason = "the processor has what the function is compiled for")]
-            // SAFETY: both features were detected.
+            // SAFETY: `Vectors` says so only of what the processor has.
             return unsafe { self.of_avx2(values) };
         }
         self.of_plain(values)
@@ -97,10 +100,13 @@ impl Approximated {
 
     #[inline(always)]
     fn of_plain(self, values: &[f32]) -> Vec<f32> {
+        // Loops of this function's own: an iterator's `collect` would be compiled without the instructions.
+        let mut made = values.to_vec();
         match self {
-            Self::Sigmoid => values.iter().map(|v| sigmoid(*v)).collect(),
-            Self::Tanh => values.iter().map(|v| tanh(*v)).collect(),
-            Self::Exp => values.iter().map(|v| exp(*v)).collect(),
+            Self::Sigmoid => made.iter_mut().for_each(|v| *v = sigmoid(*v)),
+            Self::Tanh => made.iter_mut().for_each(|v| *v = tanh(*v)),
+            Self::Exp => made.iter_mut().for_each(|v| *v = exp(*v)),
         }
+        made
     }
 }

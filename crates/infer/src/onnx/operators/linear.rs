@@ -115,23 +115,18 @@ fn classifier(settings: &mut Settings<'_>) -> Result<Run> {
     let labels = settings.labels(&classes);
     Ok(Box::new(move |inputs: Inputs<'_>, _| {
         let (rows, mut scores) = linear.of(inputs.get(0)?)?;
-        let mut chosen = Vec::with_capacity(rows);
-        let mut all = Vec::with_capacity(rows * outputs.max(2));
-        for row in scores.chunks_exact_mut(outputs) {
-            let mut best = 0;
-            for (class, score) in row.iter().enumerate() {
-                if *score > row[best] {
-                    best = class;
-                }
-            }
-            chosen.push(if alone { usize::from(row[0] > 0.0) } else { best });
-            if alone {
-                transform.write(row, Second::Rest, &mut all);
-            } else {
-                transform.of_linear(row);
-                all.extend_from_slice(row);
-            }
-        }
+        let best = |row: &[f32]| {
+            let later = |best, class: usize| if row[class] > row[best] { class } else { best };
+            if alone { usize::from(row[0] > 0.0) } else { (1..outputs).fold(0, later) }
+        };
+        let chosen: Vec<usize> = scores.chunks_exact(outputs).map(best).collect();
+        let all = if alone {
+            let mut all = Vec::with_capacity(2 * rows);
+            scores.chunks_exact_mut(1).for_each(|row| transform.write(row, Second::Rest, &mut all));
+            all
+        } else {
+            transform.of_linear(scores, outputs)
+        };
         let width = all.len().checked_div(rows).unwrap_or(outputs);
         Ok(vec![labels.of(&chosen)?, Tensor::new(vec![rows, width], Data::F32(all))?])
     }))
@@ -147,15 +142,13 @@ fn regressor(settings: &mut Settings<'_>) -> Result<Run> {
     let linear = Linear::new(coefficients, start, targets)?;
     Ok(Box::new(move |inputs: Inputs<'_>, _| {
         let (rows, mut scores) = linear.of(inputs.get(0)?)?;
-        let mut all = Vec::with_capacity(scores.len());
-        for row in scores.chunks_exact_mut(targets) {
-            if targets == 1 {
-                transform.write(row, Second::Not, &mut all);
-            } else {
-                transform.of_linear(row);
-                all.extend_from_slice(row);
-            }
-        }
+        let all = if targets == 1 {
+            let mut all = Vec::with_capacity(rows);
+            scores.chunks_exact_mut(1).for_each(|row| transform.write(row, Second::Not, &mut all));
+            all
+        } else {
+            transform.of_linear(scores, targets)
+        };
         Ok(vec![Tensor::new(vec![rows, targets], Data::F32(all))?])
     }))
 }
@@ -171,12 +164,18 @@ fn scaler(settings: &mut Settings<'_>) -> Result<Run> {
         if offset.len() != 1 && offset.len() != width {
             return Err(Error::invalid(format!("it scales {} columns and is given {width}", offset.len())));
         }
-        let mut values = input.singles()?;
-        for (at, value) in values.iter_mut().enumerate() {
-            let column = if offset.len() == 1 { 0 } else { at % width };
-            *value = (*value - offset[column]) * scale[column];
-        }
-        Ok(vec![Tensor::new(input.shape.clone(), Data::F32(values))?])
+        let values = input.singles()?;
+        let scaled = if let ([offset], [scale]) = (offset.as_slice(), scale.as_slice()) {
+            values.iter().map(|value| (value - offset) * scale).collect()
+        } else {
+            let mut scaled = Vec::with_capacity(values.len());
+            for row in values.chunks_exact(width.max(1)) {
+                let terms = row.iter().zip(&offset).zip(&scale);
+                scaled.extend(terms.map(|((value, offset), scale)| (value - offset) * scale));
+            }
+            scaled
+        };
+        Ok(vec![Tensor::new(input.shape.clone(), Data::F32(scaled))?])
     }))
 }
 
@@ -188,7 +187,7 @@ fn normalizer(settings: &mut Settings<'_>) -> Result<Run> {
     Ok(Box::new(move |inputs: Inputs<'_>, _| {
         let input = inputs.get(0)?;
         let (_, width) = input.matrix()?;
-        let mut values = input.singles()?;
+        let mut values = input.singles()?.into_owned();
         for row in values.chunks_exact_mut(width.max(1)) {
             match norm.as_str() {
                 "L2" => {
@@ -227,27 +226,26 @@ fn imputer(settings: &mut Settings<'_>) -> Result<Run> {
     Ok(Box::new(move |inputs: Inputs<'_>, _| {
         let input = inputs.get(0)?;
         let (_, width) = input.matrix()?;
-        fn place(at: usize, width: usize, known: usize) -> usize {
-            if known == width { at % width } else { 0 }
+        /// Replaces values by those of their columns, or by the only one.
+        fn replaced<T: Copy>(values: &[T], width: usize, by: &[T], missing: impl Fn(T) -> bool) -> Vec<T> {
+            let mut made = Vec::with_capacity(values.len());
+            let by = if by.len() == width { by.to_vec() } else { vec![by[0]; width] };
+            for row in values.chunks(width.max(1)) {
+                made.extend(row.iter().zip(&by).map(|(value, by)| if missing(*value) { *by } else { *value }));
+            }
+            made
         }
         let data = match &input.data {
-            Data::F32(values) if !floats.is_empty() => {
-                let missing = |v: f32| v == float || (v.is_nan() && float.is_nan());
-                let value =
-                    |(at, v): (usize, &f32)| if missing(*v) { floats[place(at, width, floats.len())] } else { *v };
-                Data::F32(values.iter().enumerate().map(value).collect())
+            Data::F32(values) if !floats.is_empty() && float.is_nan() => {
+                Data::F32(replaced(values, width, &floats, |v| v.is_nan()))
             }
+            Data::F32(values) if !floats.is_empty() => Data::F32(replaced(values, width, &floats, |v| v == float)),
             Data::F64(values) if !floats.is_empty() => {
+                let floats: Vec<f64> = floats.iter().copied().map(f64::from).collect();
                 let missing = |v: f64| v == f64::from(float) || (v.is_nan() && float.is_nan());
-                let value = |(at, v): (usize, &f64)| {
-                    if missing(*v) { f64::from(floats[place(at, width, floats.len())]) } else { *v }
-                };
-                Data::F64(values.iter().enumerate().map(value).collect())
+                Data::F64(replaced(values, width, &floats, missing))
             }
-            Data::I64(values) if !ints.is_empty() => {
-                let value = |(at, v): (usize, &i64)| if *v == int { ints[place(at, width, ints.len())] } else { *v };
-                Data::I64(values.iter().enumerate().map(value).collect())
-            }
+            Data::I64(values) if !ints.is_empty() => Data::I64(replaced(values, width, &ints, |v| v == int)),
             _ => return Err(input.wrong("the type of the values it replaces")),
         };
         Ok(vec![Tensor::new(input.shape.clone(), data)?])

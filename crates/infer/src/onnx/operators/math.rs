@@ -661,7 +661,7 @@ fn convert(input: &Tensor, to: Kind, words: &mut Words<'_>) -> Result<Tensor> {
             let numbers = Tensor { shape: input.shape.clone(), data: Data::F64(numbers) };
             return convert(&numbers, to, words);
         }
-        (_, Kind::F32) => Data::F32(input.singles()?),
+        (_, Kind::F32) => Data::F32(input.singles()?.into_owned()),
         (_, Kind::F64) => Data::F64(input.doubles()?),
         (Data::I32(values), Kind::I64) => Data::I64(values.iter().map(|v| i64::from(*v)).collect()),
         (Data::I64(values), Kind::I32) => Data::I32(values.iter().map(|v| *v as i32).collect()),

@@ -1,6 +1,6 @@
 //! What becomes of the scores of a classifier or regressor of `ai.onnx.ml`.
 
-use super::functions;
+use super::functions::Approximated;
 use super::math::Number;
 use crate::error::{Error, Result};
 
@@ -75,13 +75,14 @@ impl Transform {
         }
     }
 
-    /// Of the scores of a linear model's row, which ONNX Runtime computes with
+    /// Of the scores of a linear model's rows, which ONNX Runtime computes with
     /// its approximations.
-    pub fn of_linear(self, scores: &mut [f32]) {
-        match self {
-            Self::Logistic => scores.iter_mut().for_each(|score| *score = functions::sigmoid(*score)),
-            _ => self.of(scores),
+    pub fn of_linear(self, mut scores: Vec<f32>, width: usize) -> Vec<f32> {
+        if self == Self::Logistic {
+            return Approximated::Sigmoid.of(&scores);
         }
+        scores.chunks_exact_mut(width).for_each(|row| self.of(row));
+        scores
     }
 
     /// Puts a row's scores at the end of `all`. A single one may get a second.

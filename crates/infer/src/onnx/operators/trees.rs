@@ -93,7 +93,7 @@ impl Precision for f32 {
         f64::from(self)
     }
     fn of(tensor: &Tensor) -> Result<Vec<Self>> {
-        tensor.singles()
+        Ok(tensor.singles()?.into_owned())
     }
 }
 
