@@ -196,7 +196,7 @@ class Proxy:
 class Postgres:
     """A database server with the database `lake`, user `judge`."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, tls=False):
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [
             Path(path) for path in [shutil.which("initdb")] if path]
         if not found:
@@ -220,6 +220,17 @@ class Postgres:
         secret.chmod(0o644)
         self.call("initdb", "-D", self.folder / "data", "-U", "judge", "--auth=scram-sha-256", f"--pwfile={secret}",
                   "--no-sync", "-E", "UTF8", "--locale=C")
+        if tls:
+            need("TLS", "openssl", "there is no openssl to make a certificate with")
+            self.certificate, key = self.folder / "certificate.pem", self.folder / "data" / "key.pem"
+            subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+                            "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out",
+                            self.certificate], check=True, capture_output=True)
+            key.chmod(0o600)
+            if self.user:
+                os.chown(key, self.user["user"], self.user["group"])
+            with open(self.folder / "data" / "postgresql.conf", "a") as settings:
+                settings.write(f"ssl = on\nssl_cert_file = '{self.certificate}'\nssl_key_file = '{key}'\n")
         self.start()
         self.sql("CREATE DATABASE lake", "postgres")
 

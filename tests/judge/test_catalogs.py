@@ -273,6 +273,27 @@ def test_a_server_that_is_gone_is_told_and_no_secret_is(place):
     assert place.run()["status"] == "unchanged"
 
 
+def test_postgres_is_spoken_to_in_secret_where_it_is_asked(tmp_path, binary, started, small_model):
+    server = started("postgres-tls", lambda home: servers.Postgres(home / "server", tls=True))
+    place = Place("postgres", tmp_path / "project", binary, lambda *_: server)
+    settings = place.folder / "insightera.toml"
+    settings.write_text(settings.read_text().replace("/lake\"", "/lake?sslmode=require\""))
+    refused = place.call("table", "list")
+    assert refused.code == 1 and "certificate" in refused.stderr and "SSL_CERT_FILE" in refused.stderr, refused
+    place.environment["SSL_CERT_FILE"] = str(server.certificate)
+    place.prepare(small_model)
+    assert place.run()["status"] == "committed"
+    # A server that logs how its clients came would do; this one is asked while somebody waits.
+    gate = tmp_path / "gate"
+    slow = place.start("run", "risk", "--full", environment={"INSIGHTERA_FAULT": f"pause:swap:{gate}"})
+    wait_for(f"{gate}.waiting", slow)
+    found = server.sql("SELECT s.ssl FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) "
+                       "WHERE a.application_name = 'insightera'")
+    gate.touch()
+    assert slow.wait(60) == 0
+    assert found and all(ssl for (ssl,) in found), found
+
+
 def test_predictions_are_those_of_the_embedded_catalog(tmp_path, binary, started, small_model):
     """The catalog has no say in what is predicted."""
     remote = Place("rest-s3", tmp_path / "remote", binary, started).prepare(small_model)
@@ -314,3 +335,24 @@ def test_a_rest_server_that_fails_at_a_commit_is_asked_what_became_of_it(place, 
     assert refused.code == 1 and "wrong" not in refused.stderr, refused
     assert "credential" in refused.stderr, refused
     proxy.stop()
+
+
+def test_a_stream_keeps_its_state_in_the_store(tmp_path, binary, started, small_model):
+    """Killed once, with the windows restored from the objects that the table names."""
+    import test_stream
+
+    place = Place("sqlite-s3", tmp_path / "project", binary, started).prepare(small_model)
+    (place.folder / "events").mkdir()
+    test_stream.append(place, "e", test_stream.events(0, 900))
+    test_stream.write_pipeline(place, 'files = "events"')
+    gate = tmp_path / "gate"
+    doomed = place.start("stream", "live", "--until-end", environment={"INSIGHTERA_FAULT": f"pause:swap@8:{gate}"})
+    wait_for(f"{gate}.waiting", doomed)
+    doomed.send_signal(signal.SIGKILL)
+    doomed.wait()
+    answer = place.call("stream", "live", "--until-end")
+    assert answer.code == 0, answer
+    test_stream.check(place, test_stream.fold_files(place), small_model)
+    bucket = Path(place.server.log).parent / "objects" / "lake" / place.unique / "_streams" / "live"
+    assert any(bucket.glob("*.state"))
+    assert not (place.folder / "warehouse" / "_streams").exists()

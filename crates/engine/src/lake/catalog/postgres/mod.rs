@@ -179,6 +179,12 @@ impl PostgresCatalog {
             Some(code) if *code == SqlState::UNDEFINED_TABLE => Error::not_found(message)
                 .hint("somebody took the catalog's tables away; or correct `uri` of [catalog]")
                 .cause(error),
+            None if message.contains("certificate") => Error::invalid(message)
+                .hint(
+                    "name the server's certificate in SSL_CERT_FILE, or write `?sslmode=disable` behind the address \
+                     if the network can be trusted",
+                )
+                .cause(error),
             _ => Error::unavailable(message).cause(error),
         }
     }
