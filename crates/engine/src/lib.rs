@@ -4,6 +4,7 @@
 pub mod config;
 pub mod features;
 pub mod lake;
+mod network;
 pub mod notify;
 pub mod registry;
 pub mod score;

@@ -8,13 +8,11 @@ use insightera_core::{Clock, RunId};
 
 use crate::Result;
 use crate::config::{Overrides, Project};
-use crate::lake::Lake;
+use crate::lake::{self, Lake};
 use crate::registry::{EmbeddedRegistry, Registry, RegistryOptions};
 
 /// How long another process may hold a lock before we give up.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
-
-type OpenLake = fn(&Path, &Path, Duration, Arc<dyn Clock>) -> Result<Lake>;
 
 /// Everything that commands work with.
 #[derive(Debug, Clone)]
@@ -29,10 +27,10 @@ impl Workspace {
     /// Opens the project in `dir`.
     ///
     /// # Errors
-    /// When the project file is wrong, the catalog is missing, locked or
-    /// damaged, or a newer Insightera wrote the warehouse.
+    /// When the project file is wrong, the catalog is missing, locked,
+    /// damaged or cannot be reached, or a newer Insightera wrote the warehouse.
     pub fn open(dir: &Path, overrides: Overrides, clock: Arc<dyn Clock>) -> Result<Self> {
-        Self::open_with(dir, overrides, clock, Lake::open)
+        Self::open_with(dir, overrides, clock, false)
     }
 
     /// Opens the project in `dir` and creates its catalog when it is missing.
@@ -40,14 +38,14 @@ impl Workspace {
     /// # Errors
     /// As [`Workspace::open`], and when the folder cannot be written.
     pub fn create(dir: &Path, overrides: Overrides, clock: Arc<dyn Clock>) -> Result<Self> {
-        Self::open_with(dir, overrides, clock, Lake::create)
+        Self::open_with(dir, overrides, clock, true)
     }
 
-    fn open_with(dir: &Path, overrides: Overrides, clock: Arc<dyn Clock>, lake: OpenLake) -> Result<Self> {
+    fn open_with(dir: &Path, overrides: Overrides, clock: Arc<dyn Clock>, create: bool) -> Result<Self> {
         let busy = busy_timeout();
         let project = Project::load_with(dir, overrides)?;
         let settings = &project.settings;
-        let lake = lake(&settings.catalog.path, &settings.storage.warehouse, busy, clock.clone())?;
+        let lake = lake::connect(settings, busy, clock.clone(), create)?;
         let options = RegistryOptions { create: true, busy_timeout: busy };
         let registry = EmbeddedRegistry::open_with(&settings.registry.path, clock.clone(), options)?;
         Ok(Self { lake, registry: Arc::new(registry), clock, project })

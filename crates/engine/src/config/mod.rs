@@ -19,6 +19,7 @@
 //! - A broken pipeline does not stop the others: a pipeline file is read when
 //!   it is asked for.
 
+mod catalog;
 mod document;
 mod events;
 mod feature_view;
@@ -28,10 +29,12 @@ mod pipeline;
 mod project;
 mod section;
 mod settings;
+mod stores;
 mod stream;
 mod templates;
 mod time_zone;
 
+pub use catalog::{CatalogSettings, PostgresSettings, RestSettings};
 pub use events::{
     CHANGE_COLUMNS, CHANGE_TIMESTAMP, EVENT_COLUMNS, EventFormat, EventSettings, FieldKind, FieldSettings,
     SchemaRegistrySettings, SchemaSettings, TimeFormat,
@@ -45,9 +48,9 @@ pub use pipeline::{
 };
 pub use project::{FEATURE_VIEWS, Project};
 pub use settings::{
-    CatalogKind, CatalogSettings, InputSettings, Overrides, RegistrySettings, RunSettings, Settings, SqlSettings,
-    StorageSettings, parse_bytes,
+    InputSettings, Overrides, RegistrySettings, RunSettings, Settings, SqlSettings, StorageSettings, parse_bytes,
 };
+pub use stores::{AzureSettings, GcsSettings, S3Settings, StoreSettings};
 pub use stream::{
     AlertSettings, Emit, JoinSettings, LiveSettings, SourceSettings, StreamPipeline, StreamSettings, WindowSettings,
 };

@@ -188,6 +188,12 @@ impl<'d> Section<'d> {
         }
     }
 
+    /// `true` or `false`.
+    pub(super) fn boolean(&self, key: &str) -> Result<Option<bool>> {
+        let Some(entry) = self.find(key) else { return Ok(None) };
+        entry.value.as_bool().map(Some).ok_or_else(|| self.wrong_type(entry, "true or false"))
+    }
+
     /// One of a closed set of words; `reserved` are words for later versions.
     pub(super) fn choice<T: Copy>(&self, key: &str, values: &[(&str, T)], reserved: &[&str]) -> Result<Option<T>> {
         let Some(found) = self.text(key)? else { return Ok(None) };

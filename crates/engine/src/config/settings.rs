@@ -8,9 +8,11 @@ use insightera_core::validate_name;
 use serde::Serialize;
 use toml::de::DeTable;
 
+use super::catalog::CatalogSettings;
 use super::document::Document;
 use super::notifiers::{NotifierSettings, read_notifier};
 use super::section::{Located, Section};
+use super::stores::StoreSettings;
 use super::time_zone::{TIME_ZONE_HINT, is_time_zone};
 use crate::lake::maintain::policy::Policy;
 use crate::{Error, Result};
@@ -48,28 +50,16 @@ pub struct Settings {
     pub notifiers: BTreeMap<String, NotifierSettings>,
 }
 
-/// Where table pointers live.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct CatalogSettings {
-    /// The kind of catalog.
-    pub kind: CatalogKind,
-    /// The database file.
-    pub path: PathBuf,
-}
-
-/// The kinds of catalog.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CatalogKind {
-    /// An SQLite file with the tables of Iceberg's SQL catalog.
-    Sqlite,
-}
-
 /// Where table files live.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StorageSettings {
-    /// The folder of all tables.
-    pub warehouse: PathBuf,
+    /// The folder of all tables: an absolute path, or a location such as
+    /// `s3://bucket/path`. Where the catalog says where tables are, of what is
+    /// not a table.
+    pub warehouse: String,
+    /// How object stores are reached.
+    #[serde(flatten)]
+    pub stores: StoreSettings,
 }
 
 /// Where models live.
@@ -119,8 +109,9 @@ pub struct Overrides {
 /// The settings that the project file gives, before the others are applied.
 #[derive(Debug, Default)]
 pub(super) struct FileSettings {
-    catalog_path: Option<PathBuf>,
+    catalog: Option<CatalogSettings>,
     warehouse: Option<PathBuf>,
+    stores: StoreSettings,
     registry_path: Option<PathBuf>,
     threads: Option<usize>,
     memory_bytes: Option<u64>,
@@ -140,15 +131,16 @@ impl Settings {
         let in_project = |path: Option<PathBuf>, default: &str| dir.join(path.unwrap_or_else(|| default.into()));
         Self {
             format: FORMAT,
-            catalog: CatalogSettings {
-                kind: CatalogKind::Sqlite,
-                path: in_project(file.catalog_path, "warehouse/catalog.db"),
-            },
+            catalog: file.catalog.unwrap_or_else(CatalogSettings::built_in).in_project(dir),
             storage: StorageSettings {
-                warehouse: flags
-                    .warehouse
-                    .or(environment.warehouse)
-                    .unwrap_or_else(|| in_project(file.warehouse, "warehouse")),
+                warehouse: match flags.warehouse.or(environment.warehouse) {
+                    Some(warehouse) => text_of(&warehouse),
+                    None => match file.warehouse {
+                        Some(location) if is_url(&location) => text_of(&location),
+                        folder => text_of(&in_project(folder, "warehouse")),
+                    },
+                },
+                stores: file.stores,
             },
             registry: RegistrySettings { path: in_project(file.registry_path, "registry") },
             run: RunSettings {
@@ -175,8 +167,8 @@ impl Settings {
 /// The keys of `insightera.toml`.
 const SECTIONS: &[(&str, &[&str])] = &[
     ("", &["format", "catalog", "storage", "registry", "run", "sql", "maintenance", "inputs", "notifiers"]),
-    ("catalog", &["kind", "path"]),
-    ("storage", &["warehouse"]),
+    ("catalog", super::catalog::KEYS),
+    ("storage", &["warehouse", "s3", "azure", "gcs"]),
     ("registry", &["path"]),
     ("run", &["threads", "memory", "commit_attempts"]),
     ("sql", &["time_zone"]),
@@ -205,8 +197,11 @@ impl FileSettings {
             let Some(section) = section else { continue };
             section.allow(keys, SECTIONS)?;
             match *path {
-                "catalog" => settings.read_catalog(&section)?,
-                "storage" => settings.warehouse = local_path(&section, "warehouse")?,
+                "catalog" => settings.catalog = Some(CatalogSettings::read(&section)?),
+                "storage" => {
+                    settings.warehouse = location(&section, "warehouse")?;
+                    settings.stores = StoreSettings::read(&section)?;
+                }
                 "registry" => settings.registry_path = local_path(&section, "path")?,
                 "run" => settings.read_run(&section)?,
                 "sql" => settings.time_zone = time_zone(&section)?,
@@ -224,12 +219,6 @@ impl FileSettings {
             }
         }
         Ok(settings)
-    }
-
-    fn read_catalog(&mut self, section: &Section<'_>) -> Result<()> {
-        section.choice("kind", &[("sqlite", CatalogKind::Sqlite)], &["rest", "hive", "postgres"])?;
-        self.catalog_path = local_path(section, "path")?;
-        Ok(())
     }
 
     fn read_run(&mut self, section: &Section<'_>) -> Result<()> {
@@ -297,12 +286,36 @@ fn check_format(top: &Section<'_>) -> Result<()> {
     Err(error.hint("the project was made by a newer version: use that version"))
 }
 
+/// A folder, or a location of a store.
+fn location(section: &Section<'_>, key: &str) -> Result<Option<PathBuf>> {
+    let Some(text) = section.text(key)? else { return Ok(None) };
+    if !text.value.contains("://") {
+        return local_path(section, key);
+    }
+    crate::lake::storage::check_location(text.value).map_err(|error| {
+        let new = section.error(&text.span, error.to_string());
+        match error.get_hint() {
+            Some(hint) => new.hint(hint.to_owned()),
+            None => new,
+        }
+    })?;
+    Ok(Some(PathBuf::from(text.value.trim_end_matches('/'))))
+}
+
+fn is_url(path: &Path) -> bool {
+    path.to_str().is_some_and(|text| text.contains("://"))
+}
+
+fn text_of(path: &Path) -> String {
+    path.display().to_string()
+}
+
 /// A path in the local file system.
-fn local_path(section: &Section<'_>, key: &str) -> Result<Option<PathBuf>> {
+pub(super) fn local_path(section: &Section<'_>, key: &str) -> Result<Option<PathBuf>> {
     let Some(text) = section.text(key)? else { return Ok(None) };
     if text.value.contains("://") {
         let error = section.error(&text.span, format!("`{}` is not supported yet", text.value.escape_debug()));
-        return Err(error.hint("this version reads and writes local folders"));
+        return Err(error.hint("this version reads local folders here"));
     }
     if text.value.contains('\0') {
         return Err(section.error(&text.span, format!("`{key}` holds a NUL character")));
@@ -343,6 +356,10 @@ pub(super) fn check_flags(flags: Overrides) -> Result<Overrides> {
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf> {
+    if is_url(&path) {
+        crate::lake::storage::check_location(&text_of(&path))?;
+        return Ok(PathBuf::from(text_of(&path).trim_end_matches('/')));
+    }
     std::path::absolute(&path)
         .map_err(|error| Error::invalid(format!("the path `{}` cannot be made absolute", path.display())).cause(error))
 }

@@ -84,9 +84,9 @@ fn an_empty_project_has_the_built_in_defaults_below_its_folder() {
     assert_eq!(project.dir, base);
     assert_eq!(
         settings.catalog,
-        CatalogSettings { kind: CatalogKind::Sqlite, path: base.join("warehouse/catalog.db") }
+        CatalogSettings::Sqlite { path: base.join("warehouse/catalog.db"), name: "insightera".to_owned() }
     );
-    assert_eq!(settings.storage.warehouse, base.join("warehouse"));
+    assert_eq!(Path::new(&settings.storage.warehouse), base.join("warehouse"));
     assert_eq!(settings.registry.path, base.join("registry"));
     assert_eq!(settings.run, RunSettings { threads: 0, memory_bytes: 1_000_000_000, commit_attempts: 3 });
     assert_eq!(settings.sql.time_zone, "UTC");
@@ -118,8 +118,8 @@ parquet = "gold/budget"
     )]);
     let base = dir.path().canonicalize().unwrap();
     let settings = load(dir.path()).unwrap().settings;
-    assert_eq!(settings.catalog.path, Path::new("/elsewhere/catalog.db"));
-    assert_eq!(settings.storage.warehouse, base.join("lake"));
+    assert_eq!(settings.catalog.file(), Some(Path::new("/elsewhere/catalog.db")));
+    assert_eq!(Path::new(&settings.storage.warehouse), base.join("lake"));
     assert_eq!(settings.registry.path, base.join("models"));
     assert_eq!(settings.run, RunSettings { threads: 4, memory_bytes: 512 << 20, commit_attempts: 7 });
     assert_eq!(settings.sql.time_zone, "Asia/Jakarta");
@@ -128,12 +128,49 @@ parquet = "gold/budget"
 }
 
 #[test]
+fn catalogs_and_stores_are_read_and_their_secrets_are_references() {
+    let postgres =
+        "format = 1\n[catalog]\nkind = \"postgres\"\nuri = \"postgresql://me@db/lake\"\npassword = \"env:PW\"";
+    let CatalogSettings::Postgres(found) = settings(postgres).unwrap().catalog else { panic!() };
+    assert_eq!((found.name.as_str(), found.password), ("insightera", Some(Secret::new("env:PW"))));
+    let rest =
+        "format = 1\n[catalog]\nkind = \"rest\"\nuri = \"https://lake/api\"\nwarehouse = \"w\"\ncredential = \"env:C\"";
+    let CatalogSettings::Rest(found) = settings(rest).unwrap().catalog else { panic!() };
+    assert_eq!((found.uri.as_str(), found.warehouse.as_deref(), found.vended), ("https://lake/api", Some("w"), false));
+    let store = "format = 1\n[storage]\nwarehouse = \"s3://bucket/lake/\"\n[storage.s3]\nendpoint = \"http://127.0.0.1:9000/\"\nsecret_access_key = \"env:KEY\"";
+    let found = settings(store).unwrap().storage;
+    assert_eq!(found.warehouse, "s3://bucket/lake");
+    assert_eq!(found.stores.s3.endpoint.as_deref(), Some("http://127.0.0.1:9000"));
+    let json = serde_json::to_string(&found).unwrap();
+    assert!(json.contains("***") && !json.contains("KEY"), "{json}");
+    for (text, message, hint) in [
+        ("[catalog]\nkind = \"rest\"", "`uri` is missing in [catalog]", ""),
+        ("[catalog]\nkind = \"rest\"\nuri = \"lake\"", "`uri` is no address of the web", "https"),
+        ("[catalog]\nkind = \"rest\"\nuri = \"http://x\"\npath = \"y\"", "unknown key `path` in [catalog]", ""),
+        ("[catalog]\nkind = \"postgres\"\nuri = \"mysql://x\"", "not the address of a PostgreSQL database", "env:NAME"),
+        ("[storage.s3]\nendpiont = \"http://x\"", "unknown key `endpiont` in [storage.s3]", "`endpoint`"),
+        ("[storage.s3]\npath_style = 1", "`path_style` must be true or false", ""),
+    ] {
+        refused(settings(&format!("format = 1\n{text}")), message, hint);
+    }
+    // What is refused because it may be a secret is not shown.
+    for text in [
+        "[storage.s3]\nsecret_access_key = \"hunter2\"",
+        "[catalog]\nkind = \"rest\"\nuri = \"http://x\"\ntoken = \"hunter2\"",
+    ] {
+        let error = settings(&format!("format = 1\n{text}")).unwrap_err();
+        assert!(!format!("{error} {:?}", error.get_hint()).contains("hunter2"), "{error}");
+        assert!(error.get_hint().unwrap().contains("env:NAME"));
+    }
+}
+
+#[test]
 fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
     let dir = folder(&[("insightera.toml", "format = 1\n[run]\nthreads = 2\nmemory = \"2GB\"\n")]);
     let environment = [("INSIGHTERA_THREADS", "3"), ("INSIGHTERA_WAREHOUSE", "/env"), ("INSIGHTERA_MEMORY", "")];
     let run = |flags, environment: &[(&str, &str)]| {
         let settings = load_with(dir.path(), flags, environment).unwrap().settings;
-        (settings.run.threads, settings.run.memory_bytes, settings.storage.warehouse)
+        (settings.run.threads, settings.run.memory_bytes, PathBuf::from(settings.storage.warehouse))
     };
     let base = dir.path().canonicalize().unwrap();
     assert_eq!(run(Overrides::default(), &[]), (2, 2_000_000_000, base.join("warehouse")));
@@ -156,7 +193,7 @@ fn a_relative_path_of_a_flag_is_relative_to_the_current_directory() {
     let dir = folder(&[("insightera.toml", "format = 1")]);
     let flags = |warehouse: &str| Overrides { warehouse: Some(warehouse.into()), ..Overrides::default() };
     let settings = load_with(dir.path(), flags("lake"), &[]).unwrap().settings;
-    assert_eq!(settings.storage.warehouse, std::env::current_dir().unwrap().join("lake"));
+    assert_eq!(Path::new(&settings.storage.warehouse), std::env::current_dir().unwrap().join("lake"));
     let small = Overrides { memory_bytes: Some(5), ..Overrides::default() };
     refused(load_with(dir.path(), small, &[]), "`--memory` must be 1 MB or more", "");
 }
@@ -188,7 +225,7 @@ fn a_project_of_another_format_or_of_none_is_refused() {
 fn wrong_settings_are_refused_at_their_place() {
     let cases = [
         ("[catlog]\n", "insightera.toml:2:2: unknown key `catlog` in the top level of the file", "`catalog`"),
-        ("[catalog]\nkind = \"rest\"", ":3:8: `kind = \"rest\"` is not supported yet", "`sqlite`"),
+        ("[catalog]\nkind = \"hive\"", ":3:8: `kind = \"hive\"` is not supported yet", "`sqlite`"),
         ("[catalog]\nkind = \"sqlit\"", "`sqlit` is not a value of `kind`", "did you mean `sqlite`?"),
         ("[run]\nthread = 1", ":3:1: unknown key `thread` in [run]", "did you mean `threads`?"),
         ("[run]\nthreads = -1", ":3:11: `threads` must be from 0 to 1024, found -1", ""),
@@ -196,7 +233,11 @@ fn wrong_settings_are_refused_at_their_place() {
         ("[run]\ncommit_attempts = 0", "`commit_attempts` must be from 1 to 100", ""),
         ("[run]\nmemory = \"lots\"", ":3:10: `memory` is not a size: `lots`", "`1.5GB`"),
         ("[run]\nmemory = 10", "`memory` must be from 1000000", ""),
-        ("[storage]\nwarehouse = \"s3://bucket/x\"", "`s3://bucket/x` is not supported yet", "local folders"),
+        (
+            "[storage]\nwarehouse = \"ftp://bucket/x\"",
+            ":3:13: `ftp://bucket/x` is not a location of files",
+            "`s3://bucket/path`",
+        ),
         ("[storage]\nthreads = 1", "unknown key `threads` in [storage]", "`threads` belongs in [run]"),
         ("[sql]\ntime_zone = \"Asia/Jakrta\"", "`Asia/Jakrta` is not a time zone", "`+07:00`"),
         ("run = 3", "`run` must be a section `[run]`, found an integer", ""),

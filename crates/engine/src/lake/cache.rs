@@ -21,7 +21,7 @@ pub struct MetadataCache {
 #[derive(Debug)]
 struct Parsed {
     location: String,
-    state: State,
+    state: Option<State>,
     metadata: TableMetadataRef,
 }
 
@@ -33,7 +33,11 @@ struct State {
 }
 
 impl State {
+    /// Of a local file that is there; objects of stores are never replaced.
     fn of(location: &str) -> Option<Self> {
+        if !storage::is_local(location) {
+            return None;
+        }
         let file = std::fs::metadata(storage::local_path(location)).ok()?;
         Some(Self { bytes: file.len(), modified: file.modified().ok()? })
     }
@@ -44,7 +48,7 @@ impl MetadataCache {
     pub fn get(&self, location: &str) -> Option<TableMetadataRef> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let file = files.iter().position(|file| file.location == location).and_then(|at| files.remove(at))?;
-        if State::of(location) != Some(file.state) {
+        if State::of(location) != file.state {
             return None;
         }
         let metadata = file.metadata.clone();
@@ -54,7 +58,10 @@ impl MetadataCache {
 
     /// Keeps what a file says.
     pub fn put(&self, location: &str, metadata: TableMetadataRef) {
-        let Some(state) = State::of(location) else { return };
+        let state = State::of(location);
+        if state.is_none() && storage::is_local(location) {
+            return;
+        }
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         files.retain(|file| file.location != location);
         files.push_front(Parsed { location: location.to_owned(), state, metadata });

@@ -6,7 +6,6 @@
 //! reason, and the run compares every entity instead.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -18,7 +17,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader
 use super::deletes;
 use super::faults::{self, Bug};
 use super::files::{self, LiveFile};
-use super::storage::local_path;
+use super::storage::Input;
 use super::table::Table;
 use crate::key::{KeySet, Keys};
 use crate::{Error, Result};
@@ -150,7 +149,7 @@ pub fn diff(table: &Table, from: i64, to: i64, key: &[String]) -> Result<Diff> {
     let gone = [&changes.whole, &changes.positions, &changes.equality]
         .into_iter()
         .flatten()
-        .find(|f| !local_path(f.data_file().file_path()).exists());
+        .find(|f| !table.storage().exists(f.data_file().file_path()));
     if let Some(gone) = gone {
         return declined(format!("file `{}` of `{name}` was cleaned up already", gone.data_file().file_path()));
     }
@@ -173,8 +172,8 @@ pub fn touched_keys(table: &Table, changes: &Changes, key: &[String], threads: u
         .chain(&changes.equality)
         .map(|f| Piece { location: f.data_file().file_path(), rows: None })
         .collect();
-    let positions = deletes::positions(&changes.positions)?;
-    if positions.keys().any(|path| !local_path(path).exists()) {
+    let positions = deletes::positions(table.storage(), &changes.positions)?;
+    if positions.keys().any(|path| !table.storage().exists(path)) {
         return Ok(None);
     }
     pieces.extend(positions.iter().map(|(path, rows)| Piece { location: path, rows: Some(rows.clone()) }));
@@ -183,7 +182,7 @@ pub fn touched_keys(table: &Table, changes: &Changes, key: &[String], threads: u
     let work = || -> Result<KeySet> {
         let mut set = KeySet::default();
         while let Some(piece) = pieces.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-            read_piece(piece, key, &ids, &mut set)?;
+            read_piece(table, piece, key, &ids, &mut set)?;
         }
         Ok(set)
     };
@@ -203,11 +202,9 @@ pub fn touched_keys(table: &Table, changes: &Changes, key: &[String], threads: u
     Ok(Some(all))
 }
 
-fn read_piece(piece: &Piece<'_>, key: &[String], ids: &[Option<i32>], set: &mut KeySet) -> Result<()> {
-    let (file, metadata) = deletes::open(piece.location)?;
-    let damaged = |e: &dyn std::fmt::Display| {
-        Error::data(format!("`{}` cannot be read: {e}", local_path(piece.location).display()))
-    };
+fn read_piece(table: &Table, piece: &Piece<'_>, key: &[String], ids: &[Option<i32>], set: &mut KeySet) -> Result<()> {
+    let (file, metadata) = deletes::open(table.storage(), piece.location)?;
+    let damaged = |e: &dyn std::fmt::Display| Error::data(format!("`{}` cannot be read: {e}", piece.location));
     let leaves = key
         .iter()
         .zip(ids)
@@ -245,7 +242,7 @@ fn read_piece(piece: &Piece<'_>, key: &[String], ids: &[Option<i32>], set: &mut 
 /// the set holds some of them.
 fn read_pages(
     pages: &KeyPages,
-    file: &Arc<File>,
+    file: &Arc<Input>,
     metadata: &ArrowReaderMetadata,
     rows: Option<&[u64]>,
     set: &mut KeySet,

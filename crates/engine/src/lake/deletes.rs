@@ -1,7 +1,7 @@
 //! Reads position deletes, and turns them into row selections.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::AsArray;
@@ -11,9 +11,8 @@ use datafusion::datasource::physical_plan::parquet::{ParquetAccessPlan, RowGroup
 use iceberg::spec::DataFileFormat;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
 
-use super::durable;
 use super::files::LiveFile;
-use super::storage::local_path;
+use super::storage::{Input, Storage};
 use crate::{Error, Result};
 
 /// Field id of `file_path` in a position delete file.
@@ -25,22 +24,31 @@ pub const POSITION_ID: i32 = 2_147_483_545;
 pub type Positions = HashMap<String, Vec<u64>>;
 
 /// Opens a Parquet file and reads its footer.
-pub fn open(location: &str) -> Result<(File, ArrowReaderMetadata)> {
-    let path = local_path(location);
-    let file = File::open(&path).map_err(|e| durable::io_error("open", &path, e))?;
+pub fn open(storage: &Storage, location: &str) -> Result<(Input, ArrowReaderMetadata)> {
+    let file = storage.open(location)?;
     let metadata = ArrowReaderMetadata::load(&file, Default::default()).map_err(|e| {
-        Error::data(format!("`{}` is not a readable Parquet file: {e}", path.display()))
+        Error::data(format!("`{}` is not a readable Parquet file: {e}", shown(location)))
             .hint("restore the file from a backup, or write it again")
             .cause(e)
     })?;
     Ok((file, metadata))
 }
 
+/// Opens a local Parquet file and reads its footer.
+pub fn open_file(path: &Path) -> Result<(Input, ArrowReaderMetadata)> {
+    open(&Storage::default(), &path.display().to_string())
+}
+
+/// A location as people know it: local files by their path.
+fn shown(location: &str) -> &str {
+    location.strip_prefix("file://").unwrap_or(location)
+}
+
 /// Decodes a whole file, to tell whether it is damaged.
-pub fn read_through(location: &str) -> Result<()> {
-    let (file, metadata) = open(location)?;
+pub fn read_through(storage: &Storage, location: &str) -> Result<()> {
+    let (file, metadata) = open(storage, location)?;
     let damaged = |e: &dyn std::fmt::Display| {
-        Error::data(format!("`{}` is not a readable Parquet file: {e}", local_path(location).display()))
+        Error::data(format!("`{}` is not a readable Parquet file: {e}", shown(location)))
             .hint("restore the file from a backup, or write it again")
     };
     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata).build().map_err(|e| damaged(&e))?;
@@ -51,7 +59,7 @@ pub fn read_through(location: &str) -> Result<()> {
 }
 
 /// Reads position delete files, all rows.
-pub fn positions<'a>(deletes: impl IntoIterator<Item = &'a LiveFile>) -> Result<Positions> {
+pub fn positions<'a>(storage: &Storage, deletes: impl IntoIterator<Item = &'a LiveFile>) -> Result<Positions> {
     let mut found = Positions::new();
     for delete in deletes {
         let location = delete.data_file().file_path();
@@ -59,7 +67,7 @@ pub fn positions<'a>(deletes: impl IntoIterator<Item = &'a LiveFile>) -> Result<
             return Err(Error::invalid(format!("`{location}` is not a Parquet delete file"))
                 .hint("deletion vectors (format version 3) are not supported yet: rewrite the table's data files"));
         }
-        let (file, metadata) = open(location)?;
+        let (file, metadata) = open(storage, location)?;
         let damaged =
             |e: &dyn std::fmt::Display| Error::data(format!("the delete file `{location}` cannot be read: {e}"));
         let reader =

@@ -8,7 +8,6 @@ use iceberg::spec::{
     ManifestStatus, SnapshotRef,
 };
 
-use super::storage;
 use super::table::Table;
 use crate::{Error, Result};
 
@@ -92,7 +91,7 @@ pub fn manifest_entries(table: &Table, manifest: &ManifestFile) -> Result<Arc<Ve
     if let Some(found) = cache.get(&key) {
         return Ok(found.clone());
     }
-    let bytes = storage::read(&manifest.manifest_path)?;
+    let bytes = table.storage().read(&manifest.manifest_path)?;
     let damaged = |e: iceberg::Error| {
         Error::data(format!("the manifest `{}` of table `{}` cannot be read", manifest.manifest_path, table.name()))
             .hint("restore the file from a backup, or roll the table back to a snapshot without it")
@@ -132,7 +131,7 @@ fn inherit(entry: &mut iceberg::spec::ManifestEntry, manifest: &ManifestFile) {
 /// The manifest list of a snapshot.
 pub fn manifest_list(table: &Table, snapshot: &SnapshotRef) -> Result<Vec<ManifestFile>> {
     let location = snapshot.manifest_list();
-    let bytes = storage::read(location)?;
+    let bytes = table.storage().read(location)?;
     let list = ManifestList::parse_with_version(&bytes, table.metadata().format_version()).map_err(|e| {
         Error::data(format!("the manifest list `{location}` of table `{}` cannot be read", table.name()))
             .hint("restore the file from a backup, or roll the table back to another snapshot")

@@ -83,7 +83,7 @@ impl Folder {
                     )));
                 }
             }
-            let (_, parquet) = deletes::open(&path.display().to_string())?;
+            let (_, parquet) = deletes::open_file(&path)?;
             merge(name, relative, &mut columns, &parquet)?;
             files.push(FolderFile {
                 bytes: meta.len(),

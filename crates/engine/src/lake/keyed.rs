@@ -5,8 +5,6 @@
 //! other columns. A key of one column is hashed from the pages, any other from
 //! arrays.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -17,6 +15,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader
 
 use super::deletes;
 use super::scan::KeyFilter;
+use super::storage::Storage;
 use crate::key::Keys;
 use crate::{Error, Result};
 
@@ -31,7 +30,7 @@ pub struct Matched {
 
 /// A file and where its key columns are.
 struct Known<'a> {
-    path: &'a Path,
+    location: &'a str,
     metadata: ArrowReaderMetadata,
     leaves: Vec<usize>,
 }
@@ -47,18 +46,19 @@ struct Piece {
 /// The rows of each file whose key is in the filter. `schema` says what the key
 /// columns are to the reader. `None` when a file does not have them.
 pub fn matching_rows(
-    paths: &[PathBuf],
+    storage: &Storage,
+    locations: &[String],
     filter: &KeyFilter,
     schema: &SchemaRef,
     threads: usize,
 ) -> Result<Option<Vec<Matched>>> {
     // Files are open only while they are read: there can be many.
-    let known = in_parallel(paths, threads, |path| {
-        let (_, metadata) = deletes::open(&path.display().to_string())?;
+    let known = in_parallel(locations, threads, |location| {
+        let (_, metadata) = deletes::open(storage, location)?;
         let columns = metadata.metadata().file_metadata().schema_descr_ptr();
         let leaf = |name: &String| (0..columns.num_columns()).find(|i| columns.column(*i).path().string() == *name);
         let leaves = filter.columns.iter().map(leaf).collect::<Option<Vec<usize>>>();
-        Ok(leaves.map(|leaves| Known { path: path.as_path(), metadata, leaves }))
+        Ok(leaves.map(|leaves| Known { location: location.as_str(), metadata, leaves }))
     })?;
     let Some(files) = known.into_iter().collect::<Option<Vec<Known<'_>>>>() else { return Ok(None) };
     let mut pieces = Vec::new();
@@ -70,7 +70,8 @@ pub fn matching_rows(
         }
     }
     let sieve = Sieve::new(&filter.keys);
-    let found = in_parallel(&pieces, threads, |piece| read(&files[piece.file], *piece, filter, &sieve, schema))?;
+    let found =
+        in_parallel(&pieces, threads, |piece| read(storage, &files[piece.file], *piece, filter, &sieve, schema))?;
     let mut matched: Vec<Matched> =
         files.into_iter().map(|file| Matched { metadata: file.metadata, rows: Vec::new() }).collect();
     for (piece, rows) in pieces.iter().zip(found) {
@@ -110,23 +111,30 @@ fn in_parallel<'a, T: Sync, R: Send>(
     Ok(done.into_iter().map(|(_, answer)| answer).collect())
 }
 
-fn read(file: &Known<'_>, piece: Piece, filter: &KeyFilter, sieve: &Sieve<'_>, schema: &SchemaRef) -> Result<Vec<u64>> {
+fn read(
+    storage: &Storage,
+    file: &Known<'_>,
+    piece: Piece,
+    filter: &KeyFilter,
+    sieve: &Sieve<'_>,
+    schema: &SchemaRef,
+) -> Result<Vec<u64>> {
     let mut rows = Vec::new();
-    let input = Arc::new(File::open(file.path).map_err(|e| super::durable::io_error("open", file.path, e))?);
+    let input = Arc::new(storage.open(file.location)?);
     if let ([leaf], [name]) = (file.leaves.as_slice(), filter.columns.as_slice()) {
-        let field = schema.field_with_name(name).map_err(|e| damaged(file.path, &e))?;
+        let field = schema.field_with_name(name).map_err(|e| damaged(file.location, &e))?;
         if let Some(pages) = KeyPages::new(&file.metadata, *leaf, field.data_type()) {
             let mut visit = |range: std::ops::Range<u64>, hashes: &[_]| {
                 sieve.find(piece.start + range.start, hashes, &mut rows);
             };
             let read = pages.read(&input, piece.group, Wanted::All, &mut visit);
-            if read.map_err(|e| damaged(file.path, &e))? {
+            if read.map_err(|e| damaged(file.location, &e))? {
                 return Ok(rows);
             }
             rows.clear();
         }
     }
-    let input = input.try_clone().map_err(|e| super::durable::io_error("read", file.path, e))?;
+    let input = input.try_clone().map_err(|e| damaged(file.location, &e))?;
     let mask =
         ProjectionMask::leaves(file.metadata.metadata().file_metadata().schema_descr(), file.leaves.iter().copied());
     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(input, file.metadata.clone())
@@ -134,17 +142,17 @@ fn read(file: &Known<'_>, piece: Piece, filter: &KeyFilter, sieve: &Sieve<'_>, s
         .with_projection(mask)
         .with_batch_size(8192)
         .build()
-        .map_err(|e| damaged(file.path, &e))?;
+        .map_err(|e| damaged(file.location, &e))?;
     let mut start = piece.start;
     for batch in reader {
-        let batch = batch.map_err(|e| damaged(file.path, &e))?;
+        let batch = batch.map_err(|e| damaged(file.location, &e))?;
         sieve.find(start, &Keys::new(&batch, &filter.columns)?.hashes(), &mut rows);
         start += batch.num_rows() as u64;
     }
     Ok(rows)
 }
 
-fn damaged(path: &Path, error: &dyn std::fmt::Display) -> Error {
-    Error::data(format!("`{}` is not a readable Parquet file: {error}", path.display()))
+fn damaged(location: &str, error: &dyn std::fmt::Display) -> Error {
+    Error::data(format!("`{location}` is not a readable Parquet file: {error}"))
         .hint("restore the file from a backup, or write it again")
 }

@@ -6,6 +6,8 @@
 //! ([`catalog`]). Flow of a read: pointer → metadata → live files ([`files`])
 //! → DataFusion scan ([`scan`]).
 //!
+//! Tables and files are behind two seams: [`catalog`] and [`storage`].
+//!
 //! Promises: a pointer only ever names durable files; a reader sees a commit
 //! whole or not at all; no code outside [`commit`] moves a pointer; no code
 //! outside [`maintain`] removes a file.
@@ -14,6 +16,7 @@ mod cache;
 pub mod catalog;
 pub mod changes;
 pub mod commit;
+mod connect;
 pub mod deletes;
 pub mod durable;
 pub mod evolve;
@@ -33,11 +36,8 @@ pub mod upsert;
 pub mod writer;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use iceberg::io::FileIO;
 use iceberg::spec::{
     FormatVersion, SortOrder, TableMetadataBuilder, Transform, UnboundPartitionField, UnboundPartitionSpec,
 };
@@ -45,8 +45,10 @@ use iceberg::{TableCreation, spec::Schema};
 use insightera_core::{Clock, closest};
 
 use self::cache::MetadataCache;
-use self::catalog::Catalog;
+use self::catalog::{Catalog, Loaded};
+use self::storage::Storage;
 use crate::{Error, Result};
+pub use connect::connect;
 pub use table::{Ancestry, Table, TableName};
 
 /// Drives a future of our own storage, which never waits for anything.
@@ -57,9 +59,9 @@ pub(crate) fn run_now<T>(future: impl Future<Output = T>) -> T {
 /// The catalog, the storage and the clock that all tables share.
 #[derive(Debug, Clone)]
 pub struct Lake {
-    catalog: Catalog,
-    warehouse: PathBuf,
-    file_io: FileIO,
+    catalog: Arc<dyn Catalog>,
+    storage: Storage,
+    warehouse: String,
     clock: Arc<dyn Clock>,
     metadata: MetadataCache,
 }
@@ -75,8 +77,8 @@ pub struct NewTable {
     pub partition_by: Vec<(String, Transform)>,
     /// Table properties.
     pub properties: HashMap<String, String>,
-    /// The folder of its files; by default one in the warehouse.
-    pub location: Option<PathBuf>,
+    /// The location of its files; by default a folder in the warehouse.
+    pub location: Option<String>,
 }
 
 /// The properties every table here starts with.
@@ -89,42 +91,24 @@ pub fn default_properties() -> HashMap<String, String> {
 }
 
 impl Lake {
-    /// A lake over an existing catalog; `warehouse` is where new tables go.
-    ///
-    /// # Errors
-    /// When there is no catalog, it cannot be read, or a newer Insightera
-    /// wrote the warehouse.
-    pub fn open(catalog: &Path, warehouse: &Path, busy_timeout: Duration, clock: Arc<dyn Clock>) -> Result<Self> {
-        let catalog = Catalog::open(catalog, busy_timeout)?;
-        catalog.check_format()?;
-        Self::with_catalog(catalog, warehouse, clock)
-    }
-
-    /// A lake whose catalog is created when missing; `warehouse` is where new
-    /// tables go.
-    ///
-    /// # Errors
-    /// When the catalog cannot be read or written, or a newer Insightera wrote
-    /// the warehouse.
-    pub fn create(catalog: &Path, warehouse: &Path, busy_timeout: Duration, clock: Arc<dyn Clock>) -> Result<Self> {
-        durable::create_dirs(warehouse)?;
-        let catalog = Catalog::create(catalog, busy_timeout)?;
-        catalog.check_format()?;
-        Self::with_catalog(catalog, warehouse, clock)
-    }
-
-    fn with_catalog(catalog: Catalog, warehouse: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
-        let warehouse = std::path::absolute(warehouse).map_err(|e| durable::io_error("find", warehouse, e))?;
-        Ok(Self { catalog, warehouse, file_io: storage::file_io(), clock, metadata: MetadataCache::default() })
+    /// A lake; `warehouse` is the location of new tables, where the catalog
+    /// does not decide it, and of what is not a table.
+    pub fn new(catalog: Arc<dyn Catalog>, storage: Storage, warehouse: String, clock: Arc<dyn Clock>) -> Self {
+        Self { catalog, storage, warehouse, clock, metadata: MetadataCache::default() }
     }
 
     /// The catalog.
-    pub fn catalog(&self) -> &Catalog {
-        &self.catalog
+    pub fn catalog(&self) -> &dyn Catalog {
+        self.catalog.as_ref()
     }
 
-    /// The folder of new tables.
-    pub fn warehouse(&self) -> &Path {
+    /// Where files are that are not a table's.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// The location of new tables, and of what is not a table.
+    pub fn warehouse(&self) -> &str {
         &self.warehouse
     }
 
@@ -137,19 +121,24 @@ impl Lake {
         &self.metadata
     }
 
-    pub(crate) fn file_io(&self) -> &FileIO {
-        &self.file_io
-    }
-
     /// The table, or `None` when the catalog has none of that name.
     pub fn find(&self, name: &TableName) -> Result<Option<Table>> {
-        let Some(location) = self.catalog.pointer(name)? else { return Ok(None) };
-        if let Some(metadata) = self.metadata.get(&location) {
-            return Ok(Some(Table::new(name.clone(), metadata, location)));
+        self.catalog.load(name)?.map(|loaded| self.loaded(name, loaded)).transpose()
+    }
+
+    /// The table that a catalog's answer describes.
+    pub(crate) fn loaded(&self, name: &TableName, loaded: Loaded) -> Result<Table> {
+        let Loaded { location, metadata, properties } = loaded;
+        let storage = self.storage.with_vended(properties);
+        if let Some(metadata) = metadata {
+            return Ok(Table::new(name.clone(), metadata, location, storage));
         }
-        let table = Table::load(name.clone(), location)?;
+        if let Some(metadata) = self.metadata.get(&location) {
+            return Ok(Table::new(name.clone(), metadata, location, storage));
+        }
+        let table = Table::load(name.clone(), location, storage)?;
         self.metadata.put(table.metadata_location(), table.metadata_ref());
-        Ok(Some(table))
+        Ok(table)
     }
 
     /// The table.
@@ -184,11 +173,11 @@ impl Lake {
         let mut properties = default_properties();
         properties.extend(new.properties.clone());
         check_properties(&new.name, &mut properties)?;
-        let own = || self.warehouse.join(&new.name.namespace).join(&new.name.name);
-        let folder = new.location.clone().unwrap_or_else(own);
+        let own = || format!("{}/{}/{}", self.warehouse, new.name.namespace, new.name.name);
+        let location = new.location.clone().unwrap_or_else(own);
         let creation = TableCreation::builder()
             .name(new.name.name.clone())
-            .location(format!("file://{}", folder.display()))
+            .location(location)
             .schema(schema)
             .partition_spec(spec)
             .sort_order(SortOrder::unsorted_order())
@@ -200,7 +189,10 @@ impl Lake {
             .map_err(|e| Error::invalid(format!("table `{}` cannot be made: {e}", new.name)).cause(e))?
             .metadata;
         let metadata = table::dated(metadata, self.clock.now_micros().div_euclid(1000))?;
-        Ok(Table::new(new.name.clone(), metadata.into(), String::new()))
+        match self.catalog.draft(new, &metadata)? {
+            Some(drafted) => self.loaded(&new.name, drafted),
+            None => Ok(Table::new(new.name.clone(), metadata.into(), String::new(), self.storage.clone())),
+        }
     }
 }
 

@@ -11,7 +11,6 @@
 
 use std::any::Any;
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt64Array};
@@ -51,7 +50,7 @@ use super::files::{self, LiveFile, LiveFiles};
 use super::folder::Folder;
 use super::keyed;
 use super::schema::query_schema;
-use super::storage::{self, local_path};
+use super::storage::{Storage, StoredPath};
 use super::table::Table;
 use crate::key::{KeySet, Keys};
 use crate::{Error, Result};
@@ -192,6 +191,13 @@ impl Scan {
         }
     }
 
+    fn storage(&self) -> Storage {
+        match &self.source {
+            Source::Table { table, .. } => table.storage().clone(),
+            Source::Folder(_) => Storage::default(),
+        }
+    }
+
     /// Number of data files.
     pub fn file_count(&self) -> usize {
         match &self.source {
@@ -244,10 +250,13 @@ impl Scan {
         let (mut plain, mut tasks) = (Vec::new(), Vec::new());
         match &self.source {
             Source::Folder(folder) => {
+                let local = Storage::default();
                 for (file, _) in folder.files.iter().zip(keep).filter(|(_, keep)| **keep) {
-                    let mut part = partitioned(&file.path, file.bytes)?;
-                    part.partition_values = file.partition.iter().map(|v| ScalarValue::Utf8(v.clone())).collect();
-                    plain.push(PlainFile { part, path: file.path.clone(), deleted: Vec::new() });
+                    let location = file.path.display().to_string();
+                    let mut file_of_folder = PlainFile::new(&local, location, file.bytes)?;
+                    file_of_folder.part.partition_values =
+                        file.partition.iter().map(|v| ScalarValue::Utf8(v.clone())).collect();
+                    plain.push(file_of_folder);
                 }
             }
             Source::Table { table, files, .. } => {
@@ -262,22 +271,21 @@ impl Scan {
                         continue;
                     }
                     let data = file.data_file();
-                    let path = local_path(data.file_path());
-                    let part = partitioned(&path, data.file_size_in_bytes())?;
-                    let mut deleted = Vec::new();
+                    let location = data.file_path().to_owned();
+                    let mut file = PlainFile::new(table.storage(), location, data.file_size_in_bytes())?;
                     if !deletes.is_empty() {
                         let names: Vec<String> = deletes.iter().map(|d| d.data_file().file_path().to_owned()).collect();
                         let found = match positions.get(&names) {
                             Some(found) => found.clone(),
                             None => {
-                                let read = Arc::new(deletes::positions(deletes.iter().copied())?);
+                                let read = Arc::new(deletes::positions(table.storage(), deletes.iter().copied())?);
                                 positions.insert(names, read.clone());
                                 read
                             }
                         };
-                        deleted = found.get(data.file_path()).cloned().unwrap_or_default();
+                        file.deleted = found.get(data.file_path()).cloned().unwrap_or_default();
                     }
-                    plain.push(PlainFile { part, path, deleted });
+                    plain.push(file);
                 }
             }
         }
@@ -287,17 +295,18 @@ impl Scan {
     /// The files for the Parquet reader with the rows that it is to read: those
     /// that are not deleted and, if that can be told from the files' own
     /// columns, have a wanted key. Then the last is true.
-    fn choose_rows(&self, plain: Vec<PlainFile>, threads: usize) -> Result<(Vec<PartitionedFile>, bool)> {
+    fn choose_rows(&self, plain: Vec<PlainFile>, threads: usize) -> Result<(Vec<(StoredPath, PartitionedFile)>, bool)> {
+        let storage = self.storage();
         if let Some(filter) = &self.keys {
-            let paths: Vec<PathBuf> = plain.iter().map(|file| file.path.clone()).collect();
-            if let Some(matched) = keyed::matching_rows(&paths, filter, &self.schema, threads)? {
+            let locations: Vec<String> = plain.iter().map(|file| file.location.clone()).collect();
+            if let Some(matched) = keyed::matching_rows(&storage, &locations, filter, &self.schema, threads)? {
                 let mut chosen = Vec::new();
                 for (file, matched) in plain.into_iter().zip(matched) {
                     let mut rows = matched.rows;
                     rows.retain(|row| file.deleted.binary_search(row).is_err());
                     if !rows.is_empty() {
                         let plan = deletes::access_plan(&matched.metadata, &rows, true);
-                        chosen.push(file.part.with_extensions(plan));
+                        chosen.push((file.stored, file.part.with_extensions(plan)));
                     }
                 }
                 return Ok((chosen, true));
@@ -305,12 +314,13 @@ impl Scan {
         }
         let mut all = Vec::with_capacity(plain.len());
         for file in plain {
-            all.push(if file.deleted.is_empty() {
+            let part = if file.deleted.is_empty() {
                 file.part
             } else {
-                let (_, metadata) = deletes::open(&file.path.display().to_string())?;
+                let (_, metadata) = deletes::open(&storage, &file.location)?;
                 file.part.with_extensions(deletes::access_plan(&metadata, &file.deleted, false))
-            });
+            };
+            all.push((file.stored, part));
         }
         Ok((all, false))
     }
@@ -387,19 +397,29 @@ impl Scan {
     }
 }
 
+/// Files of one store for the Parquet reader.
+struct StoreFiles {
+    store: ObjectStoreUrl,
+    files: Vec<PartitionedFile>,
+    /// Whether they are all that the scan reads.
+    all: bool,
+}
+
 /// A file for the Parquet reader, and which of its rows are deleted, ascending.
 struct PlainFile {
     part: PartitionedFile,
-    path: PathBuf,
+    location: String,
+    stored: StoredPath,
     deleted: Vec<u64>,
 }
 
-fn partitioned(path: &Path, bytes: u64) -> Result<PartitionedFile> {
-    let location = object_store::path::Path::from_absolute_path(path)
-        .map_err(|e| Error::invalid(format!("`{}` is not a usable path: {e}", path.display())))?;
-    let mut file = PartitionedFile::new("", bytes);
-    file.object_meta.location = location;
-    Ok(file)
+impl PlainFile {
+    fn new(storage: &Storage, location: String, bytes: u64) -> Result<Self> {
+        let stored = storage.stored_path(&location)?;
+        let mut part = PartitionedFile::new("", bytes);
+        part.object_meta.location = stored.path.clone();
+        Ok(Self { part, location, stored, deleted: Vec::new() })
+    }
 }
 
 #[async_trait]
@@ -450,8 +470,22 @@ impl TableProvider for Scan {
         let key_predicate = if chosen { None } else { self.key_predicate(&df_schema, state)? };
         let projected_schema = Arc::new(self.schema.project(&projected)?);
         let mut parts: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
-        if !plain.is_empty() {
-            parts.push(self.parquet(plain, &projected, pushed, key_predicate, state, limit)?);
+        // One reader for the files of each store.
+        let mut stores: Vec<(StoredPath, Vec<PartitionedFile>)> = Vec::new();
+        for (stored, file) in plain {
+            match stores.iter_mut().find(|(known, _)| known.store.as_str() == stored.store.as_str()) {
+                Some((_, files)) => files.push(file),
+                None => stores.push((stored, vec![file])),
+            }
+        }
+        let all = stores.len() == 1 && tasks.is_empty();
+        for (stored, files) in stores {
+            if let Some(store) = stored.object_store {
+                state.runtime_env().register_object_store(stored.store.as_ref(), store);
+            }
+            let (pushed, keys) = (pushed.clone(), key_predicate.clone());
+            let files = StoreFiles { store: stored.store, files, all };
+            parts.push(self.parquet(files, &projected, pushed, keys, state, limit)?);
         }
         if !tasks.is_empty() {
             parts.push(self.by_field_id(tasks, &read, &projected, state)?);
@@ -467,7 +501,7 @@ impl TableProvider for Scan {
 impl Scan {
     fn parquet(
         &self,
-        files: Vec<PartitionedFile>,
+        StoreFiles { store, files, all }: StoreFiles,
         projected: &[usize],
         pushed: Option<Arc<dyn PhysicalExpr>>,
         key_predicate: Option<Arc<dyn PhysicalExpr>>,
@@ -503,9 +537,9 @@ impl Scan {
         }
         let deletes = files.iter().any(|f| f.extensions.is_some());
         let groups = FileGroup::new(files).split_files(state.config().target_partitions());
-        let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(source))
+        let config = FileScanConfigBuilder::new(store, Arc::new(source))
             .with_file_groups(groups)
-            .with_statistics(self.statistics(!deletes && self.keys.is_none()))
+            .with_statistics(self.statistics(all && !deletes && self.keys.is_none()))
             .with_projection_indices(Some(projected.to_vec()))?
             .with_limit(limit)
             .build();
@@ -523,7 +557,8 @@ impl Scan {
         let partitions: Vec<Arc<dyn PartitionStream>> = tasks
             .chunks(tasks.len().div_ceil(state.config().target_partitions()).max(1))
             .map(|chunk| {
-                Arc::new(FieldIdStream { schema: schema.clone(), tasks: chunk.to_vec() }) as Arc<dyn PartitionStream>
+                Arc::new(FieldIdStream { schema: schema.clone(), storage: self.storage(), tasks: chunk.to_vec() })
+                    as Arc<dyn PartitionStream>
             })
             .collect();
         let mut plan: Arc<dyn ExecutionPlan> =
@@ -555,6 +590,7 @@ fn external(error: Error) -> DataFusionError {
 #[derive(Debug)]
 struct FieldIdStream {
     schema: SchemaRef,
+    storage: Storage,
     tasks: Vec<FileScanTask>,
 }
 
@@ -570,9 +606,9 @@ impl PartitionStream for FieldIdStream {
             tasks.iter_mut().for_each(|t| t.deletes.clear());
         }
         let cast_schema = schema.clone();
+        let file_io = self.storage.file_io();
         let stream = async move {
-            let reader =
-                iceberg::arrow::ArrowReaderBuilder::new(storage::file_io(), iceberg::Runtime::current()).build();
+            let reader = iceberg::arrow::ArrowReaderBuilder::new(file_io, iceberg::Runtime::current()).build();
             let tasks = futures::stream::iter(tasks.into_iter().map(Ok)).boxed();
             let stream = reader.read(tasks).map_err(|e| DataFusionError::External(Box::new(e)))?.stream();
             Ok::<_, DataFusionError>(stream.map(move |batch| {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use iceberg::spec::{FormatVersion, SchemaRef, SnapshotRef, SnapshotReference, TableMetadata, TableMetadataRef};
 
-use super::storage;
+use super::storage::Storage;
 use crate::{Error, Result};
 
 /// Two clocks that are this near, in milliseconds, are one.
@@ -50,22 +50,28 @@ pub struct Table {
     name: TableName,
     metadata: TableMetadataRef,
     metadata_location: String,
+    storage: Storage,
 }
 
 impl Table {
     /// Reads and parses the metadata file at `location`.
-    pub fn load(name: TableName, location: String) -> Result<Self> {
-        let bytes = storage::read(&location)?;
+    pub fn load(name: TableName, location: String, storage: Storage) -> Result<Self> {
+        let bytes = storage.read(&location)?;
         let metadata = parse_metadata(&bytes).map_err(|cause| {
             Error::data(format!("the metadata file `{location}` of table `{name}` cannot be read"))
                 .hint("restore the file; the catalog keeps the one before it in `previous_metadata_location`")
                 .cause(cause)
         })?;
-        Ok(Self { name, metadata: Arc::new(metadata), metadata_location: location })
+        Ok(Self { name, metadata: Arc::new(metadata), metadata_location: location, storage })
     }
 
-    pub(crate) fn new(name: TableName, metadata: TableMetadataRef, metadata_location: String) -> Self {
-        Self { name, metadata, metadata_location }
+    pub(crate) fn new(
+        name: TableName,
+        metadata: TableMetadataRef,
+        metadata_location: String,
+        storage: Storage,
+    ) -> Self {
+        Self { name, metadata, metadata_location, storage }
     }
 
     /// `namespace.name`.
@@ -81,6 +87,11 @@ impl Table {
     /// The parsed metadata, shared.
     pub fn metadata_ref(&self) -> TableMetadataRef {
         self.metadata.clone()
+    }
+
+    /// Where the table's files are.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
     }
 
     /// The metadata file.

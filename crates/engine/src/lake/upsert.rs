@@ -45,8 +45,8 @@ pub fn upsert(lake: &Lake, table: &Table, rows: &RecordBatch, key: &[String]) ->
         let location = file.data_file().file_path();
         let deletes = live.deletes_for(file, table).into_iter();
         let deletes = deletes.filter(|d| d.data_file().content_type() == DataContentType::PositionDeletes);
-        let gone = deletes::positions(deletes)?.remove(location).unwrap_or_default();
-        let (input, metadata) = deletes::open(location)?;
+        let gone = deletes::positions(table.storage(), deletes)?.remove(location).unwrap_or_default();
+        let (input, metadata) = deletes::open(table.storage(), location)?;
         let schema = metadata.metadata().file_metadata().schema_descr_ptr();
         let mask = ProjectionMask::columns(&schema, key.iter().map(String::as_str));
         let damaged = |e: &dyn std::fmt::Display| Error::data(format!("`{location}` cannot be read: {e}"));
@@ -124,7 +124,7 @@ fn delete_file(
     equality_ids: Option<Vec<i32>>,
 ) -> Result<iceberg::spec::DataFile> {
     let location = format!("{}/data/{}-deletes.parquet", table.metadata().location(), Uuid::now_v7());
-    let (bytes, parquet) = write_plain(&location, batch)?;
+    let (bytes, parquet) = write_plain(table.storage(), &location, batch)?;
     DataFileBuilder::default()
         .content(content)
         .equality_ids(equality_ids)

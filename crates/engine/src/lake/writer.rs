@@ -10,7 +10,6 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
-use std::path::PathBuf;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::compute::{CastOptions, cast_with_options};
@@ -26,9 +25,8 @@ use parquet::file::statistics::Statistics;
 use parquet::schema::types::ColumnPath;
 use uuid::Uuid;
 
-use super::durable::{self, NewFile};
 use super::schema::arrow_schema;
-use super::storage::local_path;
+use super::storage::{self, Output, Storage};
 use super::table::Table;
 use crate::{Error, Result};
 
@@ -57,13 +55,11 @@ pub struct TableWriter {
     target_bytes: usize,
     open: HashMap<Struct, OpenFile>,
     finished: Vec<DataFile>,
-    paths: Vec<PathBuf>,
 }
 
 #[derive(Debug)]
 struct OpenFile {
     location: String,
-    path: PathBuf,
     writer: ArrowWriter<Tee>,
 }
 
@@ -72,8 +68,8 @@ impl TableWriter {
     pub fn new(table: &Table, options: WriteOptions) -> Result<Self> {
         let schema = arrow_schema(table.schema())?;
         let target_bytes = number(table, "write.target-file-size-bytes", 512 * 1024 * 1024)?;
-        let (open, finished, paths) = Default::default();
-        Ok(Self { table: table.clone(), schema, options, target_bytes, open, finished, paths })
+        let (open, finished) = Default::default();
+        Ok(Self { table: table.clone(), schema, options, target_bytes, open, finished })
     }
 
     /// Closes files at about this size instead of the table's own.
@@ -99,7 +95,7 @@ impl TableWriter {
             }
             let full = match self.open.get_mut(&partition) {
                 Some(file) => {
-                    file.writer.write(&rows).map_err(|e| cannot_encode(&file.path, e))?;
+                    file.writer.write(&rows).map_err(|e| cannot_encode(&file.location, e))?;
                     file.writer.bytes_written() + file.writer.in_progress_size() > self.target_bytes
                 }
                 None => false,
@@ -118,7 +114,7 @@ impl TableWriter {
         for (partition, file) in open {
             self.close(partition, file)?;
         }
-        durable::sync_parents(self.paths.iter().map(PathBuf::as_path))?;
+        self.table.storage().sync_names(self.finished.iter().map(DataFile::file_path))?;
         Ok(self.finished)
     }
 
@@ -192,12 +188,15 @@ impl TableWriter {
             format!("{}/", path.split('/').map(escape).collect::<Vec<_>>().join("/"))
         };
         let location = format!("{folder}/{inside}{}.parquet", Uuid::now_v7());
-        let path = local_path(&location);
         let properties = self.properties(first)?;
         let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
-        let writer = ArrowWriter::try_new_with_options(Tee::create(&path)?, self.schema.clone(), options)
-            .map_err(|e| cannot_encode(&path, e))?;
-        Ok(OpenFile { location, path, writer })
+        let writer = ArrowWriter::try_new_with_options(
+            Tee::create(self.table.storage(), &location)?,
+            self.schema.clone(),
+            options,
+        )
+        .map_err(|e| cannot_encode(&location, e))?;
+        Ok(OpenFile { location, writer })
     }
 
     fn properties(&self, first: &RecordBatch) -> Result<WriterProperties> {
@@ -235,10 +234,9 @@ impl TableWriter {
     }
 
     fn close(&mut self, partition: Struct, file: OpenFile) -> Result<()> {
-        let OpenFile { location, path, mut writer } = file;
-        let parquet = writer.finish().map_err(|e| cannot_encode(&path, e))?;
+        let OpenFile { location, mut writer } = file;
+        let parquet = writer.finish().map_err(|e| cannot_encode(&location, e))?;
         let bytes = writer.inner_mut().finish()?;
-        self.paths.push(path);
         let mut builder = statistics(&parquet, self.table.schema());
         let described = builder
             .content(DataContentType::Data)
@@ -258,13 +256,13 @@ impl TableWriter {
 /// Counts what it passes on.
 #[derive(Debug)]
 struct Tee {
-    file: Option<NewFile>,
+    file: Option<Output>,
     bytes: u64,
 }
 
 impl Tee {
-    fn create(path: &std::path::Path) -> Result<Self> {
-        Ok(Self { file: Some(NewFile::create(path)?), bytes: 0 })
+    fn create(storage: &Storage, location: &str) -> Result<Self> {
+        Ok(Self { file: Some(storage.create(location)?), bytes: 0 })
     }
 
     /// Makes the content durable; answers its size.
@@ -275,7 +273,7 @@ impl Tee {
         }
     }
 
-    fn open(&mut self) -> std::io::Result<&mut NewFile> {
+    fn open(&mut self) -> std::io::Result<&mut Output> {
         self.file.as_mut().ok_or_else(|| std::io::Error::other("the file is closed"))
     }
 }
@@ -294,26 +292,26 @@ impl Write for Tee {
 
 /// One Parquet file of `batch` in `schema`, for position deletes and for
 /// tables that need no partitions. Answers its size.
-pub(super) fn write_plain(location: &str, batch: &RecordBatch) -> Result<(u64, ParquetMetaData)> {
-    let path = local_path(location);
+pub(super) fn write_plain(storage: &Storage, location: &str, batch: &RecordBatch) -> Result<(u64, ParquetMetaData)> {
     let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
     let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
-    let mut writer = ArrowWriter::try_new_with_options(Tee::create(&path)?, batch.schema(), options)
-        .map_err(|e| cannot_encode(&path, e))?;
-    writer.write(batch).map_err(|e| cannot_encode(&path, e))?;
-    let parquet = writer.finish().map_err(|e| cannot_encode(&path, e))?;
+    let mut writer = ArrowWriter::try_new_with_options(Tee::create(storage, location)?, batch.schema(), options)
+        .map_err(|e| cannot_encode(location, e))?;
+    writer.write(batch).map_err(|e| cannot_encode(location, e))?;
+    let parquet = writer.finish().map_err(|e| cannot_encode(location, e))?;
     let bytes = writer.inner_mut().finish()?;
-    durable::sync_parent(&path)?;
+    storage.sync_names([location])?;
     Ok((bytes, parquet))
 }
 
-fn cannot_encode(path: &std::path::Path, error: parquet::errors::ParquetError) -> Error {
-    if let parquet::errors::ParquetError::External(inner) = &error
-        && let Some(io) = inner.downcast_ref::<std::io::Error>()
-    {
-        return durable::io_error("write", path, std::io::Error::new(io.kind(), io.to_string()));
+fn cannot_encode(location: &str, error: parquet::errors::ParquetError) -> Error {
+    if let parquet::errors::ParquetError::External(inner) = error {
+        return match inner.downcast::<std::io::Error>() {
+            Ok(io) => storage::cannot_write(location, *io),
+            Err(inner) => Error::internal(format!("cannot write `{location}`: {inner}")),
+        };
     }
-    Error::internal(format!("cannot write `{}`: {error}", path.display())).cause(error)
+    Error::internal(format!("cannot write `{location}`: {error}")).cause(error)
 }
 
 fn number(table: &Table, key: &str, default: usize) -> Result<usize> {

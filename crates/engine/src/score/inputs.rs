@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::FeatureView;
 use crate::lake::folder::Folder;
 use crate::lake::scan::{KeyFilter, Scan};
+use crate::lake::storage::Storage;
 use crate::lake::{Table, TableName};
 use crate::sql;
 use crate::workspace::Workspace;
@@ -224,20 +225,23 @@ impl Inputs {
     /// only to name it after a read has failed.
     pub fn find_damaged(&self) -> Option<Error> {
         for (name, input) in &self.inputs {
-            let paths: Vec<String> = match input {
+            let (storage, paths): (Storage, Vec<String>) = match input {
                 Input::Table { table, snapshot_id } => match crate::lake::files::live_files(table, *snapshot_id) {
                     Ok(files) => {
-                        files.data.iter().chain(&files.deletes).map(|f| f.data_file().file_path().to_owned()).collect()
+                        let all = files.data.iter().chain(&files.deletes);
+                        (table.storage().clone(), all.map(|f| f.data_file().file_path().to_owned()).collect())
                     }
                     Err(error) => return Some(error),
                 },
                 Input::Folder { root, .. } => match Folder::open(name, root) {
-                    Ok(folder) => folder.files.iter().map(|f| f.path.display().to_string()).collect(),
+                    Ok(folder) => {
+                        (Storage::default(), folder.files.iter().map(|f| f.path.display().to_string()).collect())
+                    }
                     Err(error) => return Some(error),
                 },
             };
             for path in paths {
-                if let Err(error) = crate::lake::deletes::read_through(&path) {
+                if let Err(error) = crate::lake::deletes::read_through(&storage, &path) {
                     let shown = Error::new(error.kind(), format!("input `{name}`: {error}"));
                     return Some(match error.get_hint() {
                         Some(hint) => shown.hint(hint),

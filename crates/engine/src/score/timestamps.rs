@@ -66,7 +66,7 @@ pub fn newest(name: &str, root: &Path, column: &str) -> Result<Option<i64>> {
     let mut newest: Option<i64> = None;
     for file in &folder.files {
         let location = file.path.display().to_string();
-        let (input, metadata) = deletes::open(&location)?;
+        let (input, metadata) = deletes::open_file(&file.path)?;
         let schema = metadata.metadata().file_metadata().schema_descr_ptr();
         let Some(leaf) = (0..schema.num_columns()).find(|i| schema.column(*i).name() == column) else { continue };
         if let Some(known) = newest_of_groups(&metadata, leaf, column) {
@@ -121,7 +121,7 @@ fn micros(batch: &RecordBatch, column: usize) -> std::result::Result<arrow::arra
 fn scan(path: &Path, key: &[String], column: &str, since: i64, keys: &mut KeySet) -> Result<bool> {
     let location = path.display().to_string();
     let damaged = |e: &dyn std::fmt::Display| Error::data(format!("`{location}` cannot be read: {e}"));
-    let (input, metadata) = deletes::open(&location)?;
+    let (input, metadata) = deletes::open_file(path)?;
     let schema = metadata.metadata().file_metadata().schema_descr_ptr();
     let leaf = |name: &str| (0..schema.num_columns()).find(|i| schema.column(*i).name() == name);
     let time = leaf(column).ok_or_else(|| damaged(&format!("it has no column `{column}`")))?;

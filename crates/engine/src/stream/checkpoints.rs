@@ -7,7 +7,6 @@
 //! after it was written, when a stream starts.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +17,8 @@ use super::remembered::Remembered;
 use super::states::{Checkpointed, PartitionState};
 use super::windows::refused;
 use crate::lake::commit::StreamState;
-use crate::lake::durable;
-use crate::lake::{Table, keys};
+use crate::lake::storage::{self, Storage};
+use crate::lake::{Lake, Table, keys};
 use crate::{Error, Result};
 
 /// Increments after which a new base is written.
@@ -41,7 +40,8 @@ pub struct Pending {
 /// The folder of one pipeline, and what each partition has in it.
 #[derive(Debug)]
 pub struct Checkpoints {
-    folder: PathBuf,
+    storage: Storage,
+    folder: String,
     chains: BTreeMap<u32, Chain>,
 }
 
@@ -54,8 +54,8 @@ struct Chain {
 
 impl Checkpoints {
     /// The checkpoints of `pipeline`.
-    pub fn new(warehouse: &Path, pipeline: &str) -> Self {
-        Self { folder: warehouse.join("_streams").join(pipeline), chains: BTreeMap::new() }
+    pub fn new(lake: &Lake, pipeline: &str) -> Self {
+        Self { storage: lake.storage().clone(), folder: folder(lake, pipeline), chains: BTreeMap::new() }
     }
 
     /// Takes a partition's state at a cut: what changed, or all of it when
@@ -106,9 +106,9 @@ impl Checkpoints {
     ) -> Result<Option<PartitionState>> {
         let mut read = Vec::new();
         for name in files {
-            let path = self.folder.join(name);
-            let bytes = std::fs::read(&path).map_err(|e| durable::io_error("read", &path, e))?;
-            read.push((path.display().to_string(), bytes));
+            let location = storage::join(&self.folder, name);
+            let bytes = self.storage.read(&location)?;
+            read.push((location, bytes));
         }
         let mut windows = Vec::new();
         for (what, bytes) in &read {
@@ -137,8 +137,9 @@ impl Checkpoints {
     ///
     /// # Errors
     /// When the folder cannot be read.
-    pub fn sweep(&self, table: &Table, pipeline: &str, state: &StreamState) -> Result<()> {
-        if !self.folder.is_dir() {
+    pub fn sweep(&self, table: &Table, pipeline: &str, state: &StreamState, now_ms: i64) -> Result<()> {
+        let files = self.storage.list(&self.folder)?;
+        if files.is_empty() {
             return Ok(());
         }
         let mut named: HashSet<String> = state.checkpoints.values().flatten().cloned().collect();
@@ -153,31 +154,34 @@ impl Checkpoints {
                 named.extend(files.into_values().flatten());
             }
         }
-        let entries = std::fs::read_dir(&self.folder).map_err(|e| durable::io_error("read folder", &self.folder, e))?;
-        for entry in entries.flatten() {
-            let old = entry.metadata().and_then(|meta| meta.modified()).ok();
-            let old = old.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > KEPT);
-            if old && entry.file_name().to_str().is_some_and(|name| !named.contains(name)) {
+        for file in files {
+            let old = now_ms.saturating_sub(file.modified_ms) > KEPT.as_millis() as i64;
+            let name = file.location.rsplit('/').next().unwrap_or_default();
+            if old && !named.contains(name) {
                 // A file that stays takes space and nothing else.
-                let _ = std::fs::remove_file(entry.path());
+                let _ = self.storage.remove(&file.location);
             }
         }
         Ok(())
     }
 }
 
+fn folder(lake: &Lake, pipeline: &str) -> String {
+    format!("{}/_streams/{pipeline}", lake.warehouse())
+}
+
 /// Writes states; answers the names of their files, durable.
 ///
 /// # Errors
 /// When the disk refuses.
-pub fn write(warehouse: &Path, pipeline: &str, states: &[Pending]) -> Result<Vec<(u32, bool, String)>> {
-    let folder = warehouse.join("_streams").join(pipeline);
+pub fn write(lake: &Lake, pipeline: &str, states: &[Pending]) -> Result<Vec<(u32, bool, String)>> {
+    let folder = folder(lake, pipeline);
     states
         .iter()
         .map(|state| {
             let kind = if state.base { "base" } else { "next" };
             let name = format!("{}-{}-{kind}.state", state.partition, Uuid::now_v7());
-            durable::write_new(&folder.join(&name), &state.bytes)?;
+            lake.storage().write_new(&storage::join(&folder, &name), &state.bytes)?;
             Ok((state.partition, state.base, name))
         })
         .collect()

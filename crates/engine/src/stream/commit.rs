@@ -2,7 +2,6 @@
 //! with the positions of its own, so that every row is there exactly once.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,7 +81,6 @@ pub struct Committer {
     program: Arc<Program>,
     run_id: String,
     source: String,
-    warehouse: PathBuf,
     main: Option<Owned>,
     sides: Vec<Owned>,
     chains: BTreeMap<u32, Vec<String>>,
@@ -93,8 +91,7 @@ impl Committer {
     pub fn new(lake: &Lake, program: Arc<Program>, run_id: String) -> Self {
         let source = String::new();
         let (main, sides, chains) = Default::default();
-        let warehouse = lake.warehouse().to_owned();
-        Self { lake: lake.clone(), program, run_id, source, warehouse, main, sides, chains }
+        Self { lake: lake.clone(), program, run_id, source, main, sides, chains }
     }
 
     /// What the positions are positions of.
@@ -281,9 +278,7 @@ impl Committer {
 
     fn commit_predictions(&mut self, interval: &Interval, keep_trying: &dyn Fn(u32) -> bool) -> Result<i64> {
         let Some(mut owned) = self.main.clone() else { return Err(Error::internal("a commit without a table")) };
-        for (partition, base, name) in
-            checkpoints::write(&self.warehouse, &self.program.pipeline.name, &interval.states)?
-        {
+        for (partition, base, name) in checkpoints::write(&self.lake, &self.program.pipeline.name, &interval.states)? {
             let chain = self.chains.entry(partition).or_default();
             if base {
                 chain.clear();

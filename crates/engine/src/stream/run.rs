@@ -358,8 +358,8 @@ impl Stream {
         let source = source::open(&workspace.project().dir, &pipeline.source, &clock, &group)?;
         let identity = source.identity().to_owned();
         committer.of_source(&identity);
-        let checkpoints = Checkpoints::new(workspace.lake().warehouse(), &pipeline.name);
-        checkpoints.sweep(&table, &pipeline.name, &state)?;
+        let checkpoints = Checkpoints::new(workspace.lake(), &pipeline.name);
+        checkpoints.sweep(&table, &pipeline.name, &state, clock.now_millis())?;
         let mut flow = Flow::new(program.clone(), clock.clone(), run_id.clone(), identity, scorer, join);
         flow.timestamp = state.timestamp.unwrap_or(i64::MIN);
         let mut stream = Self {

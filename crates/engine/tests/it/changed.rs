@@ -103,7 +103,7 @@ fn apply(project: &TestProject, mutation: &Mutation) {
             }
         }
         Mutation::Replace(shift) => {
-            lake.catalog().remove(table.name()).unwrap();
+            lake.catalog().drop_table(table.name()).unwrap();
             let folder = table.metadata().location().trim_start_matches("file://").to_owned();
             std::fs::rename(&folder, format!("{folder}-{}", uuid::Uuid::new_v4())).unwrap();
             project.create("gold.grades", grades_columns());
@@ -124,7 +124,7 @@ pub fn try_delete(project: &TestProject, students: &[usize]) -> insightera_engin
     let mut hits = BTreeMap::new();
     for file in files::live_files(&table, table.current_snapshot_id()).unwrap().data {
         let path = file.data_file().file_path().to_owned();
-        let (input, metadata) = insightera_engine::lake::deletes::open(&path).unwrap();
+        let (input, metadata) = insightera_engine::lake::deletes::open(table.storage(), &path).unwrap();
         let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata);
         let mut at = 0i64;
         for batch in reader.build().unwrap() {

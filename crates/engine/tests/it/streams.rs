@@ -315,7 +315,8 @@ fn windows_come_back_from_their_files_and_without_them_from_the_events() {
         let project = prepare(temp.path());
         append(temp.path(), 0, &lines(0, 0, 80));
         run(&project);
-        let states = project.workspace.lake().warehouse().join("_streams/live");
+        let states =
+            insightera_engine::lake::storage::local_path(project.workspace.lake().warehouse()).join("_streams/live");
         assert!(std::fs::read_dir(&states).unwrap().count() > 0);
         if lose {
             std::fs::remove_dir_all(&states).unwrap();

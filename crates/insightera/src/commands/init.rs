@@ -43,7 +43,9 @@ pub fn init(dir: &Path, overrides: Overrides, printer: &Printer) -> anyhow::Resu
         printer.message("  pipelines/example.toml   a pipeline that shows every key: edit or delete it");
     }
     let settings = &workspace.project().settings;
-    printer.message(&format!("  {}", settings.catalog.path.display()));
+    if let Some(catalog) = settings.catalog.file() {
+        printer.message(&format!("  {}", catalog.display()));
+    }
     printer.message("next: register a model (`insightera model register NAME PATH`), write a pipeline,");
     printer.message("      `insightera check`, `insightera run PIPELINE`");
     Ok(Answer::silent())

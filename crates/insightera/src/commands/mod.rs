@@ -100,8 +100,8 @@ pub async fn dispatch(invocation: Invocation, printer: &Printer) -> anyhow::Resu
 fn open(dir: &Path, overrides: Overrides, printer: &Printer) -> anyhow::Result<Workspace> {
     let clock = Arc::new(SystemClock::new());
     let project = Project::load_with(dir, overrides.clone())?;
-    let catalog = &project.settings.catalog.path;
-    if *catalog == project.dir.join(DEFAULT_CATALOG) && !catalog.exists() {
+    let file = project.settings.catalog.file();
+    if let Some(catalog) = file.filter(|file| **file == *project.dir.join(DEFAULT_CATALOG) && !file.exists()) {
         printer.message(&format!("made the catalog `{}`, since there was none", catalog.display()));
         return Ok(Workspace::create(dir, overrides, clock)?);
     }

@@ -29,8 +29,9 @@ pub use decide::{AncestorFacts, BaseFacts, Decision, Fence, Intent, decide};
 pub(super) use snapshot::mirrored_progress;
 pub use stream::{Samples, StreamMove, StreamOutcome, StreamState, commit_stream, samples_of};
 
-use super::catalog::Swap;
+use super::catalog::{Loaded, Next, Swap};
 use super::faults::{self, Bug};
+use super::storage::Storage;
 use super::table::{self, Table, TableName};
 use super::{Lake, files, keys};
 use crate::{Error, Result};
@@ -248,12 +249,13 @@ pub fn alter(lake: &Lake, name: &TableName, decide: impl Fn(&Table) -> Result<Ve
 pub fn create(lake: &Lake, draft: &Table) -> Result<Table> {
     let (name, metadata) = (draft.name(), draft.metadata());
     lake.catalog().ensure_namespace(&name.namespace)?;
-    let location = metadata_location(metadata.location(), None, metadata);
-    write_metadata(&location, metadata)?;
+    let location = write_next(lake, draft.storage(), None, metadata)?;
     faults::before_swap();
-    match lake.catalog().insert(name, &location) {
-        Swap::Done => Ok(Table::new(name.clone(), draft.metadata_ref(), location)),
+    match lake.catalog().create(name, Next { updates: &[], metadata, location: &location }) {
+        Swap::Done(Some(loaded)) => lake.loaded(name, *loaded),
+        Swap::Done(None) => Ok(Table::new(name.clone(), draft.metadata_ref(), location, draft.storage().clone())),
         Swap::Conflict => lake.table(name),
+        Swap::Refused(error) => Err(error),
         Swap::Unknown(error) => match lake.find(name) {
             Ok(Some(table)) => Ok(table),
             _ => Err(error),
@@ -269,44 +271,51 @@ enum Applied {
 fn apply(lake: &Lake, base: &Table, updates: Vec<TableUpdate>) -> Result<Applied> {
     let adds_snapshot = updates.iter().any(|update| matches!(update, TableUpdate::AddSnapshot { .. }));
     let mut builder = base.metadata().clone().into_builder(Some(base.metadata_location().to_owned()));
-    for update in updates {
-        builder = update.apply(builder).map_err(|e| refused(base, e))?;
+    for update in &updates {
+        builder = update.clone().apply(builder).map_err(|e| refused(base, e))?;
     }
     let mut metadata = builder.build().map_err(|e| refused(base, e))?.metadata;
     if !adds_snapshot {
         let now = lake.clock().now_micros().div_euclid(1000);
         metadata = table::dated(metadata, now.max(base.metadata().last_updated_ms()))?;
     }
-    let location = metadata_location(base.metadata().location(), Some(base.metadata_location()), &metadata);
-    write_metadata(&location, &metadata)?;
+    let location = write_next(lake, base.storage(), Some(base), &metadata)?;
     faults::before_swap();
     let metadata = Arc::new(metadata);
-    let done = || {
+    let next = Next { updates: &updates, metadata: &metadata, location: &location };
+    let done = |told: Option<Box<Loaded>>| -> Result<Applied> {
+        if let Some(loaded) = told {
+            return Ok(Applied::Done(lake.loaded(base.name(), *loaded)?));
+        }
         lake.metadata_cache().put(&location, metadata.clone());
-        remove_old_metadata(base.metadata(), &metadata);
-        Applied::Done(Table::new(base.name().clone(), metadata.clone(), location.clone()))
+        remove_old_metadata(base, &metadata);
+        let storage = base.storage().clone();
+        Ok(Applied::Done(Table::new(base.name().clone(), metadata.clone(), location.clone(), storage)))
     };
     let mut unknown: Option<Error> = None;
-    // The same two locations every time: attempts cannot pile up.
+    // The same two states every time: attempts cannot pile up.
     for _ in 0..3 {
-        match lake.catalog().swap(base.name(), base.metadata_location(), &location) {
-            Swap::Done => return Ok(done()),
+        let swapped = match lake.catalog().swap(base, next) {
+            Swap::Done(_) if faults::lose_reply() => Swap::Unknown(Error::unavailable("the reply was lost")),
+            other => other,
+        };
+        match swapped {
+            Swap::Done(told) => return done(told),
+            Swap::Refused(error) => return Err(error),
             Swap::Conflict if unknown.is_none() => return Ok(Applied::Conflict),
             Swap::Conflict => {
-                // The unknown attempt, or another writer's? The pointer's own
-                // history tells: our file is the current one or in its log.
+                // The unknown attempt, or another writer's?
                 let now = settle(lake, base.name())?;
-                let ours = now.metadata_location() == location
-                    || now.metadata().metadata_log().iter().any(|entry| entry.metadata_file == location);
-                return Ok(if ours { done() } else { Applied::Conflict });
+                return Ok(if is_or_was(&now, &next) { Applied::Done(now) } else { Applied::Conflict });
             }
             Swap::Unknown(error) if faults::bug(Bug::UnknownIsFailure) => {
                 drop(error);
                 return Ok(Applied::Conflict);
             }
             Swap::Unknown(error) => {
-                if settle(lake, base.name())?.metadata_location() == location {
-                    return Ok(done());
+                let now = settle(lake, base.name())?;
+                if is_or_was(&now, &next) {
+                    return Ok(Applied::Done(now));
                 }
                 unknown = Some(error);
             }
@@ -315,16 +324,57 @@ fn apply(lake: &Lake, base: &Table, updates: Vec<TableUpdate>) -> Result<Applied
     Err(unknown.unwrap_or_else(|| Error::internal("a swap without an outcome")))
 }
 
+/// Whether `next` is the table's state or has been on its way to it. The
+/// pointer's own history tells: our file is the current one or in its log. Where
+/// the catalog names the files, our snapshot, or else the same state, tells.
+fn is_or_was(now: &Table, next: &Next<'_>) -> bool {
+    if !next.location.is_empty() {
+        let log = now.metadata().metadata_log();
+        return now.metadata_location() == next.location
+            || log.iter().any(|entry| entry.metadata_file == next.location);
+    }
+    let added = next.updates.iter().find_map(|update| match update {
+        TableUpdate::AddSnapshot { snapshot } => Some(snapshot.snapshot_id()),
+        _ => None,
+    });
+    match added {
+        Some(snapshot_id) => now.metadata().snapshot_by_id(snapshot_id).is_some(),
+        None => {
+            let state = |metadata: &TableMetadata| {
+                let mut json = serde_json::to_value(metadata).ok()?;
+                // What the server counts by itself.
+                for key in ["last-updated-ms", "metadata-log", "snapshot-log"] {
+                    json.as_object_mut()?.remove(key);
+                }
+                Some(json)
+            };
+            state(now.metadata()).is_some_and(|found| Some(found) == state(next.metadata))
+        }
+    }
+}
+
+/// Writes the metadata file that the pointer is to name; answers its location,
+/// which is empty where the catalog writes the file.
+fn write_next(lake: &Lake, storage: &Storage, base: Option<&Table>, metadata: &TableMetadata) -> Result<String> {
+    if lake.catalog().writes_metadata() {
+        return Ok(String::new());
+    }
+    let table = base.map_or(metadata.location(), |base| base.metadata().location());
+    let location = metadata_location(table, base.map(Table::metadata_location), metadata);
+    write_metadata(storage, &location, metadata)?;
+    Ok(location)
+}
+
 /// With `write.metadata.delete-after-commit.enabled`, removes the metadata files
 /// that have left the log of earlier ones. One that stays takes space only.
-fn remove_old_metadata(before: &TableMetadata, after: &TableMetadata) {
+fn remove_old_metadata(base: &Table, after: &TableMetadata) {
     let wanted = after.properties().get("write.metadata.delete-after-commit.enabled");
     if wanted.is_none_or(|value| !value.eq_ignore_ascii_case("true")) {
         return;
     }
     let kept: HashSet<&str> = after.metadata_log().iter().map(|entry| entry.metadata_file.as_str()).collect();
-    for entry in before.metadata_log().iter().filter(|entry| !kept.contains(entry.metadata_file.as_str())) {
-        let _ = std::fs::remove_file(super::storage::local_path(&entry.metadata_file));
+    for entry in base.metadata().metadata_log().iter().filter(|entry| !kept.contains(entry.metadata_file.as_str())) {
+        let _ = base.storage().remove(&entry.metadata_file);
     }
 }
 
@@ -394,7 +444,7 @@ fn gzip(properties: &HashMap<String, String>) -> bool {
     properties.get("write.metadata.compression-codec").is_some_and(|codec| codec.eq_ignore_ascii_case("gzip"))
 }
 
-fn write_metadata(location: &str, metadata: &TableMetadata) -> Result<()> {
+fn write_metadata(storage: &Storage, location: &str, metadata: &TableMetadata) -> Result<()> {
     use std::io::Write;
     let json = serde_json::to_vec(metadata).map_err(|e| Error::internal(format!("metadata has no JSON form: {e}")))?;
     let bytes = if gzip(metadata.properties()) {
@@ -406,5 +456,5 @@ fn write_metadata(location: &str, metadata: &TableMetadata) -> Result<()> {
     } else {
         json
     };
-    super::durable::write_new(&super::storage::local_path(location), &bytes)
+    storage.write_new(location, &bytes)
 }

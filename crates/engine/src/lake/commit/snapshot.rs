@@ -26,7 +26,7 @@ const MERGE_TARGET_BYTES: i64 = 8 * 1024 * 1024;
 pub fn build(lake: &Lake, base: &Table, manifests_of: &Table, change: &Change) -> Result<(i64, Vec<TableUpdate>)> {
     let metadata = base.metadata();
     let snapshot_id = (Uuid::new_v4().as_u128() as i64) & i64::MAX;
-    let mut writer = Writer { lake, base, snapshot_id, commit: Uuid::new_v4(), count: 0 };
+    let mut writer = Writer { base, snapshot_id, commit: Uuid::new_v4(), count: 0 };
     let mut summary = SnapshotSummaryCollector::default();
     let parent = metadata.current_snapshot();
 
@@ -69,7 +69,7 @@ pub fn build(lake: &Lake, base: &Table, manifests_of: &Table, change: &Change) -
     let list = format!("{}/metadata/snap-{snapshot_id}-0-{}.avro", metadata.location(), writer.commit);
     let parent_id = parent.map(|p| p.snapshot_id());
     run_now(async {
-        let output = lake.file_io().new_output(&list)?.writer().await?;
+        let output = base.storage().file_io().new_output(&list)?.writer().await?;
         let mut writer = ManifestListWriter::v2(output, snapshot_id, parent_id, sequence);
         writer.add_manifests(manifests.into_iter())?;
         writer.close().await
@@ -133,7 +133,6 @@ fn cannot_write(what: &str, location: &str, error: iceberg::Error) -> Error {
 }
 
 struct Writer<'a> {
-    lake: &'a Lake,
     base: &'a Table,
     snapshot_id: i64,
     commit: Uuid,
@@ -145,7 +144,8 @@ impl Writer<'_> {
         let metadata = self.base.metadata();
         let location = format!("{}/metadata/{}-m{}.avro", metadata.location(), self.commit, self.count);
         self.count += 1;
-        let output = self.lake.file_io().new_output(&location).map_err(|e| cannot_write("manifest", &location, e))?;
+        let output =
+            self.base.storage().file_io().new_output(&location).map_err(|e| cannot_write("manifest", &location, e))?;
         let schema = metadata.current_schema().clone();
         let builder = ManifestWriterBuilder::new(output, Some(self.snapshot_id), schema, spec);
         let writer = match content {
@@ -348,7 +348,7 @@ fn dangling_deletes(base: &Table, manifests: &[ManifestFile]) -> Result<HashSet<
                 && delete.data_file().referenced_data_file().is_none()
             {
                 if !named.contains_key(path) {
-                    let positions = crate::lake::deletes::positions([delete])?;
+                    let positions = crate::lake::deletes::positions(base.storage(), [delete])?;
                     named.insert(path.to_owned(), positions.into_keys().collect());
                 }
                 named.get(path).is_some_and(|files| files.contains(file.data_file().file_path()))

@@ -7,7 +7,7 @@ use iceberg::TableUpdate;
 use iceberg::spec::{MAIN_BRANCH, SnapshotReference, SnapshotRetention};
 
 use super::reach::Reached;
-use super::{check_collectable, remove, setting};
+use super::{check_collectable, setting};
 use crate::lake::table::Table;
 use crate::lake::{Lake, TableName, commit};
 use crate::{Error, Result};
@@ -189,7 +189,7 @@ pub fn expire(lake: &Lake, name: &TableName, rules: &Rules) -> Result<(Plan, Rem
     let mut failed: Option<Error> = None;
     let mut sweep = |paths: &BTreeSet<String>, count: &mut u64| {
         for path in paths {
-            match remove(path) {
+            match now.storage().remove(path) {
                 Ok(there) => *count += u64::from(there),
                 Err(error) => drop(failed.get_or_insert(error)),
             }

@@ -17,11 +17,6 @@ pub mod policy;
 pub mod reach;
 pub mod rewrite;
 
-use std::path::Path;
-
-use super::durable;
-use super::faults::{self, Stage};
-use super::storage::local_path;
 use crate::{Error, Result};
 
 /// A number in a table's properties.
@@ -43,28 +38,5 @@ fn check_collectable(table: &super::Table) -> Result<()> {
                 .hint("it may share files with another table; set gc.enabled to true if it does not"))
         }
         _ => Ok(()),
-    }
-}
-
-/// Removes a file that nothing reaches; one that is gone already is no error.
-/// Answers whether it was there.
-fn remove(location: &str) -> Result<bool> {
-    let path = local_path(location);
-    match faults::step(Stage::of(&path), "remove", &path, || std::fs::remove_file(&path)) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(durable::io_error("remove", &path, error)),
-    }
-}
-
-/// Removes the folders that are empty, from `path` up to and without `top`.
-fn remove_empty(path: &Path, top: &Path) {
-    let mut next = path.parent();
-    while let Some(folder) = next.filter(|folder| folder.starts_with(top) && *folder != top) {
-        // A folder with something in it refuses, which ends the walk.
-        if std::fs::remove_dir(folder).is_err() {
-            return;
-        }
-        next = folder.parent();
     }
 }

@@ -5,17 +5,14 @@
 //! a commit that is being prepared right now looks the same, so only files
 //! that are old by the storage's own clock count.
 
-use std::collections::{BTreeSet, HashMap};
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
+use super::check_collectable;
 use super::reach::{self, Reached};
-use super::{check_collectable, remove_empty};
-use crate::lake::faults::{self, Stage};
-use crate::lake::storage::local_path;
+use crate::lake::storage::{self, Storage};
 use crate::lake::table::Table;
-use crate::lake::{Lake, TableName, durable};
+use crate::lake::{Lake, TableName};
 use crate::{Error, Result};
 
 /// Files younger than this are never orphans.
@@ -44,8 +41,8 @@ pub fn default_search(now_ms: i64) -> Search {
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Orphans {
-    /// The files, sorted, at most as many as the cap.
-    pub files: Vec<PathBuf>,
+    /// The locations of the files, sorted, at most as many as the cap.
+    pub files: Vec<String>,
     /// Their bytes.
     pub bytes: u64,
     /// Orphans beyond the cap.
@@ -69,132 +66,107 @@ pub fn find(lake: &Lake, name: &TableName, search: Search) -> Result<Orphans> {
         )
         .hint("choose an older_than at least 24 hours ago"));
     }
-    let mut found = candidates(lake, name, search)?;
+    let (mut files, young) = candidates(lake, name, search)?;
     // A commit between listing and here may have come to need one of them.
     let table = lake.table(name)?;
-    let mut needed = Needed::of(&table)?;
-    found.files.retain(|path| !needed.contains(path));
-    found.files.sort();
-    if found.files.len() > search.cap {
-        found.beyond_cap = found.files.len() - search.cap;
-        found.files.truncate(search.cap);
+    let needed = Needed::of(&table)?;
+    files.retain(|file| !needed.contains(&file.location));
+    files.sort_by(|a, b| a.location.cmp(&b.location));
+    let mut found = Orphans { young, ..Orphans::default() };
+    if files.len() > search.cap {
+        found.beyond_cap = files.len() - search.cap;
+        files.truncate(search.cap);
     }
-    found.bytes = found.files.iter().filter_map(|path| fs::metadata(path).ok()).map(|m| m.len()).sum();
+    found.bytes = files.iter().map(|file| file.bytes).sum();
+    found.files = files.into_iter().map(|file| file.location).collect();
     Ok(found)
 }
 
-fn candidates(lake: &Lake, name: &TableName, search: Search) -> Result<Orphans> {
+/// Old files that nothing reaches, and how many are too young to tell.
+fn candidates(lake: &Lake, name: &TableName, search: Search) -> Result<(Vec<storage::Listed>, usize)> {
     let table = lake.table(name)?;
     check_collectable(&table)?;
     let folders = folders(&table);
     check_alone(lake, &table, &folders)?;
-    let mut needed = Needed::of(&table)?;
-    let mut found = Orphans::default();
+    let needed = Needed::of(&table)?;
+    let (mut old, mut young) = (Vec::new(), 0);
     for folder in &folders {
-        let mut open = vec![folder.clone()];
-        while let Some(next) = open.pop() {
-            let entries = match fs::read_dir(&next) {
-                Ok(entries) => entries,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(durable::io_error("list", &next, error)),
-            };
-            for entry in entries {
-                let entry = entry.map_err(|e| durable::io_error("list", &next, e))?;
-                let path = entry.path();
-                let kind = entry.file_type().map_err(|e| durable::io_error("read", &path, e))?;
-                if kind.is_dir() {
-                    open.push(path);
-                    continue;
-                }
-                // Links lead elsewhere and are nobody's orphans.
-                if !kind.is_file() || needed.contains(&path) {
-                    continue;
-                }
-                let facts = entry.metadata().map_err(|e| durable::io_error("read", &path, e))?;
-                check_uuid(&table, &path)?;
-                if modified_ms(&facts) < search.older_than_ms {
-                    found.files.push(path);
-                } else {
-                    found.young += 1;
-                }
+        for file in table.storage().list(folder)? {
+            if needed.contains(&file.location) {
+                continue;
+            }
+            check_uuid(&table, &file.location)?;
+            if file.modified_ms < search.older_than_ms {
+                old.push(file);
+            } else {
+                young += 1;
             }
         }
     }
-    Ok(found)
-}
-
-fn modified_ms(facts: &fs::Metadata) -> i64 {
-    // A file system that does not know says nothing of age: such a file is young.
-    let Ok(modified) = facts.modified() else { return i64::MAX };
-    modified.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as i64)
+    Ok((old, young))
 }
 
 /// Where a table's files are: its location, and the folders its properties
 /// name.
-fn folders(table: &Table) -> Vec<PathBuf> {
+fn folders(table: &Table) -> Vec<String> {
     let properties = table.metadata().properties();
-    let mut folders = vec![local_path(table.metadata().location())];
+    let mut folders = vec![table.metadata().location().trim_end_matches('/').to_owned()];
     for key in ["write.data.path", "write.metadata.path"] {
-        if let Some(path) = properties.get(key).map(|location| local_path(location))
-            && !folders.iter().any(|folder| path.starts_with(folder))
+        if let Some(path) = properties.get(key).map(|location| location.trim_end_matches('/'))
+            && !folders.iter().any(|folder| is_below(path, folder))
         {
-            folders.push(path);
+            folders.push(path.to_owned());
         }
     }
     folders
 }
 
+/// Whether a location is a folder or something in it.
+fn is_below(location: &str, folder: &str) -> bool {
+    let plain = |location: &str| match storage::is_local(location) {
+        true => storage::local_path(location).display().to_string(),
+        false => location.to_owned(),
+    };
+    let (location, folder) = (plain(location), plain(folder));
+    location.strip_prefix(&folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// The files that a table's metadata reaches. The same file can be written in
-/// several ways, through a link for example: real paths are compared.
+/// several ways, through a link for example: one spelling is compared.
 struct Needed {
-    paths: BTreeSet<PathBuf>,
-    real: HashMap<PathBuf, PathBuf>,
+    storage: Storage,
+    files: BTreeSet<String>,
 }
 
 impl Needed {
     fn of(table: &Table) -> Result<Self> {
         let reached = Reached::all(table)?;
         let metadata = reach::metadata_files(table);
-        let mut needed = Self { paths: BTreeSet::new(), real: HashMap::new() };
-        for location in reached.paths().chain(&metadata) {
-            let path = needed.real(&local_path(location));
-            needed.paths.insert(path);
-        }
+        let storage = table.storage().clone();
         // Hadoop's pointer, where the table was copied from such a warehouse.
-        let hint = needed.real(&local_path(table.metadata().location()).join("metadata").join("version-hint.text"));
-        needed.paths.insert(hint);
-        Ok(needed)
+        let hint = storage::join(table.metadata().location(), "metadata/version-hint.text");
+        let files = reached.paths().chain(&metadata).chain([&hint]).map(|file| storage.identity(file)).collect();
+        Ok(Self { storage, files })
     }
 
-    fn contains(&mut self, path: &Path) -> bool {
-        let real = self.real(path);
-        self.paths.contains(&real)
-    }
-
-    fn real(&mut self, path: &Path) -> PathBuf {
-        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
-        if !self.real.contains_key(folder) {
-            let real = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
-            self.real.insert(folder.to_owned(), real);
-        }
-        self.real.get(folder).map_or_else(|| path.to_owned(), |real| real.join(name))
+    fn contains(&self, location: &str) -> bool {
+        self.files.contains(&self.storage.identity(location))
     }
 }
 
 /// Two tables in one folder would each see the other's files as orphans.
-fn check_alone(lake: &Lake, table: &Table, folders: &[PathBuf]) -> Result<()> {
+fn check_alone(lake: &Lake, table: &Table, folders: &[String]) -> Result<()> {
     for other in lake.catalog().tables()? {
         if other == *table.name() {
             continue;
         }
         let Some(other) = lake.find(&other)? else { continue };
         for theirs in self::folders(&other) {
-            if let Some(ours) = folders.iter().find(|ours| theirs.starts_with(ours) || ours.starts_with(&theirs)) {
+            if let Some(ours) = folders.iter().find(|ours| is_below(&theirs, ours) || is_below(ours, &theirs)) {
                 return Err(Error::invalid(format!(
-                    "the files of table `{}` and of table `{}` are in one folder, `{}`: no orphans can be told",
+                    "the files of table `{}` and of table `{}` are in one folder, `{ours}`: no orphans can be told",
                     table.name(),
                     other.name(),
-                    ours.display()
                 )));
             }
         }
@@ -204,15 +176,13 @@ fn check_alone(lake: &Lake, table: &Table, folders: &[PathBuf]) -> Result<()> {
 
 /// A metadata file of another table means that this folder is not this
 /// table's alone. One that cannot be read is what a killed writer left.
-fn check_uuid(table: &Table, path: &Path) -> Result<()> {
-    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-    if !name.ends_with(".metadata.json") {
+fn check_uuid(table: &Table, location: &str) -> Result<()> {
+    if !location.ends_with(".metadata.json") {
         return Ok(());
     }
-    match Table::load(table.name().clone(), format!("file://{}", path.display())) {
+    match Table::load(table.name().clone(), location.to_owned(), table.storage().clone()) {
         Ok(other) if other.metadata().uuid() != table.metadata().uuid() => Err(Error::invalid(format!(
-            "`{}` belongs to a table with the uuid {}: no orphans of table `{}` can be told",
-            path.display(),
+            "`{location}` belongs to a table with the uuid {}: no orphans of table `{}` can be told",
             other.metadata().uuid(),
             table.name()
         ))
@@ -221,89 +191,50 @@ fn check_uuid(table: &Table, path: &Path) -> Result<()> {
     }
 }
 
-/// Moves orphans into the quarantine, keeping their paths under the
-/// warehouse. Answers the folder they are in.
-pub fn quarantine(lake: &Lake, name: &TableName, orphans: &Orphans) -> Result<PathBuf> {
+/// Moves orphans into the quarantine, keeping their paths under the table's
+/// folder. Answers where they are.
+pub fn quarantine(lake: &Lake, name: &TableName, orphans: &Orphans) -> Result<String> {
     let table = lake.table(name)?;
     let stamp = chrono::DateTime::from_timestamp_millis(lake.clock().now_millis())
         .map_or_else(|| "now".to_owned(), |time| time.format("%Y%m%dT%H%M%S%3f").to_string());
-    let target = lake.warehouse().join(QUARANTINE).join(&name.namespace).join(&name.name).join(stamp);
+    let target = format!("{}/{}/{}/{stamp}", quarantine_of(lake), name.namespace, name.name);
     let folders = folders(&table);
-    for path in &orphans.files {
-        let top = folders.iter().find(|folder| path.starts_with(folder)).cloned().unwrap_or_default();
-        let inside = path.strip_prefix(&top).unwrap_or(path);
-        let to = target.join(inside);
-        if let Some(parent) = to.parent() {
-            durable::create_dirs(parent)?;
-        }
-        match faults::step(Stage::of(path), "move", path, || fs::rename(path, &to)) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
-                fs::copy(path, &to).map_err(|e| durable::io_error("copy", path, e))?;
-                fs::File::open(&to).and_then(|file| file.sync_all()).map_err(|e| durable::io_error("sync", &to, e))?;
-                fs::remove_file(path).map_err(|e| durable::io_error("remove", path, e))?;
-            }
-            Err(error) => return Err(durable::io_error("move", path, error)),
-        }
-        remove_empty(path, &top);
+    for location in &orphans.files {
+        let top = folders.iter().find(|folder| is_below(location, folder)).cloned().unwrap_or_default();
+        let plain = |location: &str| storage::local_path(location).display().to_string();
+        let inside = match storage::is_local(location) {
+            true => plain(location).strip_prefix(&plain(&top)).map(str::to_owned),
+            false => location.strip_prefix(&top).map(str::to_owned),
+        };
+        let inside = inside.unwrap_or_else(|| location.rsplit('/').next().unwrap_or_default().to_owned());
+        table.storage().rename(location, &storage::join(&target, inside.trim_start_matches('/')))?;
+        storage::remove_empty_folders(location, &top);
     }
     Ok(target)
+}
+
+fn quarantine_of(lake: &Lake) -> String {
+    storage::join(lake.warehouse(), QUARANTINE)
 }
 
 /// Deletes what has been in the quarantine for longer than `age`. Answers how
 /// many files and bytes.
 pub fn sweep(lake: &Lake, age: Duration) -> Result<(u64, u64)> {
-    let top = lake.warehouse().join(QUARANTINE);
+    let top = quarantine_of(lake);
     let limit = lake.clock().now_millis().saturating_sub(age.as_millis() as i64);
     let (mut files, mut bytes) = (0, 0);
-    for namespace in children(&top)? {
-        for table in children(&namespace)? {
-            for moved in children(&table)? {
-                let stamp = moved.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-                let time = chrono::NaiveDateTime::parse_from_str(&stamp, "%Y%m%dT%H%M%S%3f").ok();
-                if time.is_none_or(|time| time.and_utc().timestamp_millis() >= limit) {
-                    continue;
-                }
-                let (count, size) = weigh(&moved)?;
-                fs::remove_dir_all(&moved).map_err(|e| durable::io_error("remove", &moved, e))?;
-                files += count;
-                bytes += size;
-            }
+    for file in lake.storage().list(&top)? {
+        // <namespace>/<table>/<stamp>/...
+        let stamp = file.location.strip_prefix(&top).and_then(|inside| inside.split('/').nth(3));
+        let time = stamp.and_then(|stamp| chrono::NaiveDateTime::parse_from_str(stamp, "%Y%m%dT%H%M%S%3f").ok());
+        if time.is_none_or(|time| time.and_utc().timestamp_millis() >= limit) {
+            continue;
         }
-    }
-    Ok((files, bytes))
-}
-
-fn children(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(durable::io_error("list", folder, error)),
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|e| durable::io_error("list", folder, e))?.path();
-        if path.is_dir() {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-fn weigh(folder: &Path) -> Result<(u64, u64)> {
-    let (mut files, mut bytes) = (0, 0);
-    for entry in fs::read_dir(folder).map_err(|e| durable::io_error("list", folder, e))? {
-        let path = entry.map_err(|e| durable::io_error("list", folder, e))?.path();
-        if path.is_dir() {
-            let (count, size) = weigh(&path)?;
-            files += count;
-            bytes += size;
-        } else {
+        if lake.storage().remove(&file.location)? {
             files += 1;
-            bytes += fs::metadata(&path).map_or(0, |m| m.len());
+            bytes += file.bytes;
         }
+        storage::remove_empty_folders(&file.location, &top);
     }
     Ok((files, bytes))
 }

@@ -56,7 +56,7 @@ pub(super) async fn call(workspace: &Workspace, zone: &str, call: &Call) -> Resu
             if !call.flag("dry_run").unwrap_or(false) && !found.files.is_empty() {
                 orphans::quarantine(lake, &name, &found)?;
             }
-            let files = found.files.iter().map(|path| path.display().to_string());
+            let files = found.files.iter().map(|file| file.strip_prefix("file://").unwrap_or(file));
             rows([("orphan_file_location", Arc::new(StringArray::from_iter_values(files)))])
         }
         "rewrite_data_files" => {

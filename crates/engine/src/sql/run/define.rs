@@ -1,11 +1,9 @@
 //! Tables and namespaces: making, changing, dropping.
 
-use std::path::PathBuf;
-
 use super::{QueryResult, long, row, text};
 use crate::lake::evolve::{self, Alteration};
 use crate::lake::schema::Column;
-use crate::lake::storage::local_path;
+use crate::lake::storage;
 use crate::lake::{Lake, NewTable, TableName, commit};
 use crate::sql::query;
 use crate::sql::statement::{CreateTable, Source};
@@ -53,7 +51,7 @@ pub(super) async fn create(workspace: &Workspace, zone: &str, sql: &str, create:
             // Nobody can have used a table that is empty and new.
             let now = lake.find(&create.name)?;
             if now.is_some_and(|now| now.metadata_location() == table.metadata_location()) {
-                lake.catalog().remove(&create.name)?;
+                lake.catalog().drop_table(&create.name)?;
             }
             Err(error)
         }
@@ -65,14 +63,15 @@ fn exists(name: &TableName) -> Error {
         .hint("CREATE TABLE IF NOT EXISTS leaves it as it is; ALTER TABLE changes it")
 }
 
-fn folder(location: &str) -> Result<PathBuf> {
-    let remote = location.contains("://") && !location.starts_with("file://");
-    if remote || !(location.starts_with('/') || location.starts_with("file:")) {
-        return Err(Error::invalid(format!("`{location}` is not a folder that a table can have")).hint(
-            "write an absolute path or a file:// URL, or leave LOCATION away: the warehouse has a folder for it",
-        ));
+fn folder(location: &str) -> Result<String> {
+    if !(location.contains("://") || location.starts_with('/') || location.starts_with("file:")) {
+        return Err(Error::invalid(format!("`{location}` is not a folder that a table can have"))
+            .hint("write an absolute path or a URL, or leave LOCATION away: the warehouse has a folder for it"));
     }
-    Ok(local_path(location))
+    if storage::is_local(location) {
+        return Ok(format!("file://{}", storage::local_path(location).display()));
+    }
+    Ok(location.trim_end_matches('/').to_owned())
 }
 
 /// `CREATE NAMESPACE`.
@@ -91,7 +90,7 @@ pub(super) fn drop(lake: &Lake, name: &TableName, if_exists: bool) -> Result<Que
         return row([("status", text("unchanged"))]);
     }
     let table = lake.table(name)?;
-    lake.catalog().remove(name)?;
+    lake.catalog().drop_table(name)?;
     row([("status", text("dropped")), ("metadata_location", text(table.metadata_location()))])
 }
 

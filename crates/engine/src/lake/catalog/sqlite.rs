@@ -2,52 +2,36 @@
 //! read and write: `iceberg_tables` and `iceberg_namespace_properties`.
 //!
 //! One connection per operation with `journal_mode=DELETE`, `synchronous=FULL`
-//! and a busy timeout, because foreign processes write the same file. The only
-//! statement that moves a table's pointer is [`Catalog::swap`], which compares
-//! the old value.
+//! and a busy timeout, because foreign processes write the same file.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
-use super::faults::{self, Bug, Stage};
-use super::{durable, table::TableName};
+use super::{Catalog, FORMAT, FORMAT_PROPERTY, Loaded, Next, Swap, check_format};
+use crate::lake::durable;
+use crate::lake::faults::{self, Bug, Stage};
+use crate::lake::table::{Table, TableName};
 use crate::{Error, Result};
-
-/// The name under which PyIceberg and Java must open this catalog.
-pub const CATALOG_NAME: &str = "insightera";
-/// The warehouse format this build reads and writes.
-pub const FORMAT: u32 = 1;
-/// The namespace property that carries the format.
-pub const FORMAT_PROPERTY: &str = "insightera.format";
-
-/// How a pointer swap ended.
-#[derive(Debug)]
-pub enum Swap {
-    /// The pointer moved.
-    Done,
-    /// The pointer was not where the caller saw it.
-    Conflict,
-    /// It cannot be known from here: read the pointer again.
-    Unknown(Error),
-}
 
 /// A SQLite catalog file.
 #[derive(Debug, Clone)]
-pub struct Catalog {
+pub struct SqliteCatalog {
     path: PathBuf,
+    name: String,
     busy_timeout: Duration,
 }
 
-impl Catalog {
+impl SqliteCatalog {
     /// Opens the catalog at `path`, creating file and tables when missing.
     ///
     /// # Errors
     /// When the file is not a SQLite database, is locked for longer than
     /// `busy_timeout`, or its folder cannot be written.
-    pub fn create(path: &Path, busy_timeout: Duration) -> Result<Self> {
-        let catalog = Self { path: path.to_owned(), busy_timeout };
+    pub fn create(path: &Path, name: &str, busy_timeout: Duration) -> Result<Self> {
+        let catalog = Self { path: path.to_owned(), name: name.to_owned(), busy_timeout };
         if !path.exists() {
             if let Some(parent) = path.parent() {
                 durable::create_dirs(parent)?;
@@ -66,22 +50,23 @@ impl Catalog {
             drop(connection);
             durable::sync_parent(path)?;
         }
+        catalog.check_formats()?;
         Ok(catalog)
     }
 
     /// Opens the catalog at `path`, which must exist.
-    pub fn open(path: &Path, busy_timeout: Duration) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When it does not, cannot be read, or a newer Insightera wrote it.
+    pub fn open(path: &Path, name: &str, busy_timeout: Duration) -> Result<Self> {
         if !path.exists() {
             return Err(Error::not_found(format!("there is no catalog at `{}`", path.display())).hint(
                 "create the project with `insightera init DIR`, or correct `[catalog] path` in insightera.toml",
             ));
         }
-        Ok(Self { path: path.to_owned(), busy_timeout })
-    }
-
-    /// The catalog's file.
-    pub fn path(&self) -> &Path {
-        &self.path
+        let catalog = Self { path: path.to_owned(), name: name.to_owned(), busy_timeout };
+        catalog.check_formats()?;
+        Ok(catalog)
     }
 
     fn connect(&self, create: bool) -> Result<Connection> {
@@ -133,141 +118,13 @@ impl Catalog {
         }
     }
 
-    /// Refuses a warehouse written by a newer Insightera.
-    pub fn check_format(&self) -> Result<()> {
-        let connection = self.connect(false)?;
-        let mut statement = connection
-            .prepare(
-                "SELECT namespace, property_value FROM iceberg_namespace_properties
-                 WHERE catalog_name = ?1 AND property_key = ?2",
-            )
-            .map_err(|e| self.sql_error("read", e))?;
-        let rows = statement
-            .query_map(params![CATALOG_NAME, FORMAT_PROPERTY], |row| {
-                Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
-            })
-            .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
-            .map_err(|e| self.sql_error("read", e))?;
-        for (namespace, value) in rows {
-            if value.parse::<u32>().map_or(true, |found| found > FORMAT) {
-                return Err(Error::invalid(format!(
-                    "namespace `{namespace}` has warehouse format `{value}`, this build knows format `{FORMAT}`"
-                ))
-                .hint("a newer Insightera wrote this warehouse: upgrade this one; nothing was changed"));
+    fn check_formats(&self) -> Result<()> {
+        for (namespace, properties) in self.namespaces()? {
+            if let Some(value) = properties.get(FORMAT_PROPERTY) {
+                check_format(&namespace, value)?;
             }
         }
         Ok(())
-    }
-
-    /// Whether a namespace was made, or holds a table.
-    pub fn has_namespace(&self, namespace: &str) -> Result<bool> {
-        let connection = self.connect(false)?;
-        let sql =
-            "SELECT (SELECT count(*) FROM iceberg_namespace_properties WHERE catalog_name = ?1 AND namespace = ?2)
-             + (SELECT count(*) FROM iceberg_tables WHERE catalog_name = ?1 AND table_namespace = ?2)";
-        let count: rusqlite::Result<i64> =
-            connection.query_row(sql, params![CATALOG_NAME, namespace], |row| row.get(0));
-        count.map(|n| n > 0).map_err(|e| self.sql_error("read", e))
-    }
-
-    /// Creates a namespace if it is missing. One that was made elsewhere gets
-    /// the format property.
-    pub fn ensure_namespace(&self, namespace: &str) -> Result<()> {
-        let mut connection = self.connect(false)?;
-        let mut act = || -> rusqlite::Result<()> {
-            let known: i64 = connection.query_row(
-                "SELECT count(*) FROM iceberg_namespace_properties
-                 WHERE catalog_name = ?1 AND namespace = ?2 AND property_key IN ('exists', ?3)",
-                params![CATALOG_NAME, namespace, FORMAT_PROPERTY],
-                |row| row.get(0),
-            )?;
-            if known >= 2 {
-                return Ok(());
-            }
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            for (key, value) in [("exists", "true".to_owned()), (FORMAT_PROPERTY, FORMAT.to_string())] {
-                transaction.execute(
-                    "INSERT OR IGNORE INTO iceberg_namespace_properties
-                     (catalog_name, namespace, property_key, property_value) VALUES (?1, ?2, ?3, ?4)",
-                    params![CATALOG_NAME, namespace, key, value],
-                )?;
-            }
-            transaction.commit()
-        };
-        act().map_err(|e| self.sql_error("write", e))
-    }
-
-    /// All tables, sorted.
-    pub fn tables(&self) -> Result<Vec<TableName>> {
-        let connection = self.connect(false)?;
-        let read = || -> rusqlite::Result<Vec<TableName>> {
-            connection
-                .prepare(
-                    "SELECT table_namespace, table_name FROM iceberg_tables WHERE catalog_name = ?1
-                     AND metadata_location IS NOT NULL ORDER BY table_namespace, table_name",
-                )?
-                .query_map(params![CATALOG_NAME], |row| Ok(TableName { namespace: row.get(0)?, name: row.get(1)? }))?
-                .collect()
-        };
-        read().map_err(|e| self.sql_error("read", e))
-    }
-
-    /// Where the table's pointer stands; `None` when there is no such table.
-    pub fn pointer(&self, table: &TableName) -> Result<Option<String>> {
-        let connection = self.connect(false)?;
-        connection
-            .query_row(
-                "SELECT metadata_location FROM iceberg_tables
-                 WHERE catalog_name = ?1 AND table_namespace = ?2 AND table_name = ?3",
-                params![CATALOG_NAME, table.namespace, table.name],
-                |row| row.get::<_, Option<String>>(0),
-            )
-            .optional()
-            .map(Option::flatten)
-            .map_err(|e| self.sql_error("read", e))
-    }
-
-    /// Registers a new table. Conflict when the name is taken.
-    pub fn insert(&self, table: &TableName, location: &str) -> Swap {
-        self.change(|transaction| {
-            transaction.execute(
-                "INSERT OR IGNORE INTO iceberg_tables
-                 (catalog_name, table_namespace, table_name, metadata_location, iceberg_type)
-                 VALUES (?1, ?2, ?3, ?4, 'TABLE')",
-                params![CATALOG_NAME, table.namespace, table.name, location],
-            )
-        })
-    }
-
-    /// Moves the table's pointer from `old` to `new` if it stands at `old`.
-    pub fn swap(&self, table: &TableName, old: &str, new: &str) -> Swap {
-        let compare = if faults::bug(Bug::BlindSwap) { "" } else { "AND metadata_location = ?2" };
-        let sql = format!(
-            "UPDATE iceberg_tables SET metadata_location = ?1, previous_metadata_location = ?2
-             WHERE catalog_name = ?3 AND table_namespace = ?4 AND table_name = ?5 {compare}"
-        );
-        let swapped = self.change(|transaction| {
-            transaction.execute(&sql, params![new, old, CATALOG_NAME, table.namespace, table.name])
-        });
-        match swapped {
-            Swap::Done if faults::lose_reply() => Swap::Unknown(Error::unavailable("the reply was lost")),
-            other => other,
-        }
-    }
-
-    /// Removes a table's entry; its files stay for maintenance.
-    pub fn remove(&self, table: &TableName) -> Result<bool> {
-        let swapped = self.change(|transaction| {
-            transaction.execute(
-                "DELETE FROM iceberg_tables WHERE catalog_name = ?1 AND table_namespace = ?2 AND table_name = ?3",
-                params![CATALOG_NAME, table.namespace, table.name],
-            )
-        });
-        match swapped {
-            Swap::Done => Ok(true),
-            Swap::Conflict => Ok(false),
-            Swap::Unknown(error) => Err(error),
-        }
     }
 
     fn change(&self, act: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<usize>) -> Swap {
@@ -285,9 +142,146 @@ impl Catalog {
         });
         match outcome {
             Ok(Ok(0)) => Swap::Conflict,
-            Ok(Ok(_)) => Swap::Done,
+            Ok(Ok(_)) => Swap::Done(None),
             Ok(Err(error)) => Swap::Unknown(self.sql_error("write", error)),
             Err(error) => Swap::Unknown(durable::io_error("write", &self.path, error)),
+        }
+    }
+}
+
+impl Catalog for SqliteCatalog {
+    fn namespaces(&self) -> Result<BTreeMap<String, HashMap<String, String>>> {
+        let connection = self.connect(false)?;
+        let read = || -> rusqlite::Result<BTreeMap<String, HashMap<String, String>>> {
+            let mut found: BTreeMap<String, HashMap<String, String>> = BTreeMap::new();
+            let mut statement = connection.prepare(
+                "SELECT namespace, property_key, property_value FROM iceberg_namespace_properties
+                 WHERE catalog_name = ?1
+                 UNION ALL SELECT table_namespace, NULL, NULL FROM iceberg_tables WHERE catalog_name = ?1",
+            )?;
+            let mut rows = statement.query(params![self.name])?;
+            while let Some(row) = rows.next()? {
+                let properties = found.entry(row.get(0)?).or_default();
+                if let (Some(key), Some(value)) = (row.get(1)?, row.get(2)?) {
+                    properties.insert(key, value);
+                }
+            }
+            Ok(found)
+        };
+        read().map_err(|e| self.sql_error("read", e))
+    }
+
+    /// Whether a namespace was made, or holds a table.
+    fn has_namespace(&self, namespace: &str) -> Result<bool> {
+        let connection = self.connect(false)?;
+        let sql =
+            "SELECT (SELECT count(*) FROM iceberg_namespace_properties WHERE catalog_name = ?1 AND namespace = ?2)
+             + (SELECT count(*) FROM iceberg_tables WHERE catalog_name = ?1 AND table_namespace = ?2)";
+        let count: rusqlite::Result<i64> = connection.query_row(sql, params![self.name, namespace], |row| row.get(0));
+        count.map(|n| n > 0).map_err(|e| self.sql_error("read", e))
+    }
+
+    /// Creates a namespace if it is missing. One that was made elsewhere gets
+    /// the format property.
+    fn ensure_namespace(&self, namespace: &str) -> Result<()> {
+        let mut connection = self.connect(false)?;
+        let mut act = || -> rusqlite::Result<()> {
+            let known: i64 = connection.query_row(
+                "SELECT count(*) FROM iceberg_namespace_properties
+                 WHERE catalog_name = ?1 AND namespace = ?2 AND property_key IN ('exists', ?3)",
+                params![self.name, namespace, FORMAT_PROPERTY],
+                |row| row.get(0),
+            )?;
+            if known >= 2 {
+                return Ok(());
+            }
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for (key, value) in [("exists", "true".to_owned()), (FORMAT_PROPERTY, FORMAT.to_string())] {
+                transaction.execute(
+                    "INSERT OR IGNORE INTO iceberg_namespace_properties
+                     (catalog_name, namespace, property_key, property_value) VALUES (?1, ?2, ?3, ?4)",
+                    params![self.name, namespace, key, value],
+                )?;
+            }
+            transaction.commit()
+        };
+        act().map_err(|e| self.sql_error("write", e))
+    }
+
+    /// All tables, sorted.
+    fn tables(&self) -> Result<Vec<TableName>> {
+        let connection = self.connect(false)?;
+        let read = || -> rusqlite::Result<Vec<TableName>> {
+            connection
+                .prepare(
+                    "SELECT table_namespace, table_name FROM iceberg_tables WHERE catalog_name = ?1
+                     AND metadata_location IS NOT NULL ORDER BY table_namespace, table_name",
+                )?
+                .query_map(params![self.name], |row| Ok(TableName { namespace: row.get(0)?, name: row.get(1)? }))?
+                .collect()
+        };
+        read().map_err(|e| self.sql_error("read", e))
+    }
+
+    fn load(&self, table: &TableName) -> Result<Option<Loaded>> {
+        let connection = self.connect(false)?;
+        let location = connection
+            .query_row(
+                "SELECT metadata_location FROM iceberg_tables
+                 WHERE catalog_name = ?1 AND table_namespace = ?2 AND table_name = ?3",
+                params![self.name, table.namespace, table.name],
+                |row| row.get::<_, Option<String>>(0),
+            )
+            .optional()
+            .map_err(|e| self.sql_error("read", e))?
+            .flatten();
+        Ok(location.map(|location| Loaded { location, metadata: None, properties: HashMap::new() }))
+    }
+
+    fn create(&self, table: &TableName, next: Next<'_>) -> Swap {
+        self.change(|transaction| {
+            transaction.execute(
+                "INSERT OR IGNORE INTO iceberg_tables
+                 (catalog_name, table_namespace, table_name, metadata_location, iceberg_type)
+                 VALUES (?1, ?2, ?3, ?4, 'TABLE')",
+                params![self.name, table.namespace, table.name, next.location],
+            )
+        })
+    }
+
+    fn swap(&self, base: &Table, next: Next<'_>) -> Swap {
+        let compare = if faults::bug(Bug::BlindSwap) { "" } else { "AND metadata_location = ?2" };
+        let sql = format!(
+            "UPDATE iceberg_tables SET metadata_location = ?1, previous_metadata_location = ?2
+             WHERE catalog_name = ?3 AND table_namespace = ?4 AND table_name = ?5 {compare}"
+        );
+        let (old, table) = (base.metadata_location(), base.name());
+        self.change(|transaction| {
+            transaction.execute(&sql, params![next.location, old, self.name, table.namespace, table.name])
+        })
+    }
+
+    fn rename(&self, from: &TableName, to: &TableName) -> Swap {
+        self.change(|transaction| {
+            transaction.execute(
+                "UPDATE OR IGNORE iceberg_tables SET table_namespace = ?1, table_name = ?2
+                 WHERE catalog_name = ?3 AND table_namespace = ?4 AND table_name = ?5",
+                params![to.namespace, to.name, self.name, from.namespace, from.name],
+            )
+        })
+    }
+
+    fn drop_table(&self, table: &TableName) -> Result<bool> {
+        let dropped = self.change(|transaction| {
+            transaction.execute(
+                "DELETE FROM iceberg_tables WHERE catalog_name = ?1 AND table_namespace = ?2 AND table_name = ?3",
+                params![self.name, table.namespace, table.name],
+            )
+        });
+        match dropped {
+            Swap::Done(_) => Ok(true),
+            Swap::Conflict => Ok(false),
+            Swap::Unknown(error) | Swap::Refused(error) => Err(error),
         }
     }
 }
