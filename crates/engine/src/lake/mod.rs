@@ -16,6 +16,7 @@ pub mod changes;
 pub mod commit;
 pub mod deletes;
 pub mod durable;
+pub mod erase;
 pub mod evolve;
 pub mod faults;
 pub mod files;

@@ -257,18 +257,18 @@ impl TableWriter {
 
 /// Counts what it passes on.
 #[derive(Debug)]
-struct Tee {
+pub(super) struct Tee {
     file: Option<NewFile>,
     bytes: u64,
 }
 
 impl Tee {
-    fn create(path: &std::path::Path) -> Result<Self> {
+    pub(super) fn create(path: &std::path::Path) -> Result<Self> {
         Ok(Self { file: Some(NewFile::create(path)?), bytes: 0 })
     }
 
     /// Makes the content durable; answers its size.
-    fn finish(&mut self) -> Result<u64> {
+    pub(super) fn finish(&mut self) -> Result<u64> {
         match self.file.take() {
             Some(file) => file.finish().map(|()| self.bytes),
             None => Err(Error::internal("a data file was finished twice")),
@@ -307,7 +307,7 @@ pub(super) fn write_plain(location: &str, batch: &RecordBatch) -> Result<(u64, P
     Ok((bytes, parquet))
 }
 
-fn cannot_encode(path: &std::path::Path, error: parquet::errors::ParquetError) -> Error {
+pub(super) fn cannot_encode(path: &std::path::Path, error: parquet::errors::ParquetError) -> Error {
     if let parquet::errors::ParquetError::External(inner) = &error
         && let Some(io) = inner.downcast_ref::<std::io::Error>()
     {
@@ -391,7 +391,7 @@ fn repeats(column: &ArrayRef) -> bool {
 }
 
 /// Column sizes, counts and bounds of a written file.
-fn statistics(parquet: &ParquetMetaData, schema: &Schema) -> DataFileBuilder {
+pub(super) fn statistics(parquet: &ParquetMetaData, schema: &Schema) -> DataFileBuilder {
     let mut builder = DataFileBuilder::default();
     let (mut sizes, mut values, mut nulls) = (HashMap::new(), HashMap::new(), HashMap::new());
     let (mut lower, mut upper): (HashMap<i32, Datum>, HashMap<i32, Datum>) = Default::default();

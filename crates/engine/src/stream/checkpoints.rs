@@ -182,3 +182,80 @@ pub fn write(warehouse: &Path, pipeline: &str, states: &[Pending]) -> Result<Vec
         })
         .collect()
 }
+
+/// The files of a pipeline's windows, for who erases an entity from them.
+#[derive(Debug)]
+pub struct WindowFiles {
+    warehouse: PathBuf,
+    pipeline: String,
+}
+
+impl WindowFiles {
+    /// The files of `pipeline`.
+    pub fn new(warehouse: &Path, pipeline: &str) -> Self {
+        Self { warehouse: warehouse.to_owned(), pipeline: pipeline.to_owned() }
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.warehouse.join("_streams").join(&self.pipeline)
+    }
+
+    /// All files by name, whether or not a snapshot names them.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn all(&self) -> Result<BTreeMap<String, PathBuf>> {
+        let folder = self.folder();
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(error) => return Err(durable::io_error("read folder", &folder, error)),
+        };
+        let named = entries.flatten().filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())));
+        Ok(named.collect())
+    }
+
+    /// The bytes of a file; `None` when it is gone.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let path = self.folder().join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(durable::io_error("read", &path, error)),
+        }
+    }
+
+    /// Writes the state of a chain of files without some keys and without what
+    /// alerts remember of an entity. Answers the new file's name, or `None`
+    /// where the windows were declared otherwise since, or a file is gone.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn without(
+        &self,
+        program: &super::program::Program,
+        partition: u32,
+        files: &[String],
+        gone: &dyn Fn(usize, insightera_core::stream::Key<'_>) -> bool,
+        entity: crate::key::KeyHash,
+    ) -> Result<Option<String>> {
+        let mut remembered = Remembered::new(program.remembers_as());
+        let plan = program.windows.as_ref().map(|windows| (&windows.plan, program.on_close()));
+        let checkpoints = Checkpoints::new(&self.warehouse, &self.pipeline);
+        let Ok(state) = checkpoints.restore(plan, partition, files, &mut remembered) else { return Ok(None) };
+        let mut bytes = Vec::new();
+        if let Some(mut state) = state {
+            state.forget(gone);
+            bytes = state.checkpoint();
+        }
+        remembered.forget_entity(entity);
+        if program.remembers() {
+            remembered.write(partition, true, &mut bytes);
+        }
+        let written = write(&self.warehouse, &self.pipeline, &[Pending { partition, base: true, bytes }])?;
+        Ok(written.into_iter().next().map(|(_, _, name)| name))
+    }
+}

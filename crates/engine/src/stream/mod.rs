@@ -57,7 +57,9 @@ mod time;
 mod windows;
 mod worker;
 
+pub(crate) use checkpoints::WindowFiles;
 pub use letters::{ReplaySummary, replay_dead_letters};
+pub(crate) use program::Program;
 pub use program::check;
 pub use run::{Alert, StreamEnd, StreamOptions, StreamSummary, run};
 pub use status::{LiveStatus, Status, status};

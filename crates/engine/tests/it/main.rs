@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod changed;
+mod erased_streams;
+mod erasures;
 #[cfg(feature = "faults")]
 mod faults;
 #[cfg(feature = "faults")]

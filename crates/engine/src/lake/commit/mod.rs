@@ -73,6 +73,9 @@ pub struct Change {
     pub drop_dangling_deletes: bool,
     /// Manifests to write anew.
     pub manifests: Option<ManifestRewrite>,
+    /// The newest erasure that the rows respect; a base that went through a
+    /// later one makes the outcome stale.
+    pub erasures: Option<u64>,
 }
 
 /// The manifests of one partition spec become as few as their entries need.
@@ -102,6 +105,7 @@ impl Change {
             data_sequence: None,
             drop_dangling_deletes: false,
             manifests: None,
+            erasures: None,
         }
     }
 
@@ -206,6 +210,9 @@ fn commit_if(
 /// another.
 fn overtaken(base: &Table, change: &Change) -> Result<Option<i64>> {
     let current = base.current_snapshot_id();
+    if change.erasures.is_some_and(|known| keys::erasures_of(base) > known) {
+        return Ok(Some(current.unwrap_or_default()));
+    }
     if change.expected.is_some_and(|expected| expected != current) {
         return Ok(Some(current.unwrap_or_default()));
     }
@@ -261,6 +268,26 @@ pub fn create(lake: &Lake, draft: &Table) -> Result<Table> {
     }
 }
 
+/// Puts other metadata in the place of a table's: what no update can say, such
+/// as other manifest lists of the same snapshots. `decide` sees the base that
+/// the swap compares with and may find nothing to do.
+pub(super) fn replace_metadata(
+    lake: &Lake,
+    name: &TableName,
+    mut decide: impl FnMut(&Table) -> Result<Option<TableMetadata>>,
+) -> Result<Table> {
+    for _ in 0..ATTEMPTS {
+        let base = lake.table(name)?;
+        base.check_writable()?;
+        let Some(metadata) = decide(&base)? else { return Ok(base) };
+        if let Applied::Done(table) = swap(lake, &base, metadata)? {
+            return Ok(table);
+        }
+    }
+    Err(Error::conflict(format!("table `{name}` was changed by others {ATTEMPTS} times in a row"))
+        .hint("run again when there are fewer writers"))
+}
+
 enum Applied {
     Done(Table),
     Conflict,
@@ -277,6 +304,11 @@ fn apply(lake: &Lake, base: &Table, updates: Vec<TableUpdate>) -> Result<Applied
         let now = lake.clock().now_micros().div_euclid(1000);
         metadata = table::dated(metadata, now.max(base.metadata().last_updated_ms()))?;
     }
+    swap(lake, base, metadata)
+}
+
+/// Writes the metadata file and moves the pointer from the base to it.
+fn swap(lake: &Lake, base: &Table, metadata: TableMetadata) -> Result<Applied> {
     let location = metadata_location(base.metadata().location(), Some(base.metadata_location()), &metadata);
     write_metadata(&location, &metadata)?;
     faults::before_swap();

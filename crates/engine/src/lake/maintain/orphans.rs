@@ -83,6 +83,39 @@ pub fn find(lake: &Lake, name: &TableName, search: Search) -> Result<Orphans> {
     Ok(found)
 }
 
+/// Files under the table's folders that nothing reaches, of any age; those of a
+/// commit in progress are among them.
+pub(super) fn unreached(lake: &Lake, name: &TableName, search: Search) -> Result<Vec<PathBuf>> {
+    let mut found = candidates(lake, name, search)?.files;
+    let mut needed = Needed::of(&lake.table(name)?)?;
+    found.retain(|path| !needed.contains(path));
+    found.sort();
+    Ok(found)
+}
+
+/// When a file was last written, in milliseconds by the storage's clock.
+pub(super) fn written_ms(path: &Path) -> i64 {
+    fs::metadata(path).map_or(i64::MAX - 1, |facts| modified_ms(&facts).min(i64::MAX - 1))
+}
+
+/// All files below a folder, which may be missing.
+pub(super) fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let (mut found, mut open) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(next) = open.pop() {
+        let entries = match fs::read_dir(&next) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(durable::io_error("list", &next, error)),
+        };
+        for entry in entries {
+            let path = entry.map_err(|e| durable::io_error("list", &next, e))?.path();
+            if path.is_dir() { open.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 fn candidates(lake: &Lake, name: &TableName, search: Search) -> Result<Orphans> {
     let table = lake.table(name)?;
     check_collectable(&table)?;
