@@ -27,6 +27,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".cache/bench/inference"
 OURS = "insightera"
+# Ours without the instructions that not every processor has.
+NARROW = "insightera_avx2"
 # The model, what it is, the engines that can score it. `own` is the library that made it.
 MODELS = {
     "xgboost": ("xgboost.ubj", "XGBoost, 500 trees of depth 6", "xgboost", "onnxruntime lignum lignum_compiled daal4py tl2cgen ydf"),
@@ -43,6 +45,8 @@ AGREEMENT_ROWS = 100_000
 SINGLE_ROWS = 5_000
 # Fewer rows than this are no measurement of a batch.
 FEWEST = 10_000
+# Rows to find out how fast an engine explains.
+EXPLAINED = 200
 
 
 class Engine:
@@ -52,9 +56,9 @@ class Engine:
         self.name, self.failed = name, None
         processors = sorted(os.sched_getaffinity(0))[-threads:]
         pin = ["taskset", "-c", ",".join(map(str, processors))]
-        own = [str(binary), str(model), f"{rows}.parquet", str(threads)]
+        own = [str(binary), str(model), f"{rows}.parquet", str(threads), *(["avx2"] if name == NARROW else [])]
         peer = [sys.executable, str(ROOT / "bench/inference_peers.py"), name.replace("_", " "), str(model), f"{rows}.npy", str(threads)]
-        self.command = pin + (own if name == OURS else peer)
+        self.command = pin + (own if name in (OURS, NARROW) else peer)
         log = open(FOLDER / f"{name}.log", "w")
         self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
         self.loaded = self.read()
@@ -120,7 +124,7 @@ def write_rows(count):
 def scores(name, model, binary):
     """The scores of the rows to compare, or why there are none; kept while the model is as it is."""
     path = FOLDER / f"{model.name}.{name}.scores"
-    if name == OURS or not path.exists() or path.stat().st_mtime < model.stat().st_mtime:
+    if name in (OURS, NARROW) or not path.exists() or path.stat().st_mtime < model.stat().st_mtime:
         engine = Engine(name, model, 1, binary, FOLDER / f"rows{AGREEMENT_ROWS}")
         engine.ask(f"write {path}")
         engine.close()
@@ -158,9 +162,29 @@ def batches(model, names, threads, options, rows):
             found = engine.ask(f"single {SINGLE_ROWS}") if not engine.failed else {}
             engine.single = (found.get("p50"), found.get("p99"))
     spins = [engine.ask("spin 200").get("wall") for engine in engines if engine.name == OURS for _ in range(3)]
+    if threads == 1:
+        explain(engines, options)
     for engine in engines:
         engine.close()
     return {engine.name: engine for engine in engines}, min(filter(None, spins), default=None)
+
+
+def explain(engines, options):
+    """Rows per second whose contributions are told, in turn, by those that can."""
+    counts = {}
+    for engine in engines:
+        # The first call makes what explaining needs.
+        took = [engine.ask(f"explain {EXPLAINED}").get("wall") for _ in range(2)][-1] if not engine.failed else None
+        if took:
+            counts[engine] = int(max(EXPLAINED, EXPLAINED * min(options.seconds / took, options.rows / EXPLAINED)))
+    times = {engine: [] for engine in counts}
+    for _ in range(options.repeat):
+        for engine, count in counts.items():
+            took = engine.ask(f"explain {count}").get("wall")
+            if took:
+                times[engine].append(count / took)
+    for engine, found in times.items():
+        engine.explained = statistics.median(found) if found else None
 
 
 def machine():
@@ -180,7 +204,7 @@ def report_model(key, options, rows):
     lines = [f"## {title}", ""]
     if not model.exists():
         return [*lines, f"Not trained: {options.untrained.get(file, 'unknown')}", ""]
-    names = [OURS, own, *(n for n in others.split() if not options.engines or n in options.engines)]
+    names = [OURS, NARROW, own, *(n for n in others.split() if not options.engines or n in options.engines)]
     print(f"{title}: comparing scores", file=sys.stderr, flush=True)
     agreement = compare(model, own, names, options.binary)
     # YDF's model is its own: it has a time and no agreement.
@@ -193,13 +217,14 @@ def report_model(key, options, rows):
     first, last = options.threads[0], options.threads[-1]
     ours = results[first].get(OURS)
     header = ["engine", *(f"rows/s, {t} thread{'s' * (t > 1)}" for t in options.threads), "ours is faster by", "rows per CPU second"]
-    header += ["one row p50", "p99", "load", "memory / file", "largest difference"]
+    header += ["one row p50", "p99", "rows explained/s", "load", "memory / file", "largest difference"]
     lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for name in able:
         engine = results[first][name]
         speeds = [number(results[t][name].speed()) for t in options.threads]
-        ratio = f"{ours.speed() / engine.speed():.2f}x" if name != OURS and ours and ours.speed() and engine.speed() else ""
+        ratio = f"{ours.speed() / engine.speed():.2f}x" if name not in (OURS, NARROW) and ours and ours.speed() and engine.speed() else ""
         single = [number(time, " us") for time in getattr(engine, "single", (None, None))]
+        single.append(number(getattr(engine, "explained", None)))
         load = engine.loaded.get("load_seconds")
         memory = engine.loaded.get("bytes", 0) / model.stat().st_size
         differ = "own model" if name == "ydf" else f"{agreement[name]:.1e}" + (" **no agreement**" if name in wrong else "")
@@ -214,9 +239,12 @@ def report_model(key, options, rows):
         gain = results[last][OURS].speed() / ours.speed()
         best = last / first * spins[first] / spins[last]
         lines.append(f"- {last} threads score {gain:.2f} times as fast as {first}; arithmetic alone runs {best:.2f} times as fast")
-    peers = [results[first][name].speed() for name in able if name not in (OURS, *wrong) and results[first][name].speed()]
+    peers = [results[first][name].speed() for name in able if name not in (OURS, NARROW, "ydf", *wrong) and results[first][name].speed()]
     if ours and ours.speed() and peers:
         lines.append(f"- ours against the fastest peer that agrees: {ours.speed() / max(peers):.2f}x")
+        narrow = results[first].get(NARROW)
+        if narrow and narrow.speed():
+            lines.append(f"- ours with AVX2 only against the same: {narrow.speed() / max(peers):.2f}x")
     return [*lines, ""]
 
 
@@ -252,8 +280,9 @@ def main():
         f"- versions: Python {platform.python_version()}, {', '.join(versions)}; {compiler}",
         f"- command: `python bench/inference.py --rows {options.rows} --repeat {options.repeat} --seconds {options.seconds:g} --threads {','.join(map(str, options.threads))}`",
         f"- medians of {options.repeat} rounds, engines in turn, at most {options.rows:,} rows of {inference_models.COLUMNS} columns; with output transform and allocation of the result",
-        f"- ours reads Arrow columns of single precision by name, 8,192 rows a batch; differences are the largest of {AGREEMENT_ROWS:,} probabilities from the library that made the model",
-        "- one row: ours `RowScorer::score`; xgboost and lightgbm through their C interfaces (inplace predict, single-row fast); others through Python", "",
+        f"- ours reads Arrow columns of single precision by name, 8,192 rows a batch, `insightera avx2` without AVX-512; differences are the largest of {AGREEMENT_ROWS:,} probabilities from the library that made the model",
+        "- one row: ours `RowScorer::score_record`, a record of names and values; xgboost and lightgbm through their C interfaces (inplace predict, single-row fast); others through Python",
+        "- rows explained: exact contributions of every column on one thread, as xgboost's `pred_contribs` gives them", "",
     ]  # fmt: skip
     for key in options.models.split(","):
         lines += report_model(key, options, FOLDER / f"rows{options.rows}")

@@ -32,7 +32,8 @@ def main():
 
     before, start = resident(), time.perf_counter()
     try:
-        prepare, predict, single = ENGINES[engine](path, threads, x)
+        prepare, predict, single, *more = ENGINES[engine](path, threads, x)
+        explain = more[0] if more else None
     except Exception as error:
         answer(failed=f"{type(error).__name__}: {error}".splitlines()[0][:160])
         return
@@ -47,6 +48,13 @@ def main():
                     ready = {count: prepare(x[:count])}
                 wall, cpu = time.perf_counter(), time.process_time()
                 predict(ready[count])
+                answer(wall=time.perf_counter() - wall, cpu=time.process_time() - cpu)
+            elif command == "explain":
+                if explain is None:
+                    answer()
+                    continue
+                wall, cpu = time.perf_counter(), time.process_time()
+                explain(x[: int(argument)])
                 answer(wall=time.perf_counter() - wall, cpu=time.process_time() - cpu)
             elif command == "single":
                 answer(**(percentiles(single, x, int(argument)) if single else {}))
@@ -96,7 +104,10 @@ def xgboost(path, threads, x):
 
         return one
 
-    return same, booster.inplace_predict, single
+    def explain(rows):
+        return booster.predict(xgboost.DMatrix(rows, feature_names=booster.feature_names), pred_contribs=True)
+
+    return same, booster.inplace_predict, single, explain
 
 
 def lightgbm(path, threads, x):
@@ -119,7 +130,10 @@ def lightgbm(path, threads, x):
 
         return one
 
-    return same, lambda rows: booster.predict(rows, num_threads=threads), single
+    def explain(rows):
+        return booster.predict(rows, num_threads=threads, pred_contrib=True)
+
+    return same, lambda rows: booster.predict(rows, num_threads=threads), single, explain
 
 
 def catboost(path, threads, x):
@@ -130,7 +144,10 @@ def catboost(path, threads, x):
     def predict(rows):
         return model.predict(rows, prediction_type="Probability", thread_count=threads)[:, 1]
 
-    return catboost.Pool, predict, lambda x: lambda row: predict(x[row : row + 1])
+    def explain(rows):
+        return model.get_feature_importance(catboost.Pool(rows), type="ShapValues", thread_count=threads)
+
+    return catboost.Pool, predict, lambda x: lambda row: predict(x[row : row + 1]), explain
 
 
 def sklearn(path, threads, x):

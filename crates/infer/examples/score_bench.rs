@@ -1,12 +1,13 @@
 //! Scores on command, for `bench/inference.py`.
 //!
-//!     score_bench MODEL ROWS.parquet THREADS
+//!     score_bench MODEL ROWS.parquet THREADS [portable|avx2|avx512|avx512vbmi]
 //!
-//! Loads the model, reads the rows, prints `{"load_seconds", "bytes"}` and then
+//! Loads the model, reads the rows, uses at most these vector instructions, prints `{"load_seconds", "bytes"}` and then
 //! answers each line of its input by one line of JSON:
 //!
 //!     rows N      scores N rows in batches of 8,192; wall and processor seconds
 //!     single N    scores N rows one by one as records of names; p50 and p99 in microseconds
+//!     explain N   contributions of N rows in batches of 8,192; wall and processor seconds
 //!     spin N      N million steps of arithmetic in every thread
 //!     write PATH  the scores of all rows, as little-endian doubles
 
@@ -20,7 +21,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Float64Type};
 use insightera_core::{Clock, SystemClock};
-use insightera_infer::{Artifact, Model, RowScorer, load};
+use insightera_infer::{Artifact, Model, RowScorer, Vectors, load};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 const BATCH: usize = 8192;
@@ -28,8 +29,13 @@ const BATCH: usize = 8192;
 #[expect(clippy::print_stdout, reason = "its output is the figures")]
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [model, rows, threads] = arguments.as_slice() else {
-        return Err("usage: score_bench MODEL ROWS.parquet THREADS".into());
+    let (model, rows, threads) = match arguments.as_slice() {
+        [model, rows, threads] => (model, rows, threads),
+        [model, rows, threads, vectors] => {
+            Vectors::named(vectors).ok_or(format!("this processor has no {vectors}"))?.use_at_most();
+            (model, rows, threads)
+        }
+        _ => return Err("usage: score_bench MODEL ROWS.parquet THREADS [VECTORS]".into()),
     };
     let threads: usize = threads.parse()?;
     let clock = SystemClock::new();
@@ -49,6 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let (wall, cpu) = (clock.monotonic_seconds(), cpu_seconds());
         match command {
             "rows" => score(&model, &all.slice(0, argument.parse::<usize>()?.min(all.num_rows())), threads)?,
+            "explain" => explain(&model, &all.slice(0, argument.parse::<usize>()?.min(all.num_rows())))?,
             "spin" => spin(argument.parse::<u64>()? * 1_000_000, threads),
             "single" => {
                 let (p50, p99) = single(&model, &all, argument.parse()?, &clock)?;
@@ -83,6 +90,14 @@ fn score(model: &Arc<dyn Model>, rows: &RecordBatch, threads: usize) -> Result<(
         }
         Ok(())
     })
+}
+
+/// What every column added to every row's score.
+fn explain(model: &Arc<dyn Model>, rows: &RecordBatch) -> Result<(), Box<dyn Error>> {
+    for start in (0..rows.num_rows()).step_by(BATCH) {
+        std::hint::black_box(model.contributions(&rows.slice(start, BATCH.min(rows.num_rows() - start)))?);
+    }
+    Ok(())
 }
 
 /// Arithmetic that stays in registers: what a second thread brings at best.

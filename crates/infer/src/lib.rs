@@ -34,6 +34,7 @@ mod model;
 mod onnx;
 mod row;
 mod spark;
+mod vectors;
 mod xgboost;
 
 use std::sync::Arc;
@@ -46,6 +47,7 @@ pub use model::{ClassProbabilities, Description, Input, InputKind, Model, Predic
 pub use onnx::use_onnx_runtime;
 pub use row::{RowPrediction, RowScorer, Scratch};
 pub use spark::{SqlPlan, SqlStage};
+pub use vectors::Vectors;
 
 const KNOWN: &str = "known are XGBoost .json and .ubj files, LightGBM .txt files, CatBoost .cbm and .json files, \
                      ONNX .onnx files, Spark ML PipelineModel and MLflow folders";

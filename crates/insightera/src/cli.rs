@@ -177,6 +177,12 @@ pub enum Command {
         /// Form of the rows; json is an array of objects
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
+        /// Show at most so many rows of each answer; all by default
+        #[arg(long, value_name = "ROWS")]
+        limit: Option<usize>,
+        /// Tell the rows and the seconds of each statement on standard error
+        #[arg(long)]
+        timing: bool,
     },
     /// Build a university with data and models, score it, change it, score the changes
     Demo(DemoArguments),

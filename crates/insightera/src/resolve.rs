@@ -67,7 +67,7 @@ pub enum Command {
     /// Tables.
     Table(TableCommand),
     /// SQL.
-    Sql { source: SqlSource, format: Format },
+    Sql { source: SqlSource, shown: Shown },
     /// The demo.
     Demo(Demo),
 }
@@ -204,6 +204,17 @@ pub struct TableErase {
     pub format: ReportFormat,
 }
 
+/// What is shown of the answers to SQL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shown {
+    /// The form of the rows.
+    pub format: Format,
+    /// At most so many rows of an answer.
+    pub limit: Option<usize>,
+    /// Whether the rows and seconds of each statement are told.
+    pub timing: bool,
+}
+
 /// Where SQL comes from.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SqlSource {
@@ -290,8 +301,8 @@ pub fn resolve(arguments: Arguments, terminal: bool) -> Result<Invocation> {
         cli::Command::Features(features) => Command::Features(features_command(features)),
         cli::Command::Model(model) => model_command(model)?,
         cli::Command::Table(table) => Command::Table(table_command(table, terminal)?),
-        cli::Command::Sql { statement, file, format } => {
-            Command::Sql { source: sql_source(statement, file, terminal), format }
+        cli::Command::Sql { statement, file, format, limit, timing } => {
+            Command::Sql { source: sql_source(statement, file, terminal), shown: Shown { format, limit, timing } }
         }
         cli::Command::Demo(demo) => Command::Demo(demo_command(demo)?),
     };

@@ -17,6 +17,7 @@
 
 use super::bins::{Fill, Limits, Plan};
 use super::{Leaves, NodeBuilder, Sum, TreeBuilder, Value};
+use crate::vectors::Vectors;
 
 /// Rows of a block.
 const ROWS: usize = 128;
@@ -143,17 +144,17 @@ impl<T: Value, V: Sum> Heaps<T, V> {
     }
 
     /// Adds the leaves of all rows to `sums`, one column an output.
-    pub fn add(&self, columns: &[&[T]], rows: usize, sums: &mut [Vec<V>]) {
+    pub fn add(&self, vectors: Vectors, columns: &[&[T]], rows: usize, sums: &mut [Vec<V>]) {
         #[cfg(target_arch = "x86_64")]
         {
-            if std::arch::is_x86_feature_detected!("avx512bw") && std::arch::is_x86_feature_detected!("avx512vl") {
+            if vectors.avx512() {
                 #[expect(unsafe_code, reason = "the processor has what the function is compiled for")]
-                // SAFETY: both features were detected.
+                // SAFETY: `Vectors` says so only of what the processor has.
                 return unsafe { self.add_avx512(columns, rows, sums) };
             }
-            if std::arch::is_x86_feature_detected!("avx2") {
+            if vectors.avx2() {
                 #[expect(unsafe_code, reason = "the processor has what the function is compiled for")]
-                // SAFETY: the feature was detected.
+                // SAFETY: `Vectors` says so only of what the processor has.
                 return unsafe { self.add_avx2(columns, rows, sums) };
             }
         }
@@ -161,7 +162,7 @@ impl<T: Value, V: Sum> Heaps<T, V> {
     }
 
     #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512bw,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     fn add_avx512(&self, columns: &[&[T]], rows: usize, sums: &mut [Vec<V>]) {
         self.add_blocks::<64>(columns, rows, sums);
     }

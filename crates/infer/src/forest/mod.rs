@@ -22,6 +22,7 @@ use std::sync::{Arc, OnceLock};
 pub use single::Scratch;
 
 use crate::error::{Error, Result};
+use crate::vectors::Vectors;
 
 /// A tree as a loader sees it.
 #[derive(Debug, Default, Clone)]
@@ -292,8 +293,8 @@ impl<T: Value, V: Sum> Ensemble<T, V> {
         assert_eq!(columns.len(), self.slots, "a column for every feature");
         let mut sums: Vec<Vec<V>> = base.iter().map(|base| vec![*base; rows]).collect();
         match &self.kernel {
-            Kernel::Lanes(lanes) => lanes.add(&columns, rows, &mut sums),
-            Kernel::Heaps(heaps) => heaps.add(&columns, rows, &mut sums),
+            Kernel::Lanes(lanes) => lanes.add(Vectors::used(), &columns, rows, &mut sums),
+            Kernel::Heaps(heaps) => heaps.add(Vectors::used(), &columns, rows, &mut sums),
             Kernel::Walk(walk) => walk.add(&columns, rows, &self.leaves, &mut sums),
         }
         sums
@@ -311,7 +312,7 @@ impl<T: Value, V: Sum> Ensemble<T, V> {
             _ => single::Single::new(&self.trees, self.slots, &self.leaves, true),
         });
         match (form, &self.kernel) {
-            (single::Single::Bytes(bytes), _) => bytes.add(row, scratch, sums),
+            (single::Single::Bytes(bytes), _) => bytes.add(Vectors::used(), row, scratch, sums),
             (single::Single::Heaps(heaps), _) => heaps.add(row, scratch, sums),
             (single::Single::Walk(walk), _) | (single::Single::Kernel, Kernel::Walk(walk)) => {
                 single::walk(walk, &self.leaves, row, scratch, sums);

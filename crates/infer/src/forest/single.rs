@@ -14,8 +14,6 @@ use super::heaps::{self, heap};
 use super::walk::Walk;
 use super::{Leaves, NodeBuilder, Sum, TreeBuilder, Value};
 pub use bytes::Bytes;
-#[cfg(test)]
-pub use bytes::Row;
 
 /// Trees that are walked together.
 const ACROSS: usize = 8;

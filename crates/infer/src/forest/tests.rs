@@ -15,15 +15,18 @@ fn leaves_of(trees: &[TreeBuilder], slots: usize, rows: &[Vec<f64>]) -> Vec<u32>
     }
     let mut walked = vec![vec![0.0; rows.len()]];
     walk::Walk::new(trees, slots).unwrap().add(&columns, rows.len(), &leaves(), &mut walked);
-    if let Some(lanes) = lanes::Lanes::new(trees, slots, &leaves()) {
-        let mut found = vec![vec![0.0; rows.len()]];
-        lanes.add(&columns, rows.len(), &mut found);
-        assert_eq!(found, walked);
-    }
-    if let Some(heaps) = heaps::Heaps::new(trees, slots, &leaves()) {
-        let mut found = vec![vec![0.0; rows.len()]];
-        heaps.add(&columns, rows.len(), &mut found);
-        assert_eq!(found, walked);
+    let (lanes, heaps) = (lanes::Lanes::new(trees, slots, &leaves()), heaps::Heaps::new(trees, slots, &leaves()));
+    for vectors in Vectors::available() {
+        if let Some(lanes) = &lanes {
+            let mut found = vec![vec![0.0; rows.len()]];
+            lanes.add(vectors, &columns, rows.len(), &mut found);
+            assert_eq!(found, walked, "{vectors:?}");
+        }
+        if let Some(heaps) = &heaps {
+            let mut found = vec![vec![0.0; rows.len()]];
+            heaps.add(vectors, &columns, rows.len(), &mut found);
+            assert_eq!(found, walked, "{vectors:?}");
+        }
     }
     let ensemble = Ensemble::new(&Arc::new(trees.to_vec()), slots, leaves()).unwrap();
     let mut scratch = Scratch::default();
@@ -32,10 +35,11 @@ fn leaves_of(trees: &[TreeBuilder], slots: usize, rows: &[Vec<f64>]) -> Vec<u32>
         ensemble.add_row(row, &mut scratch, &mut sum);
         assert_eq!(sum, [*wanted]);
         if let Some(bytes) = single::Bytes::new(trees, slots, &leaves()) {
-            let (mut sum, mut portable) = ([0.0], [0.0]);
-            bytes.add(row, &mut scratch, &mut sum);
-            bytes.add_portable(row, &mut single::Row::default(), &mut portable);
-            assert_eq!((sum, portable), ([*wanted], [*wanted]));
+            for vectors in Vectors::available() {
+                let mut sum = [0.0];
+                bytes.add(vectors, row, &mut scratch, &mut sum);
+                assert_eq!(sum, [*wanted], "{vectors:?}");
+            }
         }
         if let Some(heaps) = single::Heaps::new(trees, slots, &leaves()) {
             let mut sum = [0.0];
@@ -220,10 +224,11 @@ fn a_row_by_itself_has_the_same_bits_in_every_form_whatever_the_trees() {
             ensemble.add_row(&row, &mut scratch, &mut sums);
             assert_eq!(bits(&sums), wanted, "round {round}");
             let Some(bytes) = &bytes else { continue };
-            let (mut sums, mut portable) = (vec![0.5; outputs], vec![0.5; outputs]);
-            bytes.add(&row, &mut scratch, &mut sums);
-            bytes.add_portable(&row, &mut single::Row::default(), &mut portable);
-            assert_eq!((bits(&sums), bits(&portable)), (wanted.clone(), wanted), "round {round}");
+            for vectors in Vectors::available() {
+                let mut sums = vec![0.5; outputs];
+                bytes.add(vectors, &row, &mut scratch, &mut sums);
+                assert_eq!(bits(&sums), wanted, "round {round}, {vectors:?}");
+            }
         }
         in_bytes += usize::from(bytes.is_some());
         lanes.extend(bytes.map(|bytes| bytes.lanes().div_ceil(64)));

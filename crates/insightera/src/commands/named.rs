@@ -53,7 +53,15 @@ pub fn find(project: &Path, overrides: Overrides, model: &str, printer: &Printer
         }
         error
     })?;
-    let resolved = workspace.registry().resolve(name, &selector)?;
+    let resolved = workspace.registry().resolve(name, &selector).map_err(|error| {
+        // What looks like a path was meant as one.
+        if error.kind() != ErrorKind::NotFound || !model.contains(['/', '.']) {
+            return error;
+        }
+        let near = nearest_file(model).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+        Error::not_found(format!("there is no file `{model}`, and no registered model of that name"))
+            .hint(format!("{near}give the path of a model; `insightera model list` shows those that are registered"))
+    })?;
     let loaded = insightera_engine::sql::load_model(&workspace.registry().load_artifact(&resolved)?)?;
     let sha256 = resolved.sha256.clone();
     Ok(Found { model: loaded, sha256, registered: Some((workspace, resolved)) })

@@ -30,6 +30,9 @@ fn names_are_corrected() {
     shell.project(&["table", "show", "numbers"]).refused("is not a table name");
     shell.project(&["table", "history", "predictions.numbers"]).refused("there is no table");
     shell.project(&["model", "show", "m"]).refused("there is no model `m`");
+    let said = shell.project(&["model", "inspect", "nothing.json"]).refused("there is no file `nothing.json`");
+    assert!(said.err.contains("insightera model list"), "{said:?}");
+    shell.project(&["model", "inspect", "nothing"]).refused("there is no model `nothing`");
 }
 
 #[test]

@@ -86,6 +86,18 @@ fn statements_come_from_standard_input_and_from_files() {
 }
 
 #[test]
+fn answers_are_cut_and_timed_when_asked() {
+    let shell = Shell::with_project();
+    shell.write("q.sql", "SELECT value FROM generate_series(1, 20000); SELECT 7 AS a");
+    let said = shell.project(&["sql", "--file", "q.sql", "--limit", "2", "--timing"]).done();
+    assert_eq!(said.out.split_whitespace().collect::<Vec<_>>(), ["value", "-----", "1", "2", "a", "-", "7"]);
+    assert!(said.err.contains("20000 rows in ") && said.err.contains("1 rows in "), "{said:?}");
+    assert!(said.err.contains("the first 2 of 20,000 rows are shown"), "{said:?}");
+    let said = shell.project(&["sql", "SELECT 7 AS a", "--format", "json", "--limit", "0"]).done();
+    assert_eq!(said.json(), json!([]));
+}
+
+#[test]
 fn a_demo_leaves_foreign_folders_alone() {
     let shell = Shell::new();
     shell.write("d/letter.txt", "dear");

@@ -12,6 +12,7 @@ use super::super::bins::{Fill, Limits, Plan};
 use super::super::heaps::{self, heap};
 use super::super::{Leaves, NodeBuilder, Sum, TreeBuilder, Value};
 use super::Scratch;
+use crate::vectors::Vectors;
 
 /// Levels of every tree.
 const LEVELS: usize = 6;
@@ -98,17 +99,17 @@ impl<T: Value, V: Sum> Bytes<T, V> {
     }
 
     /// Adds the leaves of a row to `sums`, one an output.
-    pub fn add(&self, row: &[T], scratch: &mut Scratch<T>, sums: &mut [V]) {
+    pub fn add(&self, vectors: Vectors, row: &[T], scratch: &mut Scratch<T>, sums: &mut [V]) {
         #[cfg(target_arch = "x86_64")]
         {
-            if avx512::detected() {
+            if vectors.avx512vbmi() {
                 #[expect(unsafe_code, reason = "the processor has what the function is compiled for")]
-                // SAFETY: the features were detected.
+                // SAFETY: `Vectors` says so only of what the processor has.
                 return unsafe { avx512::add(self, row, &mut scratch.bytes, sums) };
             }
-            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("bmi2") {
+            if vectors.avx2() {
                 #[expect(unsafe_code, reason = "the processor has what the function is compiled for")]
-                // SAFETY: the features were detected.
+                // SAFETY: `Vectors` says so only of what the processor has.
                 return unsafe { self.add_avx2(row, &mut scratch.bytes, sums) };
             }
         }
@@ -123,7 +124,7 @@ impl<T: Value, V: Sum> Bytes<T, V> {
 
     /// On any processor.
     #[inline(always)]
-    pub fn add_portable(&self, row: &[T], bins: &mut Row, sums: &mut [V]) {
+    fn add_portable(&self, row: &[T], bins: &mut Row, sums: &mut [V]) {
         self.fill(row, bins);
         for (number, group) in self.trees.chunks(ACROSS).enumerate() {
             // The last trees walk together with the first of them.
@@ -192,13 +193,6 @@ pub mod avx512 {
 
     use super::super::super::{Sum, Value};
     use super::{Bytes, LEVELS, PART, PLACES, Row, Tree};
-
-    /// Whether the processor has it.
-    pub fn detected() -> bool {
-        std::arch::is_x86_feature_detected!("avx512vbmi")
-            && std::arch::is_x86_feature_detected!("avx512bw")
-            && std::arch::is_x86_feature_detected!("bmi2")
-    }
 
     /// As [`Bytes::add`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi1,bmi2")]

@@ -4,6 +4,9 @@
 //! rounded once, so the results are its own to the bit where its kernels use
 //! the processor's fused instruction.
 
+#[cfg(target_arch = "x86_64")]
+use crate::vectors::Vectors;
+
 /// `start * x^n + ...`, by Horner's rule.
 #[inline(always)]
 fn polynomial(coefficients: &[f32], x: f32) -> f32 {
@@ -81,9 +84,9 @@ impl Approximated {
     /// Of every value.
     pub fn of(self, values: &[f32]) -> Vec<f32> {
         #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+        if Vectors::used().avx2() {
             #[expect(unsafe_code, reason = "the processor has what the function is compiled for")]
-            // SAFETY: both features were detected.
+            // SAFETY: `Vectors` says so only of what the processor has.
             return unsafe { self.of_avx2(values) };
         }
         self.of_plain(values)

@@ -7,6 +7,8 @@ use super::super::node::{Run, Settings};
 use super::super::tensor::{Data, Tensor, volume};
 use super::math::Number;
 use crate::error::{Error, Result};
+#[cfg(target_arch = "x86_64")]
+use crate::vectors::Vectors;
 
 /// The inner block of a product with a constant matrix.
 const PACKED: usize = 256;
@@ -67,9 +69,9 @@ const NARROW: usize = 7;
 /// column.
 pub fn add_product<T: Fused>(a: &[T], b: &[T], sizes: Sizes, block: usize, alpha: T, result: &mut [T]) {
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+    if Vectors::used().avx2() {
         #[expect(unsafe_code, reason = "the processor has what the function is compiled for")]
-        // SAFETY: both features were detected.
+        // SAFETY: `Vectors` says so only of what the processor has.
         return unsafe { add_product_avx2(a, b, sizes, block, alpha, result) };
     }
     add_product_plain(a, b, sizes, block, alpha, result);

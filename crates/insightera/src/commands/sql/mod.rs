@@ -13,18 +13,13 @@ use super::Answer;
 use crate::cli::Format;
 use crate::printer::Printer;
 use crate::progress::Bars;
-use crate::resolve::SqlSource;
+use crate::resolve::{Shown, SqlSource};
 use crate::text;
 
 /// Runs the statements of a source.
-pub async fn sql(
-    workspace: &Workspace,
-    source: &SqlSource,
-    format: Format,
-    printer: &Printer,
-) -> anyhow::Result<Answer> {
+pub async fn sql(workspace: &Workspace, source: &SqlSource, shown: Shown, printer: &Printer) -> anyhow::Result<Answer> {
     let text = match source {
-        SqlSource::Prompt => return prompt::prompt(workspace, format, printer).await,
+        SqlSource::Prompt => return prompt::prompt(workspace, shown, printer).await,
         SqlSource::Statement(text) => text.clone(),
         SqlSource::File(path) => read_file(path)?,
         SqlSource::Input => read_input()?,
@@ -35,7 +30,7 @@ pub async fn sql(
             .hint("`insightera sql \"SELECT 1\"`; on a terminal `insightera sql` alone is a prompt")
             .into());
     }
-    if statements.len() > 1 && format != Format::Table {
+    if statements.len() > 1 && shown.format != Format::Table {
         return Err(Error::invalid(format!(
             "there are {} statements, and only the first could be answered as data",
             statements.len()
@@ -48,11 +43,33 @@ pub async fn sql(
     for statement in statements {
         let bar = Bars::new(printer).bar("sql");
         bar.stage("query", None);
+        let start = workspace.clock().monotonic_seconds();
         let result = shell.run(&statement).await;
+        let took = workspace.clock().monotonic_seconds() - start;
         bar.finish();
-        answers.push(rendered(&result?, format)?);
+        let mut result = result?;
+        let limit = shown.limit.unwrap_or(usize::MAX);
+        let rows = cut(&mut result, limit);
+        if shown.timing {
+            printer.message(&format!("{rows} rows in {took:.6} s"));
+        }
+        if rows > limit {
+            printer.message(&format!("the first {limit} of {} rows are shown", text::count(rows as u64)));
+        }
+        answers.push(rendered(&result, shown.format)?);
     }
     Ok(Answer::done(answers.join("\n")))
+}
+
+/// Leaves the first rows; how many there were.
+fn cut(result: &mut QueryResult, limit: usize) -> usize {
+    let rows = result.batches.iter().map(|batch| batch.num_rows()).sum();
+    let mut left = limit;
+    for batch in &mut result.batches {
+        *batch = batch.slice(0, left.min(batch.num_rows()));
+        left -= batch.num_rows();
+    }
+    rows
 }
 
 fn rendered(result: &QueryResult, format: Format) -> Result<String> {

@@ -6,15 +6,16 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use super::super::Answer;
-use super::rendered;
 use super::statements::{is_blank, take_complete};
+use super::{cut, rendered};
 use crate::cli::Format;
 use crate::failure;
 use crate::printer::Printer;
+use crate::resolve::Shown;
 use crate::text;
 
-/// More rows than these are counted, not shown; `--format` and a statement on
-/// the command line show all.
+/// More rows than these are counted, not shown, unless `--limit` says otherwise;
+/// `--format` and a statement on the command line show all.
 const SHOWN_ROWS: usize = 100;
 
 const HELP: &str = "\
@@ -24,7 +25,7 @@ statements end with `;`
 \\q         quit (or Ctrl-D)";
 
 /// Reads and runs statements until the end of input.
-pub async fn prompt(workspace: &Workspace, format: Format, printer: &Printer) -> anyhow::Result<Answer> {
+pub async fn prompt(workspace: &Workspace, shown: Shown, printer: &Printer) -> anyhow::Result<Answer> {
     let cannot = |e: ReadlineError| Error::unavailable("the prompt cannot be started").cause(e);
     let mut editor = DefaultEditor::new().map_err(cannot)?;
     let history = workspace.cache().join("sql_history");
@@ -60,7 +61,7 @@ pub async fn prompt(workspace: &Workspace, format: Format, printer: &Printer) ->
         }
         pending = rest;
         for statement in complete.iter().filter(|statement| !is_blank(statement)) {
-            match answer(workspace, &mut shell, statement, format).await {
+            match answer(workspace, &mut shell, statement, shown).await {
                 Ok(text) => printer.data(&text)?,
                 Err(error) => failure::report(printer, &error),
             }
@@ -70,20 +71,16 @@ pub async fn prompt(workspace: &Workspace, format: Format, printer: &Printer) ->
     Ok(Answer::silent())
 }
 
-async fn answer(
-    workspace: &Workspace,
-    shell: &mut Shell<'_>,
-    statement: &str,
-    format: Format,
-) -> anyhow::Result<String> {
+async fn answer(workspace: &Workspace, shell: &mut Shell<'_>, statement: &str, shown: Shown) -> anyhow::Result<String> {
     let start = workspace.clock().monotonic_seconds();
-    let result = shell.run(statement).await?;
-    if format != Format::Table {
-        return Ok(rendered(&result, format)?);
+    let mut result = shell.run(statement).await?;
+    let limit = shown.limit.unwrap_or(if shown.format == Format::Table { SHOWN_ROWS } else { usize::MAX });
+    let rows = cut(&mut result, limit);
+    if shown.format != Format::Table {
+        return Ok(rendered(&result, shown.format)?);
     }
-    let rows: usize = result.batches.iter().map(|batch| batch.num_rows()).sum();
-    let mut text = text::batches_table(&result.schema, &result.batches, SHOWN_ROWS)?;
-    let shown = if rows > SHOWN_ROWS { format!(", the first {SHOWN_ROWS} shown") } else { String::new() };
+    let mut text = text::batches_table(&result.schema, &result.batches, limit)?;
+    let shown = if rows > limit { format!(", the first {limit} shown") } else { String::new() };
     let time = text::seconds(workspace.clock().monotonic_seconds() - start);
     let noun = if rows == 1 { "row" } else { "rows" };
     text.push_str(&format!("({} {noun}{shown}, {time})\n", text::count(rows as u64)));
