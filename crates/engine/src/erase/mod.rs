@@ -62,7 +62,7 @@ pub struct Plan {
 }
 
 /// What an order did.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct Report {
     /// The order's number in the ledger.
     pub number: u64,

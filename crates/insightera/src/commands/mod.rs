@@ -86,13 +86,8 @@ pub async fn dispatch(invocation: Invocation, printer: &Printer) -> anyhow::Resu
         Command::Certify(command) => certify::certify(&project, overrides, &command, printer),
         Command::Features(command) => features::features(&open(overrides)?, command, printer).await,
         Command::Model(command) => model::model(&open(overrides)?, command, printer),
-<<<<<<< HEAD
         Command::Table(command) => table::table(&open(overrides)?, command, printer).await,
-        Command::Sql { source, format } => sql::sql(&open(overrides)?, &source, format, printer).await,
-=======
-        Command::Table(command) => table::table(&open(overrides)?, command).await,
         Command::Sql { source, shown } => sql::sql(&open(overrides)?, &source, shown, printer).await,
->>>>>>> main
         Command::Demo(demo) => demo::demo(demo, overrides, printer).await,
     }
 }
