@@ -2,6 +2,7 @@
 //! score features into prediction tables.
 
 pub mod config;
+pub mod erase;
 pub mod features;
 pub mod lake;
 mod network;

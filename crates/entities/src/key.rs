@@ -296,6 +296,29 @@ fn bytes(tag: u8, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(value);
 }
 
+/// The columns of an encoded key, each in its own encoding; of a damaged one
+/// those before the damage.
+pub fn parts(encoded: &[u8]) -> Vec<&[u8]> {
+    let mut parts = Vec::new();
+    let mut rest = encoded;
+    while let Some(tag) = rest.first() {
+        let length = match *tag {
+            INTEGER | DATE => Some(9),
+            STRING | BYTES => rest
+                .get(1..)
+                .and_then(|tail| tail.first_chunk::<4>())
+                .and_then(|length| usize::try_from(u32::from_be_bytes(*length)).ok())
+                .map(|length| 5 + length),
+            BOOLEAN => Some(2),
+            _ => Some(1),
+        };
+        let Some((part, next)) = length.and_then(|length| rest.split_at_checked(length)) else { break };
+        parts.push(part);
+        rest = next;
+    }
+    parts
+}
+
 /// Turns encodings back into columns of the given types.
 pub fn decode(encodings: &[&[u8]], types: &[DataType]) -> Result<Vec<ArrayRef>> {
     let damaged = || Error::data("an encoded entity key is damaged");

@@ -293,6 +293,13 @@ rewrite_data_files, rewrite_manifests, rollback_to_snapshot, set_current_snapsho
 json: 64-bit integers are numbers with all digits; NaN and infinities, which JSON does not
 have, are null; times are ISO 8601. csv: null is empty, an empty text is \"\".";
 
+/// Below the help of `table erase`.
+const ERASE_HELP: &str = "\
+Rows of the entity leave the live tables, every snapshot, tag and branch, the dead letters, late events and
+alerts of streams, their window state, and what was put aside; snapshots keep their numbers. Only a keyed hash
+is kept, by which no later run scores the entity. Tables that no pipeline writes are named and left alone.
+A command that was interrupted goes on when it is given again.";
+
 const MAINTAIN_HELP: &str = "\
 What is kept is the section [maintenance] of insightera.toml. Tags and branches, and what they
 lead to, stay. Nothing that a snapshot needs is touched; files of no snapshot are moved to
@@ -513,6 +520,28 @@ pub enum TableCommand {
         #[arg(long)]
         dry_run: bool,
         /// Form of the report; json is an array of objects
+        #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+        format: ReportFormat,
+    },
+    /// Erase one entity, such as a student, from all tables of predictions and all of their history
+    #[command(after_help = ERASE_HELP)]
+    Erase {
+        /// The entity: COLUMN=VALUE[,COLUMN=VALUE], or a value if all pipelines have one key
+        #[arg(long, value_name = "KEY")]
+        entity: String,
+        /// Why; it is kept, and may not name the entity
+        #[arg(long, value_name = "TEXT", required_unless_present = "dry_run")]
+        reason: Option<String>,
+        /// Erase from this table as well, which no pipeline writes; may be repeated
+        #[arg(long = "table", value_name = "TABLE")]
+        tables: Vec<String>,
+        /// Say what would be erased, change nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        /// Form of the report; json is one object
         #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
         format: ReportFormat,
     },

@@ -193,10 +193,31 @@ pub enum TableCommand {
     History { table: TableName, format: Format },
     /// Rewrites files, expires snapshots and moves orphans away.
     Maintain { table: Option<TableName>, dry_run: bool, format: ReportFormat },
+    /// Erases an entity.
+    Erase(TableErase),
     /// Moves the table back to an earlier snapshot.
     Rollback { table: TableName, to: String },
     /// Names a snapshot.
     Tag { table: TableName, name: String, snapshot_id: Option<i64> },
+}
+
+/// What `table erase` erases.
+#[derive(Debug)]
+pub struct TableErase {
+    /// The entity, as given.
+    pub entity: String,
+    /// Why; none only in a dry run.
+    pub reason: Option<String>,
+    /// Tables that no pipeline writes.
+    pub tables: Vec<TableName>,
+    /// Change nothing.
+    pub dry_run: bool,
+    /// Do not ask.
+    pub yes: bool,
+    /// Whether there is somebody to ask.
+    pub terminal: bool,
+    /// The form of the report.
+    pub format: ReportFormat,
 }
 
 /// What is shown of the answers to SQL.
@@ -304,7 +325,7 @@ pub fn resolve(arguments: Arguments, terminal: bool) -> Result<Invocation> {
         }
         cli::Command::Features(features) => Command::Features(features_command(features)),
         cli::Command::Model(model) => model_command(model)?,
-        cli::Command::Table(table) => Command::Table(table_command(table)?),
+        cli::Command::Table(table) => Command::Table(table_command(table, terminal)?),
         cli::Command::Sql { statement, file, format, limit, timing } => {
             Command::Sql { source: sql_source(statement, file, terminal), shown: Shown { format, limit, timing } }
         }
@@ -407,7 +428,7 @@ fn model_command(command: cli::ModelCommand) -> Result<Command> {
     }))
 }
 
-fn table_command(command: cli::TableCommand) -> Result<TableCommand> {
+fn table_command(command: cli::TableCommand, terminal: bool) -> Result<TableCommand> {
     Ok(match command {
         cli::TableCommand::List { format } => TableCommand::List { format },
         cli::TableCommand::Show { table, format } => TableCommand::Show { table: TableName::parse(&table)?, format },
@@ -417,6 +438,13 @@ fn table_command(command: cli::TableCommand) -> Result<TableCommand> {
         cli::TableCommand::Maintain { table, all: _, dry_run, format } => {
             let table = table.map(|table| TableName::parse(&table)).transpose()?;
             TableCommand::Maintain { table, dry_run, format }
+        }
+        cli::TableCommand::Erase { entity, reason, tables, dry_run, yes, format } => {
+            let tables = tables.iter().map(|table| TableName::parse(table)).collect::<Result<_>>()?;
+            if reason.as_ref().is_some_and(|reason| reason.trim().is_empty()) {
+                return Err(Error::invalid("--reason is empty").hint("say why, for example the number of the request"));
+            }
+            TableCommand::Erase(TableErase { entity, reason, tables, dry_run, yes, terminal, format })
         }
         cli::TableCommand::Rollback { table, to } => TableCommand::Rollback { table: TableName::parse(&table)?, to },
         cli::TableCommand::Tag { table, name, snapshot } => {

@@ -131,6 +131,14 @@ impl EachEvent {
         self.groups.iter().flat_map(|group| (0..group.rows.len()).map(|number| (group.key, group.rows.key(number))))
     }
 
+    /// Forgets the keys for which `gone` holds, each with the number of its
+    /// kind. Answers how many; the next checkpoint must be a full one.
+    pub fn forget(&mut self, gone: &dyn Fn(usize, Key<'_>) -> bool) -> usize {
+        self.link = None;
+        let plan = Arc::clone(&self.plan);
+        self.groups.iter_mut().map(|group| group.forget(&plan, gone)).sum()
+    }
+
     /// The key with this hash, of whichever kind.
     pub(crate) fn key_with_hash(&self, hash: u64) -> Option<Key<'_>> {
         self.groups.iter().find_map(|group| group.rows.key_with_hash(hash ^ hash_word(group.key as u64)))

@@ -195,6 +195,21 @@ impl Group {
         }
     }
 
+    /// Removes the rows of keys for which `gone` holds. Answers how many.
+    pub fn forget(&mut self, plan: &Plan, gone: &dyn Fn(usize, Key<'_>) -> bool) -> usize {
+        let before = self.rows.len();
+        // The row that takes a removed one's place has been looked at.
+        for number in (0..before).rev() {
+            if gone(self.key, self.rows.key(number)) {
+                self.clear_row(plan, number);
+                self.rows.remove(number);
+            }
+        }
+        let left = self.rows.len();
+        (self.hand, self.unswept) = (self.hand.min(left), self.unswept.min(left));
+        before - left
+    }
+
     /// Drops the blobs of a row.
     pub fn clear_row(&mut self, plan: &Plan, number: usize) {
         for (index, at) in &self.sets {

@@ -9,6 +9,7 @@ use super::checkpoint::{Restored, RowLayout, read_rows, write_rows};
 use super::codec::{Link, Mode, Reader, Writer, open_frame};
 use super::each_event::Coverage;
 use super::error::{CheckpointError, StreamError};
+use super::group::clear;
 use super::input::{Batch, Key};
 use super::keyed::{KEY_LIMIT, KeyedRows, hash_of};
 use super::output::{ClosedRows, Disposition, Value};
@@ -211,6 +212,27 @@ impl OnClose {
             }
         }
         Ok(bytes)
+    }
+
+    /// Forgets the keys for which `gone` holds, each with the number of its
+    /// kind. Answers from how many windows they went; the next checkpoint must
+    /// be a full one.
+    pub fn forget(&mut self, gone: &dyn Fn(usize, Key<'_>) -> bool) -> usize {
+        self.link = None;
+        let mut count = 0;
+        for (set, open) in self.plan.sets.iter().zip(&mut self.open) {
+            for pane in open.values_mut() {
+                for number in (0..pane.rows.len()).rev() {
+                    if gone(set.key, pane.rows.key(number)) {
+                        clear(set, &mut pane.rows.row_mut(number)[1..], &mut pane.blobs);
+                        pane.rows.remove(number);
+                        count += 1;
+                    }
+                }
+            }
+            open.retain(|_, pane| pane.rows.len() > 0);
+        }
+        count
     }
 
     /// The whole state, and the base of increments to come.

@@ -82,7 +82,7 @@ pub fn matching_rows(
 
 /// Does `work` for every item on so many threads; the answers in the order of
 /// the items, or the first error.
-fn in_parallel<'a, T: Sync, R: Send>(
+pub(super) fn in_parallel<'a, T: Sync, R: Send>(
     items: &'a [T],
     threads: usize,
     work: impl Fn(&'a T) -> Result<R> + Sync,

@@ -45,3 +45,12 @@ pub const TIMESTAMP: &str = "insightera.prediction-timestamp";
 pub fn progress(pipeline: &str) -> String {
     format!("insightera.progress.{pipeline}")
 }
+
+/// The table property that counts the erasures that the table went through: a
+/// commit of rows that respect fewer of them is refused.
+pub const ERASURES: &str = "insightera.erasures";
+
+/// The newest erasure that a table went through; 0 is none.
+pub(crate) fn erasures_of(table: &super::Table) -> u64 {
+    table.metadata().properties().get(ERASURES).and_then(|text| text.parse().ok()).unwrap_or(0)
+}

@@ -19,6 +19,7 @@ pub mod commit;
 mod connect;
 pub mod deletes;
 pub mod durable;
+pub mod erase;
 pub mod evolve;
 pub mod faults;
 pub mod files;

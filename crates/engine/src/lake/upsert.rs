@@ -84,6 +84,11 @@ pub fn upsert(lake: &Lake, table: &Table, rows: &RecordBatch, key: &[String]) ->
 
 /// Writes one position delete file for an unpartitioned table.
 pub fn position_delete_file(table: &Table, hits: &BTreeMap<String, Vec<i64>>) -> Result<iceberg::spec::DataFile> {
+    delete_file(table, &position_rows(hits)?, DataContentType::PositionDeletes, None)
+}
+
+/// The rows of a position delete file, in the order of paths and positions.
+pub(super) fn position_rows(hits: &BTreeMap<String, Vec<i64>>) -> Result<RecordBatch> {
     let field = |name: &str, data_type, id: i32| {
         Field::new(name, data_type, false).with_metadata([(FIELD_ID.to_owned(), id.to_string())].into())
     };
@@ -95,9 +100,8 @@ pub fn position_delete_file(table: &Table, hits: &BTreeMap<String, Vec<i64>>) ->
         hits.iter().flat_map(|(path, rows)| rows.iter().map(move |row| (path.as_str(), *row))).collect();
     let paths = StringArray::from_iter_values(pairs.iter().map(|(path, _)| *path));
     let rows = Int64Array::from_iter_values(pairs.iter().map(|(_, row)| *row));
-    let batch = RecordBatch::try_new(schema, vec![Arc::new(paths), Arc::new(rows)])
-        .map_err(|e| Error::internal(format!("position deletes: {e}")))?;
-    delete_file(table, &batch, DataContentType::PositionDeletes, None)
+    RecordBatch::try_new(schema, vec![Arc::new(paths), Arc::new(rows)])
+        .map_err(|e| Error::internal(format!("position deletes: {e}")))
 }
 
 /// Writes one equality delete file for an unpartitioned table: rows of older

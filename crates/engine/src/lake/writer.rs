@@ -255,18 +255,18 @@ impl TableWriter {
 
 /// Counts what it passes on.
 #[derive(Debug)]
-struct Tee {
+pub(super) struct Tee {
     file: Option<Output>,
     bytes: u64,
 }
 
 impl Tee {
-    fn create(storage: &Storage, location: &str) -> Result<Self> {
+    pub(super) fn create(storage: &Storage, location: &str) -> Result<Self> {
         Ok(Self { file: Some(storage.create(location)?), bytes: 0 })
     }
 
     /// Makes the content durable; answers its size.
-    fn finish(&mut self) -> Result<u64> {
+    pub(super) fn finish(&mut self) -> Result<u64> {
         match self.file.take() {
             Some(file) => file.finish().map(|()| self.bytes),
             None => Err(Error::internal("a data file was finished twice")),
@@ -304,7 +304,7 @@ pub(super) fn write_plain(storage: &Storage, location: &str, batch: &RecordBatch
     Ok((bytes, parquet))
 }
 
-fn cannot_encode(location: &str, error: parquet::errors::ParquetError) -> Error {
+pub(super) fn cannot_encode(location: &str, error: parquet::errors::ParquetError) -> Error {
     if let parquet::errors::ParquetError::External(inner) = error {
         return match inner.downcast::<std::io::Error>() {
             Ok(io) => storage::cannot_write(location, *io),
@@ -389,7 +389,7 @@ fn repeats(column: &ArrayRef) -> bool {
 }
 
 /// Column sizes, counts and bounds of a written file.
-fn statistics(parquet: &ParquetMetaData, schema: &Schema) -> DataFileBuilder {
+pub(super) fn statistics(parquet: &ParquetMetaData, schema: &Schema) -> DataFileBuilder {
     let mut builder = DataFileBuilder::default();
     let (mut sizes, mut values, mut nulls) = (HashMap::new(), HashMap::new(), HashMap::new());
     let (mut lower, mut upper): (HashMap<i32, Datum>, HashMap<i32, Datum>) = Default::default();

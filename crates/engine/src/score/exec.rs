@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use super::output::OutputPlan;
 use super::rows::{explained, output_batch};
+use crate::erase::Suppressed;
 use crate::key::Keys;
 use crate::lake::Table;
 use crate::{Error, Result};
@@ -138,6 +139,8 @@ pub struct Counters {
     pub reasons: [AtomicU64; 6],
     /// Rows whose key is null.
     pub null_keys: AtomicU64,
+    /// Rows of entities that were erased.
+    pub suppressed: AtomicU64,
     /// Nanoseconds hashing and deciding.
     pub decide_ns: AtomicU64,
     /// Nanoseconds in the model.
@@ -159,6 +162,8 @@ pub struct Resources {
     pub output: Arc<OutputPlan>,
     /// The state of every entity before the run.
     pub index: Arc<StateIndex>,
+    /// Entities that must not be scored.
+    pub suppressed: Option<Suppressed>,
     /// Which index slots were seen, one bit each.
     pub seen: Vec<AtomicU64>,
     /// What was scored, for the index.
@@ -344,11 +349,20 @@ fn decide_batch(spec: &ScoreSpec, resources: &Resources, batch: &RecordBatch) ->
     let feature_hashes = FeatureHasher::new(batch, &spec.hashed)?.hashes();
     let (mut rows, mut reasons, mut features) = (Vec::new(), Vec::new(), Vec::new());
     let mut entries = Entries::default();
-    let mut null_keys = 0;
+    let (mut null_keys, mut suppressed) = (0, 0);
+    let mut encoded = Vec::new();
     for row in 0..batch.num_rows() {
         if keys.is_null(row) {
             null_keys += 1;
             continue;
+        }
+        if let Some(erased) = &resources.suppressed {
+            encoded.clear();
+            keys.encode(row, &mut encoded);
+            if erased.is_erased(&encoded) {
+                suppressed += 1;
+                continue;
+            }
         }
         let known = resources.index.get(key_hashes[row]);
         if let Some((slot, _)) = known
@@ -370,7 +384,8 @@ fn decide_batch(spec: &ScoreSpec, resources: &Resources, batch: &RecordBatch) ->
         reasons.push(reason);
         features.push(feature_hashes[row] as i64);
     }
-    counters.rows.fetch_add(batch.num_rows() as u64 - null_keys, Ordering::Relaxed);
+    counters.rows.fetch_add(batch.num_rows() as u64 - null_keys - suppressed, Ordering::Relaxed);
+    counters.suppressed.fetch_add(suppressed, Ordering::Relaxed);
     counters.null_keys.fetch_add(null_keys, Ordering::Relaxed);
     if !entries.is_empty() {
         resources.collected.add(&entries);

@@ -44,6 +44,7 @@ pub use plan::{Plan, Reasons, plan};
 pub use progress::{Progress, progress};
 pub(crate) use rows::{RowFacts, output_batch, text};
 pub use run::{Maintained, Reporter, RunOptions, RunReport, RunStatus, run};
+pub(crate) use state::folder as index_folder;
 pub use verify::{VerifyReport, verify};
 pub(crate) use write::write_rows;
 

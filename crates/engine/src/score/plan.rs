@@ -16,6 +16,7 @@ use super::run::{Evaluation, Reporter, RunOptions, evaluate};
 use super::state;
 use crate::Result;
 use crate::config::{OnModelChange, Strategy};
+use crate::erase::{ErasedEntities, Suppressed};
 use crate::key::KeySet;
 use crate::lake::Table;
 use crate::lake::changes::{self, Diff};
@@ -136,6 +137,8 @@ pub struct Draft {
     pub inputs: Inputs,
     /// What there is to do; nothing when inputs and definition are the same.
     pub work: Option<Work>,
+    /// Who was erased when the plan was made.
+    pub erased: ErasedEntities,
 }
 
 /// The part of a plan that needs the query.
@@ -175,8 +178,14 @@ pub fn settled(progress: &Progress, definition: &Definition, inputs: &Inputs) ->
 }
 
 impl Draft {
+    /// The entities that must not be scored.
+    pub fn suppressed(&self) -> Option<Suppressed> {
+        self.erased.of(&self.definition.pipeline.entity_key)
+    }
+
     /// Resolves, pins, and finds the candidates.
     pub async fn new(workspace: &Workspace, name: &str, options: &RunOptions) -> Result<Self> {
+        let erased = ErasedEntities::read(&workspace.project().dir)?;
         let definition = Definition::resolve(workspace, name, options.as_of.clone())?;
         let as_of = options.as_of.as_ref().map(|as_of| as_of.micros);
         let inputs = Inputs::pin(workspace, features::reads(workspace, &definition.pipeline)?, as_of)?;
@@ -187,10 +196,10 @@ impl Draft {
         let settled = progress.as_ref().is_some_and(|p| settled(p, &definition, &inputs));
         let forced = options.full || as_of.is_some() || definition.pipeline.features.strategy == Strategy::Full;
         if settled && inputs.views().is_empty() && !forced {
-            return Ok(Self { definition, table, progress, inputs, work: None });
+            return Ok(Self { definition, table, progress, inputs, work: None, erased });
         }
         let work = Work::new(workspace, &definition, &inputs, table.as_ref(), progress.as_ref(), forced).await?;
-        Ok(Self { definition, table, progress, inputs, work: Some(work) })
+        Ok(Self { definition, table, progress, inputs, work: Some(work), erased })
     }
 
     /// The spec of a run of this plan.

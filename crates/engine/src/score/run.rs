@@ -22,6 +22,7 @@ use super::plan::{self, Draft, ModelName, Reasons, Work};
 use super::target::{describe, prediction_time, ready_table, removal_files, save_index};
 use super::write::WriteExec;
 use super::{locality, metrics, newest, shards, state};
+use crate::erase::ErasedEntities;
 use crate::lake::commit::{self, Outcome};
 use crate::lake::faults::{self, Bug};
 use crate::lake::maintain::policy;
@@ -115,6 +116,8 @@ pub struct RunReport {
     pub dropped_by_joins: Option<u64>,
     /// Feature rows whose entity key is null.
     pub null_keys: u64,
+    /// Feature rows of entities that were erased: they are not scored.
+    pub suppressed: u64,
     /// The model.
     pub model: Option<ModelName>,
     /// The strategy.
@@ -146,6 +149,8 @@ pub struct Evaluation {
     pub removed: Vec<usize>,
     /// Rows with a null key.
     pub null_keys: u64,
+    /// Rows of entities that were erased.
+    pub suppressed: u64,
     /// Rows that joins dropped, where evaluating counted them.
     pub dropped_by_joins: Option<u64>,
     /// New states.
@@ -229,6 +234,7 @@ pub async fn evaluate(
         model: work.prepared.model.clone(),
         output: work.prepared.output.clone(),
         index: work.index.clone(),
+        suppressed: draft.suppressed(),
         seen: (0..slots.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
         collected: Collected::default(),
         counters: Counters::default(),
@@ -274,7 +280,7 @@ pub async fn evaluate(
             stages.insert(name, nanos(counter));
         }
     }
-    let removed: Vec<usize> = match &work.candidates {
+    let mut removed: Vec<usize> = match &work.candidates {
         None => work.index.live_unseen(|slot| resources.was_seen(slot)).into_iter().map(|(slot, _)| slot).collect(),
         Some(keys) => keys
             .iter()
@@ -283,6 +289,10 @@ pub async fn evaluate(
             .map(|(slot, _)| slot)
             .collect(),
     };
+    if let Some(erased) = &resources.suppressed {
+        // Who was erased has not left: there is nothing to say of them.
+        removed.retain(|slot| work.index.key_of(*slot).is_none_or(|key| !erased.is_erased(key)));
+    }
     let reasons: [u64; 6] = std::array::from_fn(|i| counters.reasons[i].load(Ordering::Relaxed));
     let mut entries = resources.collected.take();
     let mut duplicates = resources.duplicates.load(Ordering::Relaxed);
@@ -304,6 +314,7 @@ pub async fn evaluate(
         reasons,
         removed,
         null_keys: counters.null_keys.load(Ordering::Relaxed),
+        suppressed: counters.suppressed.load(Ordering::Relaxed),
         dropped_by_joins,
         entries,
         files,
@@ -416,6 +427,7 @@ async fn attempt(
         reasons: Reasons::default(),
         dropped_by_joins: None,
         null_keys: 0,
+        suppressed: 0,
         model: ModelName::of(&draft.definition),
         strategy: "snapshot",
         why_not_snapshot: None,
@@ -442,7 +454,8 @@ async fn attempt(
         None if work.count_dropped => dropped_by_joins(workspace, &draft, work).await?,
         counted => counted,
     };
-    let Evaluation { entities, reasons, mut removed, null_keys, entries, mut files, stages, .. } = evaluation;
+    let Evaluation { entities, reasons, mut removed, null_keys, suppressed, entries, mut files, stages, .. } =
+        evaluation;
 
     if faults::bug(Bug::ForgetRemoved) {
         removed.clear();
@@ -463,6 +476,7 @@ async fn attempt(
     report.reasons = Reasons::new(&reasons, report.removed);
     report.skipped = entities.saturating_sub(report.scored);
     report.null_keys = null_keys;
+    report.suppressed = suppressed;
     report.strategy = work.strategy.as_str();
     report.why_not_snapshot.clone_from(&work.why_not_snapshot);
     report.added_columns = added_columns;
@@ -481,6 +495,11 @@ async fn attempt(
         let created = commit::create(workspace.lake(), &table)?;
         if created.metadata().uuid() != table.metadata().uuid() {
             return Ok(Attempt::Stale(created.current_snapshot_id().unwrap_or(0)));
+        }
+        // An erasure looks at the tables that are there: one that came before
+        // this table did not see it.
+        if ErasedEntities::read(&workspace.project().dir)?.number() != draft.erased.number() {
+            return Ok(Attempt::Stale(0));
         }
     }
     let (committed, snapshot_id) = match commit::commit(workspace.lake(), &change)? {

@@ -36,7 +36,12 @@ pub fn folder(workspace: &Workspace, pipeline: &str) -> PathBuf {
 
 /// What an index of `pipeline` at `snapshot_id` is of.
 pub fn anchor(table: &Table, pipeline: &str, snapshot_id: i64) -> Anchor {
-    Anchor { pipeline: pipeline.to_owned(), table_uuid: table.metadata().uuid().to_string(), snapshot_id }
+    // Snapshots keep their ids when an entity is erased from them.
+    let table_uuid = match keys::erasures_of(table) {
+        0 => table.metadata().uuid().to_string(),
+        erasures => format!("{}#{erasures}", table.metadata().uuid()),
+    };
+    Anchor { pipeline: pipeline.to_owned(), table_uuid, snapshot_id }
 }
 
 /// The state as of the table's current snapshot: the cached index if it is of

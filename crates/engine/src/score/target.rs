@@ -12,6 +12,7 @@ use super::plan::{Draft, Work};
 use super::rows::removed_rows;
 use super::write::write_rows;
 use super::{state, timestamps};
+use crate::erase::ErasedEntities;
 use crate::lake::commit::{Change, Fence};
 use crate::lake::{Table, keys};
 use crate::workspace::Workspace;
@@ -104,7 +105,8 @@ pub(super) fn describe(
     ];
     summary.extend(optional.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?))));
     let fence = (!spec.as_of).then(|| Fence { pipeline: spec.pipeline.clone(), previous });
-    Ok(Change { fence, summary, ..Change::append(table, files) })
+    let erasures = Some(draft.erased.number());
+    Ok(Change { fence, summary, erasures, ..Change::append(table, files) })
 }
 
 /// Brings the cache up to the commit. Whatever goes wrong, the next run reads
@@ -119,10 +121,15 @@ pub(super) fn save_index(
 ) {
     let folder = state::folder(workspace, name);
     let anchor = state::anchor(table, name, snapshot_id);
+    let known = draft.erased.number();
     let Some(index) = draft.work.map(|w| w.index) else { return };
     let Ok(index) = Arc::try_unwrap(index) else { return };
     if index.advance(&folder, anchor, entries, workspace.threads(), &state::replace).is_err() {
         // Without a newer segment the old ones are stale and are not used.
+        let _ = std::fs::remove_dir_all(&folder);
+    }
+    // Somebody who is erased meanwhile must not stay in what was just written.
+    if ErasedEntities::read(&workspace.project().dir).map_or(true, |now| now.number() != known) {
         let _ = std::fs::remove_dir_all(&folder);
     }
 }

@@ -24,8 +24,10 @@ pub struct VerifyReport {
     pub ok: bool,
     /// The pipeline.
     pub pipeline: String,
-    /// Entities in the feature set.
+    /// Entities in the feature set; those that were erased are not counted.
     pub entities: u64,
+    /// Feature rows of entities that were erased.
+    pub suppressed: u64,
     /// Those with exactly one current prediction.
     pub current: u64,
     /// Those without any.
@@ -83,6 +85,7 @@ pub async fn verify(workspace: &Workspace, name: &str) -> Result<VerifyReport> {
         ok: wrong + duplicate + extra == 0,
         pipeline: name.to_owned(),
         entities: evaluation.entities,
+        suppressed: evaluation.suppressed,
         current: evaluation.entities.saturating_sub(wrong + duplicate),
         missing,
         stale,

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use insightera_core::ErrorKind;
 use insightera_core::stream::Plan;
 use uuid::Uuid;
 
@@ -185,4 +186,71 @@ pub fn write(lake: &Lake, pipeline: &str, states: &[Pending]) -> Result<Vec<(u32
             Ok((state.partition, state.base, name))
         })
         .collect()
+}
+
+/// The files of a pipeline's windows, for who erases an entity from them.
+#[derive(Debug)]
+pub struct WindowFiles {
+    lake: Lake,
+    pipeline: String,
+}
+
+impl WindowFiles {
+    /// The files of `pipeline`.
+    pub fn new(lake: &Lake, pipeline: &str) -> Self {
+        Self { lake: lake.clone(), pipeline: pipeline.to_owned() }
+    }
+
+    /// All files by name, whether or not a snapshot names them.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn all(&self) -> Result<BTreeMap<String, String>> {
+        let files = self.lake.storage().list(&folder(&self.lake, &self.pipeline))?;
+        let name = |location: &str| location.rsplit('/').next().unwrap_or_default().to_owned();
+        Ok(files.into_iter().map(|file| (name(&file.location), file.location)).collect())
+    }
+
+    /// The bytes of a file; `None` when it is gone.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        match self.lake.storage().read(&storage::join(&folder(&self.lake, &self.pipeline), name)) {
+            Ok(bytes) => Ok(Some(bytes.to_vec())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the state of a chain of files without some keys and without what
+    /// alerts remember of an entity. Answers the new file's name, or `None`
+    /// where the windows were declared otherwise since, or a file is gone.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn without(
+        &self,
+        program: &super::program::Program,
+        partition: u32,
+        files: &[String],
+        gone: &dyn Fn(usize, insightera_core::stream::Key<'_>) -> bool,
+        entity: crate::key::KeyHash,
+    ) -> Result<Option<String>> {
+        let mut remembered = Remembered::new(program.remembers_as());
+        let plan = program.windows.as_ref().map(|windows| (&windows.plan, program.on_close()));
+        let checkpoints = Checkpoints::new(&self.lake, &self.pipeline);
+        let Ok(state) = checkpoints.restore(plan, partition, files, &mut remembered) else { return Ok(None) };
+        let mut bytes = Vec::new();
+        if let Some(mut state) = state {
+            state.forget(gone);
+            bytes = state.checkpoint();
+        }
+        remembered.forget_entity(entity);
+        if program.remembers() {
+            remembered.write(partition, true, &mut bytes);
+        }
+        let written = write(&self.lake, &self.pipeline, &[Pending { partition, base: true, bytes }])?;
+        Ok(written.into_iter().next().map(|(_, _, name)| name))
+    }
 }

@@ -81,6 +81,7 @@ pub struct Committer {
     program: Arc<Program>,
     run_id: String,
     source: String,
+    erasures: u64,
     main: Option<Owned>,
     sides: Vec<Owned>,
     chains: BTreeMap<u32, Vec<String>>,
@@ -91,7 +92,12 @@ impl Committer {
     pub fn new(lake: &Lake, program: Arc<Program>, run_id: String) -> Self {
         let source = String::new();
         let (main, sides, chains) = Default::default();
-        Self { lake: lake.clone(), program, run_id, source, main, sides, chains }
+        Self { lake: lake.clone(), program, run_id, source, erasures: 0, main, sides, chains }
+    }
+
+    /// The newest erasure that the rows respect.
+    pub fn respecting(&mut self, erasures: u64) {
+        self.erasures = erasures;
     }
 
     /// What the positions are positions of.
@@ -190,7 +196,7 @@ impl Committer {
                     return Ok((owned, StreamState::read(&table, pipeline)?));
                 }
                 StreamOutcome::Refused(Decision::Fatal(reason)) => return Err(fatal(name, &reason)),
-                StreamOutcome::Refused(_) => {}
+                StreamOutcome::Refused(_) | StreamOutcome::Erased => {}
             }
         }
         Err(Error::conflict(format!("other processes kept taking the partitions of `{pipeline}` in table `{name}`"))
@@ -268,6 +274,7 @@ impl Committer {
             let mut writer = TableWriter::new(&table, WriteOptions::default())?;
             batches.iter().try_for_each(|batch| writer.write(batch))?;
             let mut change = Change::append(&table, writer.finish()?);
+            change.erasures = Some(self.erasures);
             change.summary.insert(keys::RUN_ID.into(), self.run_id.clone());
             let claims = self.claims(&owned, interval);
             self.retry(&mut owned, &change, claims, (BTreeMap::new(), BTreeMap::new()), keep_trying)?;
@@ -291,6 +298,7 @@ impl Committer {
         same_table(&table, &owned)?;
         let files = write_rows(&table, interval.rows.clone(), &self.program.pipeline.entity_key)?;
         let mut change = Change::append(&table, files);
+        change.erasures = Some(self.erasures);
         let scorer = &interval.scorer;
         let model = scorer.resolved.as_ref();
         let inputs = serde_json::to_string(&interval.inputs)
@@ -359,6 +367,13 @@ impl Committer {
                     return Ok(snapshot_id);
                 }
                 Ok(StreamOutcome::Refused(decision)) => return Err(refused(&owned.name, &decision)),
+                Ok(StreamOutcome::Erased) => {
+                    return Err(Error::conflict(format!(
+                        "an entity was erased from table `{}` since this process read its events",
+                        owned.name
+                    ))
+                    .hint("start the stream again: it goes on from the last commit, without the entity"));
+                }
                 // What was sent may be in the table: the same intent again.
                 Err(error) if error.retryable() && keep_trying(tries) => {
                     std::thread::sleep(pause);

@@ -23,6 +23,7 @@ use super::remembered::Remembered;
 use super::set_aside::{self, SetAside};
 use super::source::RawPart;
 use super::states::{CLOSED, States, process_each};
+use crate::erase::{ErasedEntities, Suppressed};
 use crate::key::Keys;
 use crate::score::{RowFacts, output_batch, text};
 use crate::{Error, Result};
@@ -42,6 +43,8 @@ pub struct Flow {
     pub states: States,
     /// The alerts that were told, and are not told again.
     pub remembered: Remembered,
+    /// Entities whose events are passed over.
+    suppressed: Option<Suppressed>,
     out: EventOutput,
     /// The model that scores.
     pub scorer: Arc<Scorer>,
@@ -107,6 +110,8 @@ pub struct Counts {
     pub rows: u64,
     /// Events that the filter took out.
     pub filtered: u64,
+    /// Events of entities that were erased: they are passed over.
+    pub suppressed: u64,
     /// Late events.
     pub late: u64,
     /// Dead letters.
@@ -121,6 +126,7 @@ impl Counts {
         self.events += other.events;
         self.rows += other.rows;
         self.filtered += other.filtered;
+        self.suppressed += other.suppressed;
         self.late += other.late;
         self.dead += other.dead;
         self.alerts += other.alerts;
@@ -166,6 +172,7 @@ impl Flow {
         source: String,
         scorer: Arc<Scorer>,
         join: Option<Arc<JoinTable>>,
+        erased: &ErasedEntities,
     ) -> Self {
         let out = match &program.windows {
             Some(windows) if !program.on_close() => windows.plan.event_output(),
@@ -176,6 +183,7 @@ impl Flow {
         Self {
             states: States::new(plan, program.on_close()),
             remembered: Remembered::new(program.remembers_as()),
+            suppressed: erased.of(&program.pipeline.entity_key),
             program,
             clock,
             run_id,
@@ -239,6 +247,7 @@ impl Flow {
                 kept
             }
         };
+        let decoded = self.without_erased(decoded, &mut aside, &mut output.counts)?;
         let late_from = aside.len();
         let entered = self.windows(&decoded, parts, &mut aside)?;
         self.unsilence(parts);
@@ -269,6 +278,21 @@ impl Flow {
             }
         }
         Ok(output)
+    }
+
+    /// Only events of entities that were not erased; of the others not even a
+    /// dead letter is kept that names them.
+    fn without_erased(&self, decoded: Decoded, aside: &mut Vec<SetAside>, counts: &mut Counts) -> Result<Decoded> {
+        let Some(erased) = &self.suppressed else { return Ok(decoded) };
+        let before = aside.len();
+        aside.retain(|event| {
+            let key = event.key.as_deref().is_some_and(|key| erased.is_text(key));
+            !key && !erased.is_mentioned(&event.payload)
+        });
+        counts.suppressed += (before - aside.len()) as u64;
+        let Some(rows) = erased.rows(&decoded.batch)? else { return Ok(decoded) };
+        counts.suppressed += rows.iter().filter(|erased| **erased).count() as u64;
+        decoded.keep(&rows.into_iter().map(|erased| Some(!erased)).collect())
     }
 
     /// Forgets a partition that is another process's now.

@@ -26,6 +26,7 @@ use super::set_aside::{self, Letter, Outcome, Places};
 use super::source::{self, Group, RawPart, Source};
 use super::states::{PartitionState, REPLAYS};
 use super::windows::refused;
+use crate::erase::ErasedEntities;
 use crate::lake::TableName;
 use crate::lake::commit::StreamState;
 use crate::notify::Warn;
@@ -175,8 +176,16 @@ impl Replay {
         }
         let clock = self.workspace.clock().clone();
         let inputs = join.as_ref().map(|join| join.inputs.clone()).unwrap_or_default();
-        let mut flow =
-            Flow::new(self.program.clone(), clock, self.run_id.clone(), self.source.clone(), scorer.clone(), join);
+        let erased = ErasedEntities::read(&self.workspace.project().dir)?;
+        let mut flow = Flow::new(
+            self.program.clone(),
+            clock,
+            self.run_id.clone(),
+            self.source.clone(),
+            scorer.clone(),
+            join,
+            &erased,
+        );
         flow.timestamp = self.timestamp.unwrap_or(i64::MIN);
         flow.only = Some(letters.keys().copied().collect());
         (flow.kind, flow.placed) = (RowKind::LETTER, true);
@@ -201,6 +210,7 @@ impl Replay {
         let interval = self.interval(&mut again, scorer, inputs, flow.timestamp)?;
         let mut committer = Committer::new(self.workspace.lake(), self.program.clone(), self.run_id.clone());
         committer.prepare()?;
+        committer.respecting(erased.number());
         committer.of_source(&self.source);
         let state = committer.acquire(&BTreeMap::from([(REPLAYS, 0)]), &BTreeMap::new())?;
         let (at, recorded) =

@@ -67,8 +67,10 @@ mod time;
 mod windows;
 mod worker;
 
+pub(crate) use checkpoints::WindowFiles;
 pub use compare::Difference;
 pub use letters::{ReplaySummary, replay_dead_letters};
+pub(crate) use program::Program;
 pub use program::check;
 pub use recorded::Bound;
 pub use replay::{ReplayOptions, ReplayReport, replay};

@@ -120,6 +120,14 @@ impl Remembered {
         Ok(windows)
     }
 
+    /// Forgets an entity. Answers whether it was known.
+    pub fn forget_entity(&mut self, entity: KeyHash) -> bool {
+        self.partitions.values_mut().fold(false, |known, own| {
+            own.changed.remove(&entity);
+            own.held.remove(&entity).is_some() | known
+        })
+    }
+
     /// Forgets a partition.
     pub fn forget(&mut self, partition: u32) {
         self.partitions.remove(&partition);

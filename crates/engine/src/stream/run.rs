@@ -25,6 +25,7 @@ use super::status::{self, LiveStatus};
 use super::takeover::{Sharing, in_two_partitions};
 use super::worker::Worker;
 use crate::config::SourceSettings;
+use crate::erase::ErasedEntities;
 use crate::lake::commit::Samples;
 use crate::notify::{Notice, Outbox, Warn};
 use crate::workspace::Workspace;
@@ -201,7 +202,17 @@ fn runs(
         let overtaken = |error: &Error| {
             stream.sharing == Sharing::Group && error.kind() == ErrorKind::Conflict && in_vain <= OVERTAKEN
         };
+        let erased = |error: &Error| error.kind() == ErrorKind::Conflict && stream.is_of_the_past();
+        let stopped = options.stop.load(Ordering::SeqCst);
         let end = match end {
+            // What it read and holds may be of who was erased meanwhile: the
+            // tables say where to go on from.
+            Err(error) if erased(&error) && stopped => StreamEnd::Stopped,
+            Err(error) if erased(&error) => {
+                (scorer, join) = (stream.flow.scorer.clone(), stream.flow.join.clone());
+                drop(stream);
+                continue;
+            }
             // Others have its partitions, and what it read.
             Err(error) if overtaken(&error) && options.stop.load(Ordering::SeqCst) => StreamEnd::Stopped,
             Err(error) if overtaken(&error) => {
@@ -305,6 +316,8 @@ pub struct Stream {
     commits: u64,
     last: Option<Committed>,
     started: f64,
+    /// The newest erasure that it respects.
+    erasures: u64,
 }
 
 /// Which partitions a process reads.
@@ -360,7 +373,10 @@ impl Stream {
         committer.of_source(&identity);
         let checkpoints = Checkpoints::new(workspace.lake(), &pipeline.name);
         checkpoints.sweep(&table, &pipeline.name, &state, clock.now_millis())?;
-        let mut flow = Flow::new(program.clone(), clock.clone(), run_id.clone(), identity, scorer, join);
+        // After the tables are there: an erasure looks at those that are.
+        let erased = ErasedEntities::read(&workspace.project().dir)?;
+        committer.respecting(erased.number());
+        let mut flow = Flow::new(program.clone(), clock.clone(), run_id.clone(), identity, scorer, join, &erased);
         flow.timestamp = state.timestamp.unwrap_or(i64::MIN);
         let mut stream = Self {
             interval: empty(&flow),
@@ -373,6 +389,7 @@ impl Stream {
             live: pipeline.live.as_ref().map(|live| LiveTopic::open(live, &pipeline.entity_key)).transpose()?,
             worker: Worker::new(committer, Metrics::new(workspace, program, &run_id), options),
             known: state.partitions,
+            erasures: erased.number(),
             positions: BTreeMap::new(),
             run_id,
             options: options.clone(),
@@ -401,8 +418,8 @@ impl Stream {
             self.finish_commit(true)?;
             Ok(end)
         });
-        let overtaken =
-            self.sharing == Sharing::Group && end.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict);
+        let overtaken = end.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict)
+            && (self.sharing == Sharing::Group || self.is_of_the_past());
         if end.is_err() && !overtaken {
             // A commit that runs is let through, but not tried for ever.
             self.options.stop.store(true, Ordering::SeqCst);
@@ -414,6 +431,11 @@ impl Stream {
         self.tell(true);
         self.worker.end();
         end
+    }
+
+    /// Whether an entity was erased since it began.
+    fn is_of_the_past(&self) -> bool {
+        ErasedEntities::read(&self.workspace.project().dir).is_ok_and(|now| now.number() > self.erasures)
     }
 
     fn now(&self) -> f64 {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use insightera_core::stream::{
-    Batch, ClosedRows, Coverage, Disposition, EachEvent, EventOutput, OnClose, Partitions, Plan, StreamError,
+    Batch, ClosedRows, Coverage, Disposition, EachEvent, EventOutput, Key, OnClose, Partitions, Plan, StreamError,
     Watermarks, close,
 };
 
@@ -65,6 +65,22 @@ impl PartitionState {
             Self::EachEvent(state) => Self::EachEvent(state.apply(bytes)?),
             Self::OnClose(state) => Self::OnClose(state.apply(bytes)?),
         })
+    }
+
+    /// Forgets the keys for which `gone` holds. Answers how many.
+    pub fn forget(&mut self, gone: &dyn Fn(usize, Key<'_>) -> bool) -> usize {
+        match self {
+            Self::EachEvent(state) => state.forget(gone),
+            Self::OnClose(state) => state.forget(gone),
+        }
+    }
+
+    /// All of it, as a file that stands alone.
+    pub fn checkpoint(&mut self) -> Vec<u8> {
+        match self {
+            Self::EachEvent(state) => state.checkpoint(),
+            Self::OnClose(state) => state.checkpoint(),
+        }
     }
 
     /// The offset behind the last event.

@@ -111,6 +111,11 @@ impl Windows {
         Ok(Some(Self { plan, fields, keys, arguments }))
     }
 
+    /// The columns of the keys, by the number of a key's kind.
+    pub fn keys(&self) -> &[Vec<String>] {
+        &self.keys
+    }
+
     /// Hands events to the windows of their partitions. `ranges` are the rows
     /// of each.
     ///

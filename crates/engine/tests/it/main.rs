@@ -3,6 +3,8 @@
 mod bad_input;
 mod catalogs;
 mod changed;
+mod erased_streams;
+mod erasures;
 #[cfg(feature = "faults")]
 mod faults;
 #[cfg(feature = "faults")]

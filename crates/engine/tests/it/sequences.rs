@@ -41,6 +41,7 @@ enum Step {
     DropTag,
     DropAndCreate,
     TwoWriters(usize, usize),
+    Erase(usize),
 }
 
 /// Numbers from a seed: splitmix64.
@@ -107,7 +108,7 @@ impl Sequence {
 
     fn choose(&mut self) -> Step {
         let used = self.ledger.used;
-        match self.random.below(20) {
+        match self.random.below(22) {
             0..=4 => Step::Append(used, 1 + self.random.below(6)),
             5 => Step::Delete(self.random.below(3)),
             6 | 7 => Step::PositionDelete((0..3).map(|_| self.random.below(used.max(1))).collect()),
@@ -126,7 +127,8 @@ impl Sequence {
                     Step::Compact
                 }
             }
-            _ => Step::TwoWriters(used, 1 + self.random.below(3)),
+            19 => Step::TwoWriters(used, 1 + self.random.below(3)),
+            _ => Step::Erase(self.random.below(used.max(1))),
         }
     }
 
@@ -206,6 +208,17 @@ impl Sequence {
                 // Between the two there is no table: made again before the look.
                 self.sql(&format!("DROP TABLE {TABLE}")).and_then(|()| self.create())
             }
+            Step::Erase(student) => {
+                let gone = nim(*student);
+                after.rows.remove(&gone);
+                after.snapshots.values_mut().for_each(|rows| drop(rows.remove(&gone)));
+                block_on(insightera_engine::erase::carry_out(
+                    &self.project.workspace,
+                    &crate::erasures::order(*student, &[TABLE]),
+                    &|_| {},
+                ))
+                .map(drop)
+            }
             Step::TwoWriters(from, count) => {
                 let (one, two) = (*from, from + count);
                 let results: Vec<Result<(), Error>> = std::thread::scope(|scope| {
@@ -242,8 +255,14 @@ impl Sequence {
         if let Some((n, after, power)) = accident {
             faults::plan_accident(&folder, n, after, power);
         }
-        let (ledgers, result) = self.act(&step);
-        let happened = accident.is_some() && faults::recover(&folder);
+        let (mut ledgers, mut result) = self.act(&step);
+        let mut happened = accident.is_some() && faults::recover(&folder);
+        if happened && matches!(step, Step::Erase(_)) {
+            // The same command goes on, and then all of it has happened.
+            self.project.reopen();
+            (ledgers, result) = self.act(&step);
+            happened = false;
+        }
         if happened {
             self.project.reopen();
             // A crash between dropping and making again leaves no table.
@@ -275,6 +294,14 @@ impl Sequence {
         ledger.used = ledgers.iter().map(|l| l.used).max().unwrap_or_default();
         ledger.columns = ledgers.iter().map(|l| l.columns).max().unwrap_or_default();
         self.ledger = ledger;
+        if matches!(step, Step::Erase(_)) {
+            for (id, wanted) in &self.ledger.snapshots {
+                let found = self.rows(&format!("VERSION AS OF {id}"))?;
+                if found != *wanted {
+                    return Err(format!("after an erasure snapshot {id} holds {found:?}, not {wanted:?}"));
+                }
+            }
+        }
         self.look(&rows, happened)
     }
 

@@ -4,6 +4,7 @@
 mod certify;
 mod check;
 mod demo;
+mod erase;
 mod features;
 mod init;
 mod inspect;
@@ -88,7 +89,7 @@ pub async fn dispatch(invocation: Invocation, printer: &Printer) -> anyhow::Resu
         Command::Certify(command) => certify::certify(&project, overrides, &command, printer),
         Command::Features(command) => features::features(&open(overrides)?, command, printer).await,
         Command::Model(command) => model::model(&open(overrides)?, command, printer),
-        Command::Table(command) => table::table(&open(overrides)?, command).await,
+        Command::Table(command) => table::table(&open(overrides)?, command, printer).await,
         Command::Sql { source, shown } => sql::sql(&open(overrides)?, &source, shown, printer).await,
         Command::Demo(demo) => demo::demo(demo, overrides, printer).await,
     }

@@ -108,6 +108,9 @@ fn block(report: &RunReport, printer: &Printer) -> String {
     if report.null_keys > 0 {
         add("ignored", format!("{} feature rows with a null key", text::count(report.null_keys)));
     }
+    if report.suppressed > 0 {
+        add("erased", format!("{} feature rows of erased entities are not scored", text::count(report.suppressed)));
+    }
     if !report.added_columns.is_empty() {
         add("added", format!("the columns {}", report.added_columns.join(", ")));
     }
@@ -149,6 +152,7 @@ mod tests {
             reasons: Reasons(BTreeMap::from([("update", 1000), ("removed", 1)])),
             dropped_by_joins: Some(3),
             null_keys: 0,
+            suppressed: 0,
             model: None,
             strategy: "hash",
             why_not_snapshot: Some("there is a LIMIT".into()),

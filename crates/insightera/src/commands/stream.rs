@@ -101,8 +101,12 @@ pub fn line(summary: &StreamSummary) -> String {
         (Some(p50), Some(p99)) => format!(", arrival to prediction p50 {p50:.1} ms, p99 {p99:.1} ms"),
         _ => String::new(),
     };
+    let suppressed = match counts.suppressed {
+        0 => String::new(),
+        n => format!(", {} of erased entities", text::count(n)),
+    };
     format!(
-        "{}: {} events, {} predictions, {} filtered, {} late, {} dead letters, {} alerts, {} commits, {:.1} s, {} events/s{latency}\n",
+        "{}: {} events, {} predictions, {} filtered{suppressed}, {} late, {} dead letters, {} alerts, {} commits, {:.1} s, {} events/s{latency}\n",
         summary.pipeline,
         text::count(counts.events),
         text::count(counts.rows),

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::Answer;
 use crate::cli::{Format, ReportFormat};
+use crate::printer::Printer;
 use crate::resolve::TableCommand;
 use crate::text;
 
@@ -65,7 +66,7 @@ struct Committed {
 }
 
 /// Runs a command on tables.
-pub async fn table(workspace: &Workspace, command: TableCommand) -> anyhow::Result<Answer> {
+pub async fn table(workspace: &Workspace, command: TableCommand, printer: &Printer) -> anyhow::Result<Answer> {
     match command {
         TableCommand::List { format } => list(workspace, format).await,
         TableCommand::Show { table, format } => {
@@ -77,6 +78,7 @@ pub async fn table(workspace: &Workspace, command: TableCommand) -> anyhow::Resu
         }
         TableCommand::History { table, format } => history(&workspace.lake().table(&table)?, format),
         TableCommand::Maintain { table, dry_run, format } => maintain(workspace, table, dry_run, format).await,
+        TableCommand::Erase(erase) => super::erase::erase(workspace, &erase, printer).await,
         TableCommand::Rollback { table, to } => {
             let snapshot = sql::snapshot_of_version(&workspace.lake().table(&table)?, &to)?;
             let (_, before) = refs::move_main(workspace.lake(), &table, snapshot, Reach::Ancestors)?;

@@ -78,6 +78,7 @@ mod tests {
             ok: false,
             pipeline: "risk".into(),
             entities: 10,
+            suppressed: 0,
             current: 8,
             missing: 1,
             stale: 1,

@@ -4,6 +4,7 @@ mod bounds;
 mod checkpoints;
 mod each_event;
 mod events;
+mod forgetting;
 mod on_close;
 mod oracle;
 mod partitions;

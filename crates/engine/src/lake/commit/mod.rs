@@ -74,6 +74,9 @@ pub struct Change {
     pub drop_dangling_deletes: bool,
     /// Manifests to write anew.
     pub manifests: Option<ManifestRewrite>,
+    /// The newest erasure that the rows respect; a base that went through a
+    /// later one makes the outcome stale.
+    pub erasures: Option<u64>,
 }
 
 /// The manifests of one partition spec become as few as their entries need.
@@ -103,6 +106,7 @@ impl Change {
             data_sequence: None,
             drop_dangling_deletes: false,
             manifests: None,
+            erasures: None,
         }
     }
 
@@ -207,6 +211,9 @@ fn commit_if(
 /// another.
 fn overtaken(base: &Table, change: &Change) -> Result<Option<i64>> {
     let current = base.current_snapshot_id();
+    if change.erasures.is_some_and(|known| keys::erasures_of(base) > known) {
+        return Ok(Some(current.unwrap_or_default()));
+    }
     if change.expected.is_some_and(|expected| expected != current) {
         return Ok(Some(current.unwrap_or_default()));
     }
@@ -263,6 +270,32 @@ pub fn create(lake: &Lake, draft: &Table) -> Result<Table> {
     }
 }
 
+/// Puts other metadata in the place of a table's: what no update can say, such
+/// as other manifest lists of the same snapshots. `decide` sees the base that
+/// the swap compares with and may find nothing to do.
+pub(super) fn replace_metadata(
+    lake: &Lake,
+    name: &TableName,
+    mut decide: impl FnMut(&Table) -> Result<Option<TableMetadata>>,
+) -> Result<Table> {
+    for _ in 0..ATTEMPTS {
+        let base = lake.table(name)?;
+        base.check_writable()?;
+        if lake.catalog().writes_metadata() {
+            return Err(Error::invalid(format!(
+                "the catalog writes the metadata of table `{name}` itself, and it cannot be told to replace its history"
+            ))
+            .hint("erase through a catalog that moves pointers, SQLite or PostgreSQL, over the same files"));
+        }
+        let Some(metadata) = decide(&base)? else { return Ok(base) };
+        if let Applied::Done(table) = swap(lake, &base, &[], metadata)? {
+            return Ok(table);
+        }
+    }
+    Err(Error::conflict(format!("table `{name}` was changed by others {ATTEMPTS} times in a row"))
+        .hint("run again when there are fewer writers"))
+}
+
 enum Applied {
     Done(Table),
     Conflict,
@@ -279,10 +312,15 @@ fn apply(lake: &Lake, base: &Table, updates: Vec<TableUpdate>) -> Result<Applied
         let now = lake.clock().now_micros().div_euclid(1000);
         metadata = table::dated(metadata, now.max(base.metadata().last_updated_ms()))?;
     }
+    swap(lake, base, &updates, metadata)
+}
+
+/// Writes the metadata file and moves the pointer from the base to it.
+fn swap(lake: &Lake, base: &Table, updates: &[TableUpdate], metadata: TableMetadata) -> Result<Applied> {
     let location = write_next(lake, base.storage(), Some(base), &metadata)?;
     faults::before_swap();
     let metadata = Arc::new(metadata);
-    let next = Next { updates: &updates, metadata: &metadata, location: &location };
+    let next = Next { updates, metadata: &metadata, location: &location };
     let done = |told: Option<Box<Loaded>>| -> Result<Applied> {
         if let Some(loaded) = told {
             return Ok(Applied::Done(lake.loaded(base.name(), *loaded)?));

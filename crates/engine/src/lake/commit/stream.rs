@@ -77,6 +77,8 @@ pub enum StreamOutcome {
     },
     /// The table says otherwise, and why: nothing was committed.
     Refused(Decision),
+    /// An entity was erased that the rows may be of: nothing was committed.
+    Erased,
 }
 
 /// Commits a change and moves a stream's positions with it.
@@ -108,6 +110,7 @@ pub fn commit_stream(lake: &Lake, change: &Change, moved: &StreamMove) -> Result
     match (outcome, refused) {
         (Outcome::Committed { table, snapshot_id }, _) => Ok(StreamOutcome::Committed { table, snapshot_id }),
         (Outcome::Stale { .. }, Some(decision)) => Ok(StreamOutcome::Refused(decision)),
+        (Outcome::Stale { .. }, None) if change.erasures.is_some() => Ok(StreamOutcome::Erased),
         (Outcome::Stale { newest }, None) => {
             Err(Error::internal(format!("a stream's commit was stale at snapshot {newest} without a reason")))
         }

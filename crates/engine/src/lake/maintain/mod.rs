@@ -10,6 +10,7 @@
 //! - a rewrite adds as many rows as it removes, or it is not committed;
 //! - tags and branches are never expired by age unless they say so themselves.
 
+pub mod erased;
 pub mod expire;
 pub mod manifests;
 pub mod orphans;
@@ -31,7 +32,7 @@ pub(crate) fn setting(table: &super::Table, key: &str) -> Result<Option<i64>> {
 }
 
 /// Refuses to remove files of a table that shares them with another.
-fn check_collectable(table: &super::Table) -> Result<()> {
+pub(super) fn check_collectable(table: &super::Table) -> Result<()> {
     match table.metadata().properties().get("gc.enabled").map(String::as_str) {
         Some("false") => {
             Err(Error::invalid(format!("table `{}` has gc.enabled = false: its files are not removed", table.name()))

@@ -82,6 +82,16 @@ pub fn find(lake: &Lake, name: &TableName, search: Search) -> Result<Orphans> {
     Ok(found)
 }
 
+/// Files under the table's folders that nothing reaches, of any age; those of a
+/// commit in progress are among them.
+pub(super) fn unreached(lake: &Lake, name: &TableName) -> Result<Vec<storage::Listed>> {
+    let (mut found, _) = candidates(lake, name, Search { older_than_ms: i64::MAX, cap: usize::MAX })?;
+    let needed = Needed::of(&lake.table(name)?)?;
+    found.retain(|file| !needed.contains(&file.location));
+    found.sort_by(|a, b| a.location.cmp(&b.location));
+    Ok(found)
+}
+
 /// Old files that nothing reaches, and how many are too young to tell.
 fn candidates(lake: &Lake, name: &TableName, search: Search) -> Result<(Vec<storage::Listed>, usize)> {
     let table = lake.table(name)?;
@@ -213,7 +223,8 @@ pub fn quarantine(lake: &Lake, name: &TableName, orphans: &Orphans) -> Result<St
     Ok(target)
 }
 
-fn quarantine_of(lake: &Lake) -> String {
+/// Where the quarantine is.
+pub(super) fn quarantine_of(lake: &Lake) -> String {
     storage::join(lake.warehouse(), QUARANTINE)
 }
 

@@ -56,6 +56,28 @@ impl Reached {
         Self::of(table, |_| true)
     }
 
+    /// What the snapshots of a table that was replaced needed, as far as its
+    /// manifest lists and manifests are still there.
+    ///
+    /// # Errors
+    /// When one that is there cannot be read.
+    pub fn of_what_is_there(table: &Table) -> Result<Self> {
+        let there = |location: &str| table.storage().exists(location);
+        let mut reached = Self::default();
+        for snapshot in table.metadata().snapshots().filter(|s| there(s.manifest_list())) {
+            reached.lists.insert(snapshot.manifest_list().to_owned());
+            for manifest in files::manifest_list(table, snapshot)? {
+                if !reached.manifests.contains(&manifest.manifest_path) && there(&manifest.manifest_path) {
+                    reached.add(table, &manifest)?;
+                }
+            }
+        }
+        let metadata = table.metadata();
+        reached.statistics.extend(metadata.statistics_iter().map(|s| s.statistics_path.clone()));
+        reached.statistics.extend(metadata.partition_statistics_iter().map(|s| s.statistics_path.clone()));
+        Ok(reached)
+    }
+
     fn add(&mut self, table: &Table, manifest: &ManifestFile) -> Result<()> {
         self.manifests.insert(manifest.manifest_path.clone());
         for entry in files::manifest_entries(table, manifest)?.iter().filter(|e| e.is_alive()) {
