@@ -118,7 +118,10 @@ fn windows_that_are_built_again_from_the_source_do_not_have_who_was_erased() {
     append(temp.path(), 1, &events(0, 60));
     try_stream(&project.workspace).unwrap();
     forget(&project.workspace).unwrap();
-    std::fs::remove_dir_all(project.folder.join("warehouse/_streams")).unwrap();
+    std::fs::remove_dir_all(
+        insightera_engine::lake::storage::local_path(project.workspace.lake().warehouse()).join("_streams"),
+    )
+    .unwrap();
     append(temp.path(), 1, &events(60, 30));
     try_stream(&project.workspace).unwrap();
     assert_eq!(students_rows(&project.workspace), 0);

@@ -173,7 +173,7 @@ fn a_replay_is_what_the_stream_computed_row_for_row_and_a_planted_change_is_foun
     let part = ReplayOptions { from: Some(Bound::Offsets(middle.clone())), ..ReplayOptions::default() };
     let some = equal(&replay(&workspace, part.clone()).unwrap());
     assert!(some > 50 && some < rows, "{some} of {rows}");
-    let states = workspace.lake().warehouse().join("_streams");
+    let states = insightera_engine::lake::storage::local_path(workspace.lake().warehouse()).join("_streams");
     std::fs::rename(&states, temp.path().join("aside")).unwrap();
     assert_eq!(equal(&replay(&workspace, part.clone()).unwrap()), some, "without window state");
     std::fs::rename(temp.path().join("aside"), &states).unwrap();
