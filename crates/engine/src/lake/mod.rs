@@ -39,6 +39,8 @@ pub mod writer;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use datafusion::execution::cache::DefaultFilesMetadataCache;
+use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use iceberg::spec::{
     FormatVersion, SortOrder, TableMetadataBuilder, Transform, UnboundPartitionField, UnboundPartitionSpec,
 };
@@ -57,6 +59,9 @@ pub(crate) fn run_now<T>(future: impl Future<Output = T>) -> T {
     futures::executor::block_on(future)
 }
 
+/// Footers and page indexes that are kept, in bytes.
+const FOOTER_BYTES: usize = 64 << 20;
+
 /// The catalog, the storage and the clock that all tables share.
 #[derive(Debug, Clone)]
 pub struct Lake {
@@ -65,6 +70,7 @@ pub struct Lake {
     warehouse: String,
     clock: Arc<dyn Clock>,
     metadata: MetadataCache,
+    footers: Arc<dyn FileMetadataCache>,
 }
 
 /// A table to be made.
@@ -95,7 +101,8 @@ impl Lake {
     /// A lake; `warehouse` is the location of new tables, where the catalog
     /// does not decide it, and of what is not a table.
     pub fn new(catalog: Arc<dyn Catalog>, storage: Storage, warehouse: String, clock: Arc<dyn Clock>) -> Self {
-        Self { catalog, storage, warehouse, clock, metadata: MetadataCache::default() }
+        let footers = Arc::new(DefaultFilesMetadataCache::new(FOOTER_BYTES));
+        Self { catalog, storage, warehouse, clock, metadata: MetadataCache::default(), footers }
     }
 
     /// The catalog.
@@ -116,6 +123,11 @@ impl Lake {
     /// The clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
+    }
+
+    /// Footers of Parquet files, for the statements of this process.
+    pub(crate) fn footers(&self) -> &Arc<dyn FileMetadataCache> {
+        &self.footers
     }
 
     pub(crate) fn metadata_cache(&self) -> &MetadataCache {

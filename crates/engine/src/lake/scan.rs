@@ -22,6 +22,7 @@ use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::stats::Precision;
 use datafusion::common::{Column, DFSchema, DataFusionError, Result as DfResult, ScalarValue, Statistics};
 use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
@@ -50,7 +51,7 @@ use super::files::{self, LiveFile, LiveFiles};
 use super::folder::Folder;
 use super::keyed;
 use super::schema::query_schema;
-use super::storage::{Storage, StoredPath};
+use super::storage::{self, Storage, StoredPath};
 use super::table::Table;
 use crate::key::{KeySet, Keys};
 use crate::{Error, Result};
@@ -418,6 +419,10 @@ impl PlainFile {
         let stored = storage.stored_path(&location)?;
         let mut part = PartitionedFile::new("", bytes);
         part.object_meta.location = stored.path.clone();
+        // What is kept of a file is of the file as it was then.
+        if let Some(modified) = storage::modified(&location) {
+            part.object_meta.last_modified = modified;
+        }
         Ok(Self { part, location, stored, deleted: Vec::new() })
     }
 }
@@ -523,17 +528,19 @@ impl Scan {
                 ..Default::default()
             })
             .with_enable_page_index(true);
-        // A set of keys is worth late materialisation; other filters run
-        // again above the scan, here they only prune.
-        let predicate = match (key_predicate, pushed) {
-            (Some(keys), _) => {
-                source = source.with_pushdown_filters(true);
-                Some(keys)
-            }
-            (None, pushed) => pushed,
-        };
-        if let Some(predicate) = predicate {
-            source = source.with_predicate(predicate);
+        // Late materialisation, other columns are decoded for the rows that pass
+        // only, is worth it for keys and where the session says so. Filters of
+        // the statement run once more above the scan.
+        let late = key_predicate.is_some() || state.config_options().execution.parquet.pushdown_filters;
+        if let Some(predicate) = key_predicate.or(pushed) {
+            source = source.with_predicate(predicate).with_pushdown_filters(late);
+        }
+        // The files of a table never change: their footers are read once in a process.
+        if matches!(self.source, Source::Table { .. }) {
+            let runtime = state.runtime_env();
+            let footers = runtime.cache_manager.get_file_metadata_cache();
+            let reader = CachedParquetFileReaderFactory::new(runtime.object_store(&store)?, footers);
+            source = source.with_parquet_file_reader_factory(Arc::new(reader));
         }
         let deletes = files.iter().any(|f| f.extensions.is_some());
         let groups = FileGroup::new(files).split_files(state.config().target_partitions());

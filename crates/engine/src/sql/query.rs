@@ -91,6 +91,8 @@ pub(crate) async fn read(
     pinned: &[Pinned],
 ) -> Result<QueryResult> {
     let context = session(workspace, zone)?;
+    // People ask for few rows of many columns.
+    context.state_ref().write().config_mut().options_mut().execution.parquet.pushdown_filters = true;
     let explains = matches!(statement, EngineStatement::Explain(_));
     let plan = plan(workspace, &context, sql, statement, pinned).await?;
     if matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_)) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use datafusion::common::DFSchema;
 use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::Expr;
@@ -73,6 +74,9 @@ fn with_partitions(workspace: &Workspace, time_zone: &str, partitions: usize) ->
     let memory = workspace.project().settings.run.memory_bytes;
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(FairSpillPool::new(usize::try_from(memory).unwrap_or(usize::MAX))))
+        .with_cache_manager(
+            CacheManagerConfig::default().with_file_metadata_cache(Some(workspace.lake().footers().clone())),
+        )
         .build()
         .map_err(|e| Error::internal(format!("the query engine cannot start: {e}")).cause(e))?;
     let builder =

@@ -46,6 +46,12 @@ pub fn local_path(location: &str) -> PathBuf {
     PathBuf::from(if path.starts_with('/') { path.to_owned() } else { format!("/{path}") })
 }
 
+/// When a local file was last written.
+pub fn modified(location: &str) -> Option<chrono::DateTime<chrono::Utc>> {
+    let facts = is_local(location).then(|| std::fs::metadata(local_path(location)).ok())??;
+    facts.modified().ok().map(Into::into)
+}
+
 /// Whether a location is a local file or folder.
 pub fn is_local(location: &str) -> bool {
     location.starts_with("file:") || !location.contains("://")
