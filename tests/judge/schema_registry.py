@@ -2,14 +2,15 @@
 
 import base64
 import json
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Registry:
-    """Schemas by number; `away` answers 503, `credentials` are asked for if there are any."""
+    """Schemas by number, by TLS with a file of certificate and key; `away` answers 503, `credentials` are asked for if there are any."""
 
-    def __init__(self):
+    def __init__(self, certificate=None):
         self.schemas, self.subjects, self.asked = {}, {}, []
         self.away, self.credentials = False, None
         registry = self
@@ -29,11 +30,16 @@ class Registry:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.scheme = "https" if certificate else "http"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.server.server_port}"
+        return f"{self.scheme}://127.0.0.1:{self.server.server_port}"
 
     def add(self, number, schema, kind=None, references=(), subject=None):
         text = schema if isinstance(schema, str) else json.dumps(schema)

@@ -275,6 +275,29 @@ def test_a_registry_that_is_away_makes_events_wait_and_no_dead_letters(project, 
     assert len(rows(project)) == 60 and not rows(project, "predictions.dead")
 
 
+def test_a_registry_by_tls_is_believed_with_its_certificate_and_not_without(project, broker, topic, tmp_path):  # noqa: F811
+    name, pipeline = topic
+    key, certificate = tmp_path / "key.pem", project.folder / "pipelines" / "ca.pem"
+    done = subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key,
+                           "-out", certificate, "-subj", "/CN=registry", "-addext", "subjectAltName=IP:127.0.0.1",
+                           "-addext", "basicConstraints=critical,CA:FALSE"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    both = tmp_path / "both.pem"
+    both.write_text(certificate.read_text() + key.read_text())
+    registry = Registry(both)
+    try:
+        registry.add(1, FIRST)
+        broker.send(name, 0, [framed(1, write(FIRST, first(number))) for number in range(20)])
+        pipeline(of_registry(registry))
+        answer = project.call("stream", "live", "--until-end")
+        assert answer.code == 1 and "certificate" in answer.stderr and "`ca`" in answer.stderr, answer
+        pipeline(of_registry(registry, ', ca = "ca.pem"'))
+        assert project.json("stream", "live", "--until-end")[0]["rows"] == 20
+        same(project, {number: wanted(first(number)) for number in range(20)})
+    finally:
+        registry.close()
+
+
 def test_a_schema_of_a_file_reads_values_without_a_number(project, broker, topic):  # noqa: F811
     name, pipeline = topic
     (project.folder / "pipelines" / "event.avsc").write_text(json.dumps(FIRST))

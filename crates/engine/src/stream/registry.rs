@@ -160,6 +160,12 @@ impl SchemaRegistry {
                 why = format!("{why}: {inner}");
                 cause = inner.source();
             }
+            if why.contains("certificate") {
+                // Asking again does not mend it.
+                return self
+                    .wrong(&why)
+                    .hint("name the certificate that signed the registry's as `ca` in [events.registry]");
+            }
             Error::unavailable(format!("the schema registry `{}` has no answer: {why}", self.shown))
         })?;
         if body.len() > ANSWER {
