@@ -224,7 +224,8 @@ class Postgres:
             need("TLS", "openssl", "there is no openssl to make a certificate with")
             self.certificate, key = self.folder / "certificate.pem", self.folder / "data" / "key.pem"
             subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
-                            "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out",
+                            "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+                            "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", key, "-out",
                             self.certificate], check=True, capture_output=True)
             key.chmod(0o600)
             if self.user:
