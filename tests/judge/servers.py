@@ -107,8 +107,8 @@ def s3(folder):
                   {"ROOT_ACCESS_KEY": KEY_ID, "ROOT_SECRET_KEY": KEY})
 
 
-def rest(folder, warehouse, store=None):
-    """Iceberg's REST catalog; its tables are in `warehouse`."""
+def rest(folder, store=None):
+    """Iceberg's REST catalogs, by the first part of the path; their tables are in `folder` or in the store."""
     need("REST", "java", "there is no Java")
     jars = CACHE / f"rest-{ICEBERG}"
     if not (jars / "done").exists():
@@ -120,13 +120,14 @@ def rest(folder, warehouse, store=None):
                         "-DincludeScope=runtime", f"-DoutputDirectory={jars}"], check=True, timeout=900)
         (jars / "done").touch()
     port = free_port()
-    properties = [f"uri=jdbc:sqlite:{folder}/rest.db", f"warehouse={warehouse}"]
+    warehouse, properties = f"file://{folder}/warehouse", []
     if store:
+        warehouse = "s3://lake"
         properties += ["io-impl=org.apache.iceberg.aws.s3.S3FileIO", f"s3.endpoint={store.address}",
                        "s3.path-style-access=true", f"s3.access-key-id={KEY_ID}", f"s3.secret-access-key={KEY}",
                        "client.region=us-east-1"]
     return Server(["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", f"{jars}/*", HERE / "RestCatalog.java", port,
-                   *properties], port, Path(folder) / "rest.log")
+                   folder, warehouse, *properties], port, Path(folder) / "rest.log")
 
 
 class Proxy:
@@ -169,7 +170,7 @@ class Proxy:
                 if commit and proxy.fail == "before":
                     proxy.fail, proxy.failed = None, proxy.failed + 1
                     return self.answer(503, b'{"error": {"message": "later", "type": "Slow", "code": 503}}')
-                connection = http.client.HTTPConnection("127.0.0.1", proxy.target.port, timeout=60)
+                connection = http.client.HTTPConnection(urllib.parse.urlsplit(proxy.target).netloc, timeout=60)
                 kept = {"Content-Type": self.headers["Content-Type"]} if self.headers["Content-Type"] else {}
                 connection.request(self.command, self.path, body or None, kept)
                 response = connection.getresponse()
@@ -186,7 +187,7 @@ class Proxy:
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
+        self.address = f"http://127.0.0.1:{self.server.server_port}{urllib.parse.urlsplit(target).path}"
 
     def stop(self):
         self.server.shutdown()
@@ -224,7 +225,8 @@ class Postgres:
             need("TLS", "openssl", "there is no openssl to make a certificate with")
             self.certificate, key = self.folder / "certificate.pem", self.folder / "data" / "key.pem"
             subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
-                            "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out",
+                            "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+                            "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", key, "-out",
                             self.certificate], check=True, capture_output=True)
             key.chmod(0o600)
             if self.user:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import servers
+from conftest import ROOT, missing
 from lakehouse import FEATURES, OUTPUT, Project, duckdb_connection, multiset, rows
 
 STUDENTS = 60
@@ -51,9 +52,9 @@ class Place(Project):
                           "azure": f"abfss://lake@{servers.AZURE_ACCOUNT}.dfs.core.windows.net/{self.unique}",
                           "": f"file://{self.folder}/warehouse"}[store]
         if kind == "rest":
-            name = f"rest-{store}-{self.unique}"
-            self.rest = start(name, lambda home: servers.rest(home, self.warehouse, self.server))
-            settings += ["[catalog]", 'kind = "rest"', f'uri = "{self.rest.address}"']
+            self.rest = start(f"rest-{store}", lambda home: servers.rest(home, self.server))
+            self.address = f"{self.rest.address}/{self.unique}"
+            settings += ["[catalog]", 'kind = "rest"', f'uri = "{self.address}"']
         elif kind == "postgres":
             self.postgres = start("postgres", lambda home: servers.Postgres(home / "server"))
             self.environment["JUDGE_PASSWORD"] = self.postgres.password
@@ -83,7 +84,7 @@ class Place(Project):
                           f"BlobEndpoint={self.server.address}/{servers.AZURE_ACCOUNT};")
             files = {"adls.connection-string": connection}
         if self.kind == "rest":
-            return load_catalog("judge", type="rest", uri=self.rest.address, **files)
+            return load_catalog("judge", type="rest", uri=self.address, **files)
         if self.kind == "postgres":
             uri = self.postgres.uri.replace("postgresql://judge@", f"postgresql+psycopg2://judge:{self.postgres.password}@")
             return load_catalog(self.unique, type="sql", uri=uri, warehouse=self.warehouse, **files)
@@ -273,6 +274,33 @@ def test_a_server_that_is_gone_is_told_and_no_secret_is(place):
     assert place.run()["status"] == "unchanged"
 
 
+def engine_tests():
+    """The program of the engine's own tests: as `./test` has built it, or as the environment names it."""
+    named = os.environ.get("INSIGHTERA_ENGINE_TESTS")
+    if named:
+        return named
+    built = ROOT / ".cache" / "build.json"
+    for line in built.read_text().splitlines() if built.exists() else []:
+        told = json.loads(line)
+        if told.get("executable") and told["target"]["name"] == "it" and "/crates/engine#" in told["package_id"]:
+            return told["executable"]
+    missing("the suite of catalogs", "there is no program of the engine's tests: run `./test`")
+
+
+def test_every_catalog_keeps_the_promises_of_the_engine_s_suite(tmp_path, binary, started):
+    program = engine_tests()
+    places = [Place(kind, tmp_path / kind, binary, started) for kind in PLACES]
+    environment = dict(CREDENTIALS)
+    for place in places:
+        environment.update(place.environment)
+        # The embedded catalog is made when it is first looked for.
+        assert place.call("table", "list").code == 0
+    environment["INSIGHTERA_TEST_PROJECTS"] = ":".join(str(place.folder) for place in places)
+    done = subprocess.run([program, "catalogs::"], cwd=ROOT / "crates" / "engine", capture_output=True, text=True,
+                          env={**os.environ, **environment}, timeout=300)
+    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
+
+
 def test_postgres_is_spoken_to_in_secret_where_it_is_asked(tmp_path, binary, started, small_model):
     server = started("postgres-tls", lambda home: servers.Postgres(home / "server", tls=True))
     place = Place("postgres", tmp_path / "project", binary, lambda *_: server)
@@ -313,10 +341,10 @@ def test_predictions_are_those_of_the_embedded_catalog(tmp_path, binary, started
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_rest_server_that_fails_at_a_commit_is_asked_what_became_of_it(place, when):
     """With tokens that are fetched, and one that expires in between."""
-    proxy = servers.Proxy(place.rest)
+    proxy = servers.Proxy(place.address)
     settings = place.folder / "insightera.toml"
     settings.write_text(settings.read_text().replace(
-        f'uri = "{place.rest.address}"', f'uri = "{proxy.address}"\ncredential = "env:JUDGE_CREDENTIAL"'))
+        f'uri = "{place.address}"', f'uri = "{proxy.address}"\ncredential = "env:JUDGE_CREDENTIAL"'))
     place.environment["JUDGE_CREDENTIAL"] = "judge:of-the-client"
     place.run()
     place.change()

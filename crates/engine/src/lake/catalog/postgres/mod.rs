@@ -153,14 +153,7 @@ impl PostgresCatalog {
     }
 
     fn error(&self, action: &str, error: tokio_postgres::Error) -> Error {
-        let text = error.as_db_error().map_or_else(
-            || {
-                // The outer text is only what was being done.
-                let inner = std::error::Error::source(&error).map(ToString::to_string);
-                inner.map_or_else(|| error.to_string(), |inner| format!("{error}: {inner}"))
-            },
-            |told| told.message().to_owned(),
-        );
+        let text = error.as_db_error().map_or_else(|| error.to_string(), |told| told.message().to_owned());
         let message = format!("cannot {action} the catalog `{}`: {text}", self.shown);
         match error.code() {
             Some(code)
