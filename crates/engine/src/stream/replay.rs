@@ -36,6 +36,7 @@ use super::source::{self, Group, RawPart, Source};
 use super::states::PartitionState;
 use super::windows::refused;
 use crate::config::{Selector, SourceSettings};
+use crate::erase::ErasedEntities;
 use crate::lake::commit::{Change, Outcome, StreamState, commit};
 use crate::lake::{Table, TableName, keys};
 use crate::notify::Warn;
@@ -219,7 +220,10 @@ impl Replay {
         let mut join = self.join(&first.facts, None)?;
         let identity = self.source.clone();
         let program = self.program.clone();
-        let mut flow = Flow::new(program, clock.clone(), self.run_id.clone(), identity, scorer.clone(), join.clone());
+        // An erased entity has no rows online any more, and gets none here.
+        let erased = ErasedEntities::read(&self.workspace.project().dir)?;
+        let (run_id, first_join) = (self.run_id.clone(), join.clone());
+        let mut flow = Flow::new(program, clock.clone(), run_id, identity, scorer.clone(), first_join, &erased);
         (flow.kind, flow.placed) = (RowKind::AGAIN, true);
         let report = ReplayReport {
             pipeline: pipeline.name.clone(),
