@@ -395,7 +395,7 @@ impl Replay {
         let mut assign = |state| flow.states.assign(state, now).map_err(|e| refused(e, "windows"));
         let begun = self.recorded.first(partition).unwrap_or(start);
         if lo > begun || (self.recorded.expired && begun > start) {
-            let checkpoints = Checkpoints::new(self.workspace.lake().warehouse(), &self.program.pipeline.name);
+            let checkpoints = Checkpoints::new(self.workspace.lake(), &self.program.pipeline.name);
             for (commit, position) in self.recorded.before(partition, lo) {
                 let files = commit.checkpoints.get(&partition).map(Vec::as_slice).unwrap_or_default();
                 // Alerts are not told again.
