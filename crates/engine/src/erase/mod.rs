@@ -301,6 +301,7 @@ fn erase_table(
         state.replacing = Some(base.to_owned());
         ledger.write()
     })?;
+    removed += maintain::erased::remove_abandoned(lake, &table.name)?;
     let holds = |of: &crate::lake::Table, path: &std::path::Path| lake_erase::holds(of, &erasure, path);
     let leftovers = maintain::erased::remove_leftovers(lake, &table.name, &holds, table.ours)?;
     removed += maintain::erased::remove_files(&streams.leftovers(&lake.table(&table.name)?)?)?;

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use super::orphans::{self, QUARANTINE};
 use super::reach::{self, Reached};
 use super::{check_collectable, remove, remove_empty};
+use crate::lake::erase::MARK;
 use crate::lake::storage::local_path;
 use crate::lake::table::Table;
 use crate::lake::{Lake, TableName, durable};
@@ -58,6 +59,20 @@ pub fn remove_replaced(lake: &Lake, name: &TableName, base: &str) -> Result<u64>
         sweep(&BTreeSet::from([base.to_owned()]))?;
     }
     Ok(count)
+}
+
+/// Removes what an erasure wrote under the table's folders and did not commit,
+/// since it was killed or overtaken. Only one erasure may run. Answers how many
+/// files there were.
+///
+/// # Errors
+/// When a file cannot be removed.
+pub fn remove_abandoned(lake: &Lake, name: &TableName) -> Result<u64> {
+    let search = orphans::Search { older_than_ms: i64::MAX, cap: usize::MAX };
+    // Where orphans cannot be told nothing is removed; the leftovers say why.
+    let Ok(mut files) = orphans::unreached(lake, name, search) else { return Ok(0) };
+    files.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(MARK)));
+    remove_files(&files)
 }
 
 /// Removes files that no snapshot names and that hold the entity, such as the
