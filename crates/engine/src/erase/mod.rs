@@ -315,6 +315,7 @@ fn erase_table(
         state.replacing = Some(base.to_owned());
         ledger.write()
     })?;
+    removed += maintain::erased::remove_abandoned(lake, &table.name)?;
     let holds = |of: &crate::lake::Table, location: &str| lake_erase::holds(of, &erasure, location);
     let leftovers = maintain::erased::remove_leftovers(lake, &table.name, &holds, table.ours)?;
     removed += maintain::erased::remove_files(lake.storage(), &streams.leftovers(&lake.table(&table.name)?)?)?;

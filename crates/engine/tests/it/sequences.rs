@@ -211,7 +211,9 @@ impl Sequence {
             Step::Erase(student) => {
                 let gone = nim(*student);
                 after.rows.remove(&gone);
-                after.snapshots.values_mut().for_each(|rows| drop(rows.remove(&gone)));
+                for rows in after.snapshots.values_mut() {
+                    rows.remove(&gone);
+                }
                 block_on(insightera_engine::erase::carry_out(
                     &self.project.workspace,
                     &crate::erasures::order(*student, &[TABLE]),

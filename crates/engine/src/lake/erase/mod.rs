@@ -59,6 +59,10 @@ pub enum Rule {
     Mention,
 }
 
+/// In the names of files that an erasure writes: what it has not committed is
+/// known by it.
+pub(super) const MARK: &str = "-erased";
+
 /// A change of the table's metadata as JSON, made in the same swap; answers
 /// whether there was something to change.
 pub type Edit<'a> = &'a dyn Fn(&mut serde_json::Value) -> Result<bool>;

@@ -16,6 +16,7 @@ use parquet::basic::Type;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use uuid::Uuid;
 
+use super::MARK;
 use super::history::{Fate, History, Replaced, snapshot_list};
 use crate::lake::files::{self, LiveFile};
 use crate::lake::keyed::in_parallel;
@@ -138,7 +139,8 @@ impl Written {
                     Some(new) => new.clone(),
                 })
                 .collect();
-            let location = format!("{}/metadata/snap-{id}-0-{}.avro", table.metadata().location(), Uuid::new_v4());
+            let location =
+                format!("{}/metadata/snap-{id}-0-{}{MARK}.avro", table.metadata().location(), Uuid::new_v4());
             run_now(async {
                 let output = table.storage().file_io().new_output(&location)?.writer().await?;
                 let (parent, sequence) = (snapshot.parent_snapshot_id(), snapshot.sequence_number());
@@ -161,7 +163,7 @@ impl Written {
         let bytes = table.storage().read(&manifest.manifest_path)?;
         let parsed = Manifest::parse_avro(&bytes)
             .map_err(|e| Error::data(format!("the manifest `{}` cannot be read", manifest.manifest_path)).cause(e))?;
-        let location = format!("{}/metadata/{}-m0.avro", table.metadata().location(), Uuid::new_v4());
+        let location = format!("{}/metadata/{}{MARK}-m0.avro", table.metadata().location(), Uuid::new_v4());
         let output = table.storage().file_io().new_output(&location).map_err(|e| cannot_write(&location, e))?;
         let (schema, spec) = (parsed.metadata().schema().clone(), parsed.metadata().partition_spec().clone());
         let builder = ManifestWriterBuilder::new(output, Some(manifest.added_snapshot_id), schema, spec);
@@ -206,7 +208,7 @@ impl Written {
 /// A new name in the same folder.
 fn beside(location: &str, suffix: &str) -> String {
     let folder = location.rsplit_once('/').map_or("", |(folder, _)| folder);
-    format!("{folder}/{}{suffix}.parquet", Uuid::now_v7())
+    format!("{folder}/{}{MARK}{suffix}.parquet", Uuid::now_v7())
 }
 
 /// A data file, or deletes by value, without some rows; `None` when it had no

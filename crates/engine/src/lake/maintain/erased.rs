@@ -12,6 +12,7 @@ use super::check_collectable;
 use super::orphans;
 use super::reach::{self, Reached};
 use crate::Result;
+use crate::lake::erase::MARK;
 use crate::lake::storage::{self, Storage, local_path};
 use crate::lake::table::Table;
 use crate::lake::{Lake, TableName, durable};
@@ -55,6 +56,20 @@ pub fn remove_replaced(lake: &Lake, name: &TableName, base: &str) -> Result<u64>
         sweep(&BTreeSet::from([base.to_owned()]))?;
     }
     Ok(count)
+}
+
+/// Removes what an erasure wrote under the table's folders and did not commit,
+/// since it was killed or overtaken. Only one erasure may run. Answers how many
+/// files there were.
+///
+/// # Errors
+/// When a file cannot be removed.
+pub fn remove_abandoned(lake: &Lake, name: &TableName) -> Result<u64> {
+    // Where orphans cannot be told nothing is removed; the leftovers say why.
+    let Ok(files) = orphans::unreached(lake, name) else { return Ok(0) };
+    let abandoned = |location: &String| location.rsplit('/').next().is_some_and(|name| name.contains(MARK));
+    let files: Vec<String> = files.into_iter().map(|file| file.location).filter(abandoned).collect();
+    remove_files(lake.storage(), &files)
 }
 
 /// Removes files that no snapshot names and that hold the entity, such as the
