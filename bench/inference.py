@@ -46,7 +46,7 @@ SINGLE_ROWS = 5_000
 # Fewer rows than this are no measurement of a batch.
 FEWEST = 10_000
 # Rows to find out how fast an engine explains.
-EXPLAINED = 200
+EXPLAINED = 50
 
 
 class Engine:

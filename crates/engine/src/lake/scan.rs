@@ -470,6 +470,10 @@ impl TableProvider for Scan {
                 }
             }
         }
+        // That reader cannot count rows of which no column is wanted.
+        if read.is_empty() && !self.schema.fields().is_empty() {
+            read.push(0);
+        }
         let (plain, tasks) = self.sort_files(&keep, &read).map_err(external)?;
         let (plain, chosen) = self.choose_rows(plain, state.config().target_partitions()).map_err(external)?;
         let key_predicate = if chosen { None } else { self.key_predicate(&df_schema, state)? };
