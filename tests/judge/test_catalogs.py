@@ -20,7 +20,10 @@ from lakehouse import FEATURES, OUTPUT, Project, duckdb_connection, multiset, ro
 
 STUDENTS = 60
 CREDENTIALS = {"JUDGE_KEY_ID": servers.KEY_ID, "JUDGE_KEY": servers.KEY, "JUDGE_AZURE_KEY": servers.AZURE_KEY}
-PLACES = ["rest", "rest-s3", "postgres", "postgres-s3", "sqlite-s3", "sqlite-azure"]
+# Every kind of catalog and of store; in a long run also each with the others.
+PLACES = ["rest-s3", "postgres-s3", "sqlite-azure"]
+if os.environ.get("INSIGHTERA_TEST_LONG"):
+    PLACES += ["rest", "postgres", "sqlite-s3"]
 
 
 @pytest.fixture(scope="session")
