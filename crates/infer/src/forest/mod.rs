@@ -365,6 +365,16 @@ impl Walked {
 /// the depth. `fuzz/planted.sh` leaves each of the two checks out, to see that
 /// fuzzing finds it.
 fn check(tree: &TreeBuilder, slots: usize) -> Result<usize, String> {
+    // Also of nodes that no other leads to: kernels collect what all nodes ask.
+    for (at, node) in tree.nodes.iter().enumerate() {
+        let NodeBuilder::Split { feature, test, .. } = node else { continue };
+        if *feature as usize >= slots && !cfg!(insightera_planted = "bounds") {
+            return Err(format!("node {at} splits on feature {feature} of {slots}"));
+        }
+        if matches!(test, Test::Less(threshold) if threshold.is_nan()) {
+            return Err(format!("node {at} has NaN as its threshold"));
+        }
+    }
     let mut seen = vec![false; tree.nodes.len()];
     let mut level = vec![0usize];
     let mut depth = 0;
@@ -375,13 +385,7 @@ fn check(tree: &TreeBuilder, slots: usize) -> Result<usize, String> {
             if std::mem::replace(&mut seen[at], true) && !cfg!(insightera_planted = "cycle") {
                 return Err(format!("node {at} has two parents"));
             }
-            let NodeBuilder::Split { feature, test, left, right, .. } = node else { continue };
-            if *feature as usize >= slots && !cfg!(insightera_planted = "bounds") {
-                return Err(format!("node {at} splits on feature {feature} of {slots}"));
-            }
-            if matches!(test, Test::Less(threshold) if threshold.is_nan()) {
-                return Err(format!("node {at} has NaN as its threshold"));
-            }
+            let NodeBuilder::Split { left, right, .. } = node else { continue };
             next.extend([*left, *right]);
         }
         if next.is_empty() {

@@ -81,6 +81,7 @@ fn what_fuzzing_has_found_is_refused_or_scored() {
         // A panic of the Parquet reader.
         ("spark/numbers_without_dictionary", "a dictionary that is not there"),
         ("spark/column_before_the_file", "its headers cannot be read"),
+        ("spark/node_without_parent", "splits on feature"),
     ]);
     let mut said = 0;
     for (name, format, input) in inputs("findings") {
