@@ -36,6 +36,7 @@ mod perceptron;
 mod pipeline;
 mod scale;
 mod shape;
+mod shapes;
 mod sizes;
 mod sql;
 mod stage;

@@ -9,6 +9,7 @@
 
 use parquet::file::metadata::ParquetMetaData;
 
+use super::shapes::{FOOTER, PAGE};
 use crate::error::{Error, Result};
 
 /// Groups inside groups of a schema.
@@ -62,7 +63,8 @@ pub fn check(file: &[u8]) -> Result<Columns> {
     Ok(Columns(columns))
 }
 
-fn damaged() -> Error {
+/// What is said of headers that make no sense.
+pub fn damaged() -> Error {
     Error::data("its headers cannot be read")
 }
 
@@ -95,6 +97,7 @@ fn footer(file: &[u8]) -> Result<Footer> {
     }
     let length = u32::from_le_bytes([a, b, c, d]) as usize;
     let start = rest.len().checked_sub(length).ok_or_else(damaged)?;
+    FOOTER.check(&mut Reader { bytes: rest, at: start }, STRUCT)?;
     let mut reader = Reader { bytes: rest, at: start };
     let mut footer = Footer::default();
     // The children that the groups on the way here still lack.
@@ -216,6 +219,7 @@ struct Page {
 }
 
 fn page(reader: &mut Reader<'_>) -> Result<Page> {
+    PAGE.check(&mut Reader { bytes: reader.bytes, at: reader.at }, STRUCT)?;
     let mut page = Page::default();
     reader.fields(|reader, field, kind| {
         match (field, kind) {
@@ -254,16 +258,23 @@ const RLE_DICTIONARY: i64 = 8;
 
 const I32: u8 = 5;
 const I64: u8 = 6;
-const LIST: u8 = 9;
-const STRUCT: u8 = 12;
+/// A list, in the bytes.
+pub const LIST: u8 = 9;
+/// A structure.
+pub const STRUCT: u8 = 12;
 
 /// A reader of Thrift's compact protocol.
-struct Reader<'a> {
+pub struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl Reader<'_> {
+    /// The next byte, which stays; 0 at the end.
+    pub fn peek(&self) -> u8 {
+        self.bytes.get(self.at).copied().unwrap_or_default()
+    }
+
     fn byte(&mut self) -> Result<u8> {
         let byte = self.bytes.get(self.at).copied().ok_or_else(damaged)?;
         self.at += 1;
@@ -289,7 +300,7 @@ impl Reader<'_> {
     }
 
     /// The length of a list; every element takes at least one byte.
-    fn list(&mut self) -> Result<usize> {
+    pub fn list(&mut self) -> Result<usize> {
         let head = self.byte()?;
         let length = if head >> 4 == 15 { self.varint()? } else { u64::from(head >> 4) };
         usize::try_from(length).ok().filter(|n| *n <= self.bytes.len() - self.at).ok_or_else(damaged)
@@ -297,7 +308,7 @@ impl Reader<'_> {
 
     /// Hands the fields of a structure, number and type, to `read`, which must
     /// read or skip each.
-    fn fields(&mut self, mut read: impl FnMut(&mut Self, i64, u8) -> Result<()>) -> Result<()> {
+    pub fn fields(&mut self, mut read: impl FnMut(&mut Self, i64, u8) -> Result<()>) -> Result<()> {
         let mut field = 0i64;
         loop {
             let head = self.byte()?;
@@ -308,11 +319,16 @@ impl Reader<'_> {
                 0 => self.number()?,
                 delta => field.saturating_add(i64::from(delta)),
             };
+            // Numbers of fields have 16 bits.
+            if !(0..=i64::from(i16::MAX)).contains(&field) {
+                return Err(damaged());
+            }
             read(self, field, head & 15)?;
         }
     }
 
-    fn skip(&mut self, kind: u8) -> Result<()> {
+    /// Passes over a value.
+    pub fn skip(&mut self, kind: u8) -> Result<()> {
         self.skip_nested(kind, 0)
     }
 
@@ -331,7 +347,7 @@ impl Reader<'_> {
                 self.pass(length)?;
             }
             9 | 10 => {
-                let element = self.bytes.get(self.at).copied().unwrap_or_default() & 15;
+                let element = self.peek() & 15;
                 for _ in 0..self.list()? {
                     self.skip_element(element, nesting + 1)?;
                 }
