@@ -70,10 +70,14 @@ pub fn number_array(column: &ArrayRef, name: &str) -> Result<Float64Array> {
 /// A numeric column in single precision, null as NaN. Integers are rounded
 /// once, straight to single precision.
 pub fn singles(batch: &RecordBatch, name: &str, wanted: &[Input]) -> Result<Vec<f32>> {
-    let column = find(batch, name, wanted)?;
+    single_array(find(batch, name, wanted)?, name)
+}
+
+/// The numbers of a column in single precision, null as NaN.
+pub fn single_array(column: &ArrayRef, name: &str) -> Result<Vec<f32>> {
     numeric(column, name)?;
     if !value_type(column).is_integer() && !matches!(column.data_type(), DataType::Float32) {
-        return Ok(with_nan(&numbers(batch, name, wanted)?).into_iter().map(|v| v as f32).collect());
+        return Ok(with_nan(&number_array(column, name)?).into_iter().map(|v| v as f32).collect());
     }
     let plain = cast(column, &DataType::Float32).map_err(|_| wrong(name, "numbers", column.data_type()))?;
     let plain = plain.as_primitive::<Float32Type>();
@@ -85,7 +89,11 @@ pub fn singles(batch: &RecordBatch, name: &str, wanted: &[Input]) -> Result<Vec<
 
 /// A column of strings.
 pub fn labels(batch: &RecordBatch, name: &str, wanted: &[Input]) -> Result<StringArray> {
-    let column = find(batch, name, wanted)?;
+    label_array(find(batch, name, wanted)?, name)
+}
+
+/// The strings of a column.
+pub fn label_array(column: &ArrayRef, name: &str) -> Result<StringArray> {
     match value_type(column) {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => {}
         _ => return Err(wrong(name, "labels", column.data_type())),

@@ -10,7 +10,7 @@ use insightera_engine::lake::writer::{TableWriter, WriteOptions};
 use insightera_engine::lake::{files, upsert};
 use proptest::prelude::*;
 
-use crate::project::{PIPELINE, TestProject, attendance_rows, grades_columns, grades_rows};
+use crate::project::{PIPELINE, TestProject, attendance_rows, grades_columns, grades_rows, nims};
 
 /// One thing that happens to an input.
 #[derive(Debug, Clone)]
@@ -59,13 +59,7 @@ fn apply(project: &TestProject, mutation: &Mutation) {
         }
         Mutation::PositionDelete(students) => delete(project, students),
         Mutation::EqualityDelete(students) => {
-            let nims = students.iter().map(|s| crate::project::nim(*s));
-            let nims = std::sync::Arc::new(arrow::array::StringArray::from_iter_values(nims));
-            let keys = RecordBatch::try_from_iter([("nim", nims as arrow::array::ArrayRef)]).unwrap();
-            let mut change = Change::append(&table, Vec::new());
-            change.operation = Operation::Delete;
-            change.deletes.push(upsert::equality_delete_file(&table, &keys).unwrap());
-            commit::commit(lake, &change).unwrap();
+            project.delete_by_value("gold.grades", nims(students));
         }
         Mutation::CopyOnWrite(shift) => {
             let rows = project.query("SELECT nim, gpa, feature_timestamp FROM gold.grades ORDER BY nim");

@@ -15,7 +15,7 @@ use insightera_engine::lake::upsert;
 use insightera_engine::{Result, Workspace, sql};
 
 use crate::changed::delete;
-use crate::project::{PIPELINE, TestProject, attendance_rows, block_on, grades_rows, nim};
+use crate::project::{PIPELINE, TestProject, attendance_rows, block_on, grades_rows, nim, nims};
 
 /// The student who is erased.
 const GONE: usize = 5;
@@ -52,22 +52,12 @@ fn lived(folder: Option<&Path>) -> TestProject {
     // The entity is between two others whose rows are deleted by position.
     delete(&project, &[4, GONE, 6, 20]);
     project.append("gold.grades", grades_rows([GONE, 50].into_iter(), 0.1));
-    equality_delete(&project, &[7, GONE]);
+    project.delete_by_value("gold.grades", nims(&[7, GONE]));
     project.append("gold.grades", grades_rows([GONE].into_iter(), 0.2));
     project.run();
     project.shell(&["DELETE FROM gold.grades WHERE gpa > 3.5", "CALL system.rewrite_manifests('ml.risk')"]);
     project.run();
     project
-}
-
-fn equality_delete(project: &TestProject, students: &[usize]) {
-    let table = project.table("gold.grades");
-    let nims: ArrayRef = Arc::new(StringArray::from_iter_values(students.iter().map(|s| nim(*s))));
-    let keys = RecordBatch::try_from_iter([("nim", nims)]).unwrap();
-    let mut change = Change::append(&table, Vec::new());
-    change.operation = Operation::Delete;
-    change.deletes.push(upsert::equality_delete_file(&table, &keys).unwrap());
-    commit::commit(project.workspace.lake(), &change).unwrap();
 }
 
 /// The rows of every snapshot and reference of a table, without a student's.

@@ -11,6 +11,7 @@ mod faults;
 mod letters;
 mod point_in_time;
 mod project;
+mod reading;
 mod replay;
 mod runs;
 #[cfg(feature = "faults")]

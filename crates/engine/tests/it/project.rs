@@ -3,11 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
+use iceberg::spec::Operation;
 use insightera_core::ManualClock;
 use insightera_engine::config::Overrides;
+use insightera_engine::lake::commit::{self, Change};
 use insightera_engine::lake::{NewTable, Table, TableName, schema::Column, schema::timestamptz, upsert};
 use insightera_engine::score::{self, Plan, Reporter, RunOptions, RunReport, VerifyReport};
 use insightera_engine::{Result, Workspace, sql};
@@ -126,6 +130,15 @@ impl TestProject {
         upsert::upsert(self.workspace.lake(), &self.table(table), &rows, &["nim".into()]).unwrap();
     }
 
+    /// Deletes the rows that have these values, by an equality delete file.
+    pub fn delete_by_value(&self, table: &str, values: RecordBatch) {
+        let table = self.table(table);
+        let mut change = Change::append(&table, Vec::new());
+        change.operation = Operation::Delete;
+        change.deletes.push(upsert::equality_delete_file(&table, &values).unwrap());
+        commit::commit(self.workspace.lake(), &change).unwrap();
+    }
+
     fn tick(&self) {
         self.clock.advance(60_000_000);
     }
@@ -227,6 +240,12 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 pub fn nim(index: usize) -> String {
     format!("{:08}", (index * 7919) % 100_000_007)
+}
+
+/// Students as the values of one column.
+pub fn nims(students: &[usize]) -> RecordBatch {
+    let nims: ArrayRef = Arc::new(StringArray::from_iter_values(students.iter().map(|student| nim(*student))));
+    RecordBatch::try_from_iter([("nim", nims)]).unwrap()
 }
 
 pub fn grades_columns() -> Vec<Column> {

@@ -88,7 +88,7 @@ fn build(bytes: &[u8], beside: &BTreeMap<String, Bytes>) -> Result<(OnnxModel, B
     for (feed, input) in feeds.iter().zip(&given) {
         samples.insert(
             input.name.clone(),
-            feed.tensor(&vec![column(feed.kind, &vec![0; rows]); feed.columns.len()], 0, rows)?,
+            feed.tensor(&vec![column(feed.kind, &vec![0; rows]); feed.columns.len()], rows)?,
         );
     }
     let names: Vec<String> = given.iter().map(|input| input.name.clone()).collect();
@@ -152,7 +152,7 @@ fn apart(program: &Program, feeds: &[Feed], words: &WordList) -> Result<()> {
     const STEPS: [i8; 3] = [0, 1, 3];
     let run = |steps: &[i8]| -> Result<Option<Vec<Tensor>>> {
         let inputs =
-            feeds.iter().map(|feed| feed.tensor(&vec![column(feed.kind, steps); feed.columns.len()], 0, steps.len()));
+            feeds.iter().map(|feed| feed.tensor(&vec![column(feed.kind, steps); feed.columns.len()], steps.len()));
         let inputs = inputs.collect::<Result<Vec<Tensor>>>()?;
         match program.run(&inputs.iter().collect::<Vec<_>>(), &mut Words::new(words)) {
             Ok(outputs) => Ok(Some(outputs)),

@@ -110,11 +110,12 @@ impl OnnxModel {
         let rows = batch.num_rows();
         let mut columns = Vec::with_capacity(self.feeds.len());
         for feed in &self.feeds {
-            columns.push(feed.read(batch, &self.signature.inputs, &mut words)?);
+            columns.push(feed.columns(batch, &self.signature.inputs, &mut words)?);
         }
         for start in (0..rows).step_by(self.block) {
             let count = self.block.min(rows - start);
-            let inputs = self.feeds.iter().zip(&columns).map(|(feed, columns)| feed.tensor(columns, start, count));
+            let feeds = self.feeds.iter().zip(&columns);
+            let inputs = feeds.map(|(feed, columns)| feed.read(columns, start, count, &mut words));
             let inputs = inputs.collect::<Result<Vec<Tensor>>>()?;
             run(&inputs.iter().collect::<Vec<_>>(), count, &mut words)?;
         }

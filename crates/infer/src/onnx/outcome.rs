@@ -176,6 +176,9 @@ impl Outcome {
                     {
                         return Err(mixed(tensor, rows));
                     }
+                    if answer.width == 0 {
+                        answer.scores.reserve_exact(answer.predictions.capacity() * width);
+                    }
                     answer.width = width;
                     answer.scores.extend(tensor.doubles()?);
                 }

@@ -1,8 +1,8 @@
 //! From the columns of a batch to the inputs of a graph.
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::datatypes::{DataType, Float32Type, Int64Type};
 use arrow::record_batch::RecordBatch;
 
 use super::tensor::{Data, Kind, Tensor, Words};
@@ -21,85 +21,120 @@ pub struct Feed {
     pub flat: bool,
 }
 
-impl Feed {
-    /// Its columns.
-    pub fn read(&self, batch: &RecordBatch, wanted: &[Input], words: &mut Words<'_>) -> Result<Vec<Data>> {
-        let names = wanted.get(self.columns.clone()).unwrap_or_default();
-        names.iter().map(|input| self.column(batch, &input.name, wanted, words)).collect()
-    }
+/// A column of an input, in a batch.
+#[derive(Debug)]
+pub struct Column<'a> {
+    name: &'a str,
+    array: &'a ArrayRef,
+    /// Its values, where they can be read as they are.
+    singles: Option<&'a [f32]>,
+}
 
-    fn column(&self, batch: &RecordBatch, name: &str, wanted: &[Input], words: &mut Words<'_>) -> Result<Data> {
-        Ok(match self.kind {
-            Kind::F32 => Data::F32(columns::singles(batch, name, wanted)?),
-            Kind::F64 => Data::F64(columns::with_nan(&columns::numbers(batch, name, wanted)?)),
-            Kind::I64 => Data::I64(whole(batch, name, wanted)?),
-            Kind::I32 => {
-                let small = |v: i64| {
-                    i32::try_from(v).map_err(|_| Error::data(format!("column `{name}` has {v}, which is no int32")))
-                };
-                Data::I32(whole(batch, name, wanted)?.into_iter().map(small).collect::<Result<_>>()?)
+impl Feed {
+    /// Its columns in a batch.
+    ///
+    /// # Errors
+    /// When the batch lacks one, or its type is wrong.
+    pub fn columns<'a>(
+        &self,
+        batch: &'a RecordBatch,
+        wanted: &'a [Input],
+        words: &mut Words<'_>,
+    ) -> Result<Vec<Column<'a>>> {
+        let names = wanted.get(self.columns.clone()).unwrap_or_default();
+        let columns = names.iter().map(|input| {
+            let array = columns::find(batch, &input.name, wanted)?;
+            let plain = array.as_primitive_opt::<Float32Type>().filter(|plain| plain.null_count() == 0);
+            let singles = plain.map(|plain| &plain.values()[..]).filter(|_| self.kind == Kind::F32);
+            let column = Column { name: &input.name, array, singles };
+            // A wrong type is told for no rows as well.
+            if singles.is_none() {
+                column.read(self.kind, 0, 0, words)?;
             }
-            Kind::Bool => Data::Bool(whole(batch, name, wanted)?.into_iter().map(|v| v != 0).collect()),
-            Kind::Text => {
-                let labels = columns::labels(batch, name, wanted)?;
-                Data::Text(labels.iter().map(|label| words.number(label.unwrap_or(""))).collect())
-            }
-        })
+            Ok(column)
+        });
+        columns.collect()
     }
 
     /// Some rows of its columns.
-    pub fn tensor(&self, columns: &[Data], start: usize, count: usize) -> Result<Tensor> {
-        let width = columns.len();
-        let mut data = Data::empty(self.kind, 0);
-        if let [only] = columns {
-            data.append(only, start..start + count)?;
-        } else {
-            fn rows<T: Copy + Default>(columns: &[&Vec<T>], start: usize, count: usize) -> Vec<T> {
-                let mut rows = vec![T::default(); columns.len() * count];
-                for (at, column) in columns.iter().enumerate() {
-                    let places = rows[at..].iter_mut().step_by(columns.len());
-                    places.zip(&column[start..start + count]).for_each(|(place, value)| *place = *value);
-                }
-                rows
-            }
-            fn all<'a, T>(columns: &'a [Data], get: fn(&'a Data) -> Option<&'a Vec<T>>) -> Vec<&'a Vec<T>> {
-                columns.iter().filter_map(get).collect()
-            }
-            data = match self.kind {
-                Kind::F32 => {
-                    let all = all(columns, |c| if let Data::F32(v) = c { Some(v) } else { None });
-                    Data::F32(rows(&all, start, count))
-                }
-                Kind::F64 => {
-                    let all = all(columns, |c| if let Data::F64(v) = c { Some(v) } else { None });
-                    Data::F64(rows(&all, start, count))
-                }
-                Kind::I64 => {
-                    let all = all(columns, |c| if let Data::I64(v) = c { Some(v) } else { None });
-                    Data::I64(rows(&all, start, count))
-                }
-                Kind::I32 => {
-                    let all = all(columns, |c| if let Data::I32(v) = c { Some(v) } else { None });
-                    Data::I32(rows(&all, start, count))
-                }
-                Kind::Bool => {
-                    let all = all(columns, |c| if let Data::Bool(v) = c { Some(v) } else { None });
-                    Data::Bool(rows(&all, start, count))
-                }
-                Kind::Text => {
-                    let all = all(columns, |c| if let Data::Text(v) = c { Some(v) } else { None });
-                    Data::Text(rows(&all, start, count))
-                }
-            };
+    ///
+    /// # Errors
+    /// When a value is none of the input's kind.
+    pub fn read(&self, columns: &[Column<'_>], start: usize, count: usize, words: &mut Words<'_>) -> Result<Tensor> {
+        if columns.iter().all(|column| column.singles.is_some()) && self.kind == Kind::F32 {
+            let parts: Vec<&[f32]> = columns.iter().filter_map(|c| c.singles?.get(start..start + count)).collect();
+            return self.shaped(Data::F32(by_row(&parts, count)), columns.len(), count);
         }
+        let parts = columns.iter().map(|column| column.read(self.kind, start, count, words));
+        self.tensor(&parts.collect::<Result<Vec<Data>>>()?, count)
+    }
+
+    /// All values of its columns, each of so many rows.
+    ///
+    /// # Errors
+    /// When they are of another kind.
+    pub fn tensor(&self, columns: &[Data], count: usize) -> Result<Tensor> {
+        fn all<'a, T: Copy + Default>(
+            columns: &'a [Data],
+            get: fn(&'a Data) -> Option<&'a [T]>,
+            count: usize,
+        ) -> Vec<T> {
+            by_row(&columns.iter().filter_map(get).collect::<Vec<&[T]>>(), count)
+        }
+        let data = match self.kind {
+            Kind::F32 => Data::F32(all(columns, |c| if let Data::F32(v) = c { Some(v) } else { None }, count)),
+            Kind::F64 => Data::F64(all(columns, |c| if let Data::F64(v) = c { Some(v) } else { None }, count)),
+            Kind::I64 => Data::I64(all(columns, |c| if let Data::I64(v) = c { Some(v) } else { None }, count)),
+            Kind::I32 => Data::I32(all(columns, |c| if let Data::I32(v) = c { Some(v) } else { None }, count)),
+            Kind::Bool => Data::Bool(all(columns, |c| if let Data::Bool(v) = c { Some(v) } else { None }, count)),
+            Kind::Text => Data::Text(all(columns, |c| if let Data::Text(v) = c { Some(v) } else { None }, count)),
+        };
+        self.shaped(data, columns.len(), count)
+    }
+
+    fn shaped(&self, data: Data, width: usize, count: usize) -> Result<Tensor> {
         Tensor::new(if self.flat { vec![count] } else { vec![count, width] }, data)
     }
 }
 
+/// The values row by row.
+fn by_row<T: Copy + Default>(columns: &[&[T]], count: usize) -> Vec<T> {
+    if let [only] = columns {
+        return only.to_vec();
+    }
+    let mut rows = vec![T::default(); columns.len() * count];
+    for (at, column) in columns.iter().enumerate() {
+        let places = rows[at..].iter_mut().step_by(columns.len());
+        places.zip(*column).for_each(|(place, value)| *place = *value);
+    }
+    rows
+}
+
+impl Column<'_> {
+    fn read(&self, kind: Kind, start: usize, count: usize, words: &mut Words<'_>) -> Result<Data> {
+        let (name, array) = (self.name, self.array.slice(start, count));
+        Ok(match kind {
+            Kind::F32 => Data::F32(columns::single_array(&array, name)?),
+            Kind::F64 => Data::F64(columns::with_nan(&columns::number_array(&array, name)?)),
+            Kind::I64 => Data::I64(whole(&array, name)?),
+            Kind::I32 => {
+                let small = |v: i64| {
+                    i32::try_from(v).map_err(|_| Error::data(format!("column `{name}` has {v}, which is no int32")))
+                };
+                Data::I32(whole(&array, name)?.into_iter().map(small).collect::<Result<_>>()?)
+            }
+            Kind::Bool => Data::Bool(whole(&array, name)?.into_iter().map(|v| v != 0).collect()),
+            Kind::Text => {
+                let labels = columns::label_array(&array, name)?;
+                Data::Text(labels.iter().map(|label| words.number(label.unwrap_or(""))).collect())
+            }
+        })
+    }
+}
+
 /// A column of whole numbers, none missing.
-fn whole(batch: &RecordBatch, name: &str, wanted: &[Input]) -> Result<Vec<i64>> {
+fn whole(column: &ArrayRef, name: &str) -> Result<Vec<i64>> {
     let hint = "replace or cast the values in the feature SQL";
-    let column = columns::find(batch, name, wanted)?;
     let kind = columns::value_type(column);
     if kind.is_integer() || matches!(kind, DataType::Boolean) {
         let plain =
@@ -118,5 +153,5 @@ fn whole(batch: &RecordBatch, name: &str, wanted: &[Input]) -> Result<Vec<i64>> 
         Err(Error::data(format!("column `{name}` has the value {v}, and the model wants whole numbers"))
             .with_hint(hint))
     };
-    columns::with_nan(&columns::numbers(batch, name, wanted)?).into_iter().map(exact).collect()
+    columns::with_nan(&columns::number_array(column, name)?).into_iter().map(exact).collect()
 }
