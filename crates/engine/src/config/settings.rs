@@ -174,7 +174,16 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("sql", &["time_zone"]),
     (
         "maintenance",
-        &["expire_after_days", "keep_snapshots", "orphan_days", "quarantine_days", "min_input_files", "auto"],
+        &[
+            "expire_after_days",
+            "keep_snapshots",
+            "most_snapshots",
+            "orphan_days",
+            "quarantine_days",
+            "min_input_files",
+            "auto",
+            "streams",
+        ],
     ),
 ];
 
@@ -239,21 +248,25 @@ impl FileSettings {
 
     fn read_maintenance(&mut self, section: &Section<'_>) -> Result<()> {
         let number = |key: &str, least: u64, to: &mut u32| -> Result<()> {
-            if let Some(found) = section.integer(key, least..=36_500)? {
+            if let Some(found) = section.integer(key, least..=1_000_000)? {
                 *to = u32::try_from(found.value).unwrap_or(u32::MAX);
             }
             Ok(())
         };
         number("expire_after_days", 0, &mut self.maintenance.expire_after_days)?;
         number("keep_snapshots", 1, &mut self.maintenance.keep_snapshots)?;
+        number("most_snapshots", 1, &mut self.maintenance.most_snapshots)?;
         number("orphan_days", 1, &mut self.maintenance.orphan_days)?;
         number("quarantine_days", 0, &mut self.maintenance.quarantine_days)?;
         number("min_input_files", 2, &mut self.maintenance.min_input_files)?;
-        if let Some(entry) = section.find("auto") {
-            let auto = entry.value.as_bool().ok_or_else(|| section.wrong_type(entry, "true or false"))?;
-            self.maintenance.auto = auto;
-        }
-        Ok(())
+        let flag = |key: &str, to: &mut bool| -> Result<()> {
+            if let Some(entry) = section.find(key) {
+                *to = entry.value.as_bool().ok_or_else(|| section.wrong_type(entry, "true or false"))?;
+            }
+            Ok(())
+        };
+        flag("auto", &mut self.maintenance.auto)?;
+        flag("streams", &mut self.maintenance.streams)
     }
 
     fn read_inputs(&mut self, inputs: &Section<'_>) -> Result<()> {

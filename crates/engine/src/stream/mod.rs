@@ -64,6 +64,7 @@ mod states;
 mod status;
 mod takeover;
 mod time;
+mod upkeep;
 mod windows;
 mod worker;
 

@@ -23,6 +23,7 @@ use super::source::{self, Group, RawPart, Source};
 use super::states::{CLOSED, Extent, States};
 use super::status::{self, LiveStatus};
 use super::takeover::{Sharing, in_two_partitions};
+use super::upkeep::upkeep;
 use super::worker::Worker;
 use crate::config::SourceSettings;
 use crate::erase::ErasedEntities;
@@ -161,6 +162,7 @@ pub async fn run(workspace: &Workspace, name: &str, options: &StreamOptions) -> 
     let outbox = Arc::new(outbox(workspace, &program, options)?);
     let refresh = refresher(workspace.clone(), program.clone(), fresh.clone(), join.clone(), scorer.clone());
     let refresh = tokio::spawn(refresh);
+    let upkeep = tokio::spawn(upkeep(workspace.clone(), program.clone(), options.on_warning.clone()));
     let (workspace, mut options) = (workspace.clone(), options.clone());
     let (told, own, alerts) = (options.on_alert.take(), outbox.clone(), program.clone());
     options.on_alert = Some(Arc::new(move |alert: &Alert| {
@@ -175,6 +177,7 @@ pub async fn run(workspace: &Workspace, name: &str, options: &StreamOptions) -> 
     let work = move || runs(&workspace, &program, (scorer, join), &options, &fresh);
     let done = tokio::task::spawn_blocking(work).await;
     refresh.abort();
+    upkeep.abort();
     if let Some(outbox) = Arc::into_inner(outbox) {
         outbox.close(LAST_NOTICES).await;
     }

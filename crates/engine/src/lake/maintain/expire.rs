@@ -25,6 +25,8 @@ pub struct Rules {
     /// So many ancestors of every branch stay; else
     /// `history.expire.min-snapshots-to-keep`, 1.
     pub retain_last: Option<usize>,
+    /// So many ancestors of every branch stay at most, however young.
+    pub retain_most: Option<usize>,
     /// These, whatever their age.
     pub snapshot_ids: Vec<i64>,
 }
@@ -91,7 +93,8 @@ pub fn plan(table: &Table, rules: &Rules, now_ms: i64) -> Result<Plan> {
             let before = max_snapshot_age_ms.map_or(older_than, |age| now_ms.saturating_sub(age));
             for (index, id) in line(table, &reference).into_iter().enumerate() {
                 let young = metadata.snapshot_by_id(id).is_some_and(|s| s.timestamp_ms() >= before);
-                if index < count || young {
+                let crowded = rules.retain_most.is_some_and(|most| index >= most);
+                if index < count || (young && !crowded) {
                     keep.insert(id);
                 } else {
                     break;
@@ -134,10 +137,10 @@ pub fn plan(table: &Table, rules: &Rules, now_ms: i64) -> Result<Plan> {
 
 /// The snapshots from a reference's head back, newest first.
 fn line(table: &Table, reference: &SnapshotReference) -> Vec<i64> {
-    let mut found = Vec::new();
+    let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
     let mut next = Some(reference.snapshot_id);
     while let Some(snapshot) = next.and_then(|id| table.metadata().snapshot_by_id(id)) {
-        if found.contains(&snapshot.snapshot_id()) || (!reference.is_branch() && !found.is_empty()) {
+        if !seen.insert(snapshot.snapshot_id()) || (!reference.is_branch() && !found.is_empty()) {
             break;
         }
         found.push(snapshot.snapshot_id());

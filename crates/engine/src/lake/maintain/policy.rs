@@ -13,6 +13,8 @@ use crate::Result;
 use crate::lake::{Lake, Table, TableName, files};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+/// Files of one size that are worth a rewrite behind a stream.
+const TIER_FILES: usize = 8;
 
 /// How long things are kept and when files are rewritten.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -21,6 +23,9 @@ pub struct Policy {
     pub expire_after_days: u32,
     /// So many of the newest snapshots stay, whatever their age.
     pub keep_snapshots: u32,
+    /// So many stay at most, however young: a stream makes one every few
+    /// seconds, and every commit writes them all down. Tagged ones are not counted.
+    pub most_snapshots: u32,
     /// Files that nothing reaches are moved away at this age; at least 1.
     pub orphan_days: u32,
     /// What was moved away is deleted at this age.
@@ -29,6 +34,8 @@ pub struct Policy {
     pub min_input_files: u32,
     /// Whether runs maintain the table that they wrote, once something is due.
     pub auto: bool,
+    /// Whether streams maintain the tables that they write while they run.
+    pub streams: bool,
 }
 
 impl Default for Policy {
@@ -39,7 +46,9 @@ impl Default for Policy {
             orphan_days: 3,
             quarantine_days: 7,
             min_input_files: 5,
+            most_snapshots: 2000,
             auto: false,
+            streams: true,
         }
     }
 }
@@ -99,6 +108,7 @@ impl Policy {
         Rules {
             older_than_ms: Some(now - i64::from(self.expire_after_days) * DAY_MS),
             retain_last: Some(self.keep_snapshots.max(1) as usize),
+            retain_most: Some(self.most_snapshots.max(self.keep_snapshots).max(1) as usize),
             snapshot_ids: Vec::new(),
         }
     }
@@ -166,23 +176,53 @@ pub async fn maintain(lake: &Lake, context: &SessionContext, name: &TableName, p
 /// What a run does for its table: small files and old snapshots, and only what
 /// is due. Orphans are left to `maintain`, which lists the whole folder.
 /// Answers nothing where nothing was due.
+///
+/// # Errors
+/// As [`maintain`].
 pub async fn after_run(
     lake: &Lake,
     context: &SessionContext,
     name: &TableName,
     policy: &Policy,
 ) -> Result<Option<Report>> {
+    what_is_due(lake, context, name, policy, &policy.options()).await
+}
+
+/// What is done for a table behind the stream that writes it: files of about
+/// one size become one of the next, so that a row is rewritten a few times and
+/// not with every commit; snapshots beyond the policy go. Answers nothing where
+/// nothing was due.
+///
+/// # Errors
+/// As [`maintain`].
+pub async fn behind_stream(
+    lake: &Lake,
+    context: &SessionContext,
+    name: &TableName,
+    policy: &Policy,
+) -> Result<Option<Report>> {
+    let options = Options { tiers: true, min_input_files: TIER_FILES, ..policy.options() };
+    what_is_due(lake, context, name, policy, &options).await
+}
+
+async fn what_is_due(
+    lake: &Lake,
+    context: &SessionContext,
+    name: &TableName,
+    policy: &Policy,
+    options: &Options,
+) -> Result<Option<Report>> {
     let now = lake.clock().now_millis();
     let table = lake.table(name)?;
     let live = files::live_files(&table, table.current_snapshot_id())?;
-    let groups = rewrite::plan(&table, &live, &policy.options(), &vec![true; live.data.len()])?;
+    let groups = rewrite::plan(&table, &live, options, &vec![true; live.data.len()])?;
     let old = expire::plan(&table, &policy.rules(now), now)?;
     let mut report = Report { table: name.to_string(), ..Report::default() };
     if groups.is_empty() && old.snapshots.is_empty() {
         return Ok(None);
     }
     if !groups.is_empty() {
-        let files = rewrite::rewrite(lake, context, name, &policy.options(), None).await?;
+        let files = rewrite::rewrite(lake, context, name, options, None).await?;
         (report.rewritten_files, report.added_files) = (files.rewritten_files, files.added_files);
         report.failed_files = files.failed_files;
     }

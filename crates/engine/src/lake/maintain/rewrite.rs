@@ -46,6 +46,9 @@ pub struct Options {
     pub partial_progress: bool,
     /// With partial progress, at most so many commits.
     pub max_commits: usize,
+    /// Only files of about one size are rewritten together, each eight times
+    /// that of the one before.
+    pub tiers: bool,
     /// The rows' order: column and whether descending; else the table's own.
     pub sort: Option<Vec<SortKey>>,
 }
@@ -73,6 +76,7 @@ impl Default for Options {
             max_group_bytes: 100 << 30,
             partial_progress: false,
             max_commits: 10,
+            tiers: false,
             sort: None,
         }
     }
@@ -132,7 +136,10 @@ pub fn plan(table: &Table, live: &LiveFiles, options: &Options, keep: &[bool]) -
             || deletes >= options.delete_file_threshold
             || file.spec_id != current;
         if wanted {
-            let key = partition_key(file.spec_id, file.data_file().partition());
+            let mut key = partition_key(file.spec_id, file.data_file().partition());
+            if options.tiers {
+                key.push_str(&format!(" {}", tier(size)));
+            }
             partitions.entry(key).or_insert_with(|| (file.spec_id, Vec::new())).1.push(file.clone());
         }
     }
@@ -167,6 +174,11 @@ pub fn plan(table: &Table, live: &LiveFiles, options: &Options, keep: &[bool]) -
         finish(group);
     }
     Ok(groups)
+}
+
+/// Which size a file is of: up to 64 KiB, 512 KiB, 4 MiB and so on.
+fn tier(bytes: u64) -> u32 {
+    (bytes >> 16).checked_ilog(8).map_or(0, |power| power + 1)
 }
 
 fn partition_key(spec: i32, partition: &Struct) -> String {

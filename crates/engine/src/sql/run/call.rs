@@ -35,6 +35,7 @@ pub(super) async fn call(workspace: &Workspace, zone: &str, call: &Call) -> Resu
             let rules = Rules {
                 older_than_ms: time(&context, call, "older_than").await?,
                 retain_last: positive(call, "retain_last")?,
+                retain_most: None,
                 snapshot_ids: call.numbers("snapshot_ids"),
             };
             let (_, removed) = expire::expire(lake, &name, &rules)?;

@@ -1,0 +1,73 @@
+//! A table that gets a commit every second for hours stays small and fast under
+//! the default policy.
+
+use std::path::Path;
+use std::time::Instant;
+
+use insightera_engine::lake::maintain::policy::{self, Policy};
+use insightera_engine::{Workspace, sql};
+
+use crate::project::{PIPELINE, TestProject, block_on, grades_columns, grades_rows};
+
+/// Commits between two looks of a stream after its tables, one each second.
+const LOOK: usize = 60;
+
+fn bytes(folder: &Path, of: &dyn Fn(&str) -> bool) -> u64 {
+    std::fs::read_dir(folder)
+        .unwrap()
+        .flatten()
+        .filter(|entry| of(&entry.file_name().to_string_lossy()))
+        .map(|entry| entry.metadata().unwrap().len())
+        .sum()
+}
+
+fn median(times: &[f64]) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+fn maintain(workspace: &Workspace, policy: &Policy) {
+    let context = sql::session(workspace, "UTC").unwrap();
+    let name = TestProject::name("gold.grades");
+    block_on(policy::behind_stream(workspace.lake(), &context, &name, policy)).unwrap();
+}
+
+#[test]
+fn a_commit_every_second_costs_the_same_after_hours_and_metadata_stays_small() {
+    let long = std::env::var_os("INSIGHTERA_TEST_LONG").is_some();
+    let (commits, window) = if long { (10_000, 100) } else { (600, 60) };
+    // In a short run the policy's bound must be reached as well.
+    let policy = Policy { most_snapshots: if long { 2000 } else { 200 }, ..Policy::default() };
+    let project = TestProject::new(PIPELINE);
+    project.create("gold.grades", grades_columns());
+    let mut times = Vec::with_capacity(commits);
+    for number in 0..commits {
+        project.clock.advance(1_000_000);
+        let rows = grades_rows(number * 3..number * 3 + 3, 0.0);
+        let start = Instant::now();
+        project.append("gold.grades", rows);
+        times.push(start.elapsed().as_secs_f64() * 1000.0);
+        if number % LOOK == LOOK - 1 {
+            maintain(&project.workspace, &policy);
+        }
+    }
+    assert_eq!(project.count("SELECT count(*) FROM gold.grades"), 3 * commits as i64);
+    let table = project.table("gold.grades");
+    let folder = project.folder.join("warehouse/gold/grades/metadata");
+    let current = std::fs::metadata(table.metadata_location().trim_start_matches("file://")).unwrap().len();
+    let all = bytes(&folder, &|_| true);
+    let snapshots = table.metadata().snapshots().count();
+    let files = std::fs::read_dir(project.folder.join("warehouse/gold/grades/data")).unwrap().count();
+    let (first, last) = (median(&times[..window]), median(&times[commits - window..]));
+    println!(
+        "{commits} commits: the first {window} took {first:.1} ms, the last {last:.1} ms (medians); {snapshots} snapshots, \
+         {files} data files, current metadata {:.2} MB, all metadata {:.1} MB",
+        current as f64 / 1e6,
+        all as f64 / 1e6
+    );
+    assert!(last <= 1.5 * first + 20.0, "the first commits took {first} ms, the last {last} ms");
+    assert!(snapshots <= policy.most_snapshots as usize + 2 * LOOK, "{snapshots} snapshots");
+    assert!(current <= 2_000_000 && all <= 200_000_000, "metadata of {current} bytes, of {all} in all");
+    assert!(files < 300, "{files} data files");
+}
