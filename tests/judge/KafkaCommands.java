@@ -1,6 +1,8 @@
 import java.io.BufferedReader;
 import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.HashMap;
@@ -24,7 +26,7 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
 import org.apache.kafka.common.serialization.StringDeserializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 
-/** Commands, one a line, words by tabs: create, grow, read, delete, trim, begin, send, hex, end. */
+/** Commands, one a line, words by tabs: create, grow, read, delete, trim, begin, send, hex, end, file. */
 public class KafkaCommands {
     /** All records of a topic: id, key and value of each. */
     private static String read(String servers, String topic) {
@@ -101,6 +103,19 @@ public class KafkaCommands {
                         null, words[3].equals("TOMBSTONE") ? null : words[3].getBytes(StandardCharsets.UTF_8))));
                     case "hex" -> sent.add(current.send(new ProducerRecord<>(words[1], Integer.parseInt(words[2]),
                         null, HexFormat.of().parseHex(words[3]))));
+                    case "file" -> {
+                        // Lines of a partition, a tab and an event.
+                        sent.clear();
+                        for (String one : Files.readAllLines(Path.of(words[2]))) {
+                            int tab = one.indexOf('\t');
+                            sent.add(free.send(new ProducerRecord<>(words[1], Integer.parseInt(one.substring(0, tab)),
+                                null, one.substring(tab + 1).getBytes(StandardCharsets.UTF_8))));
+                        }
+                        free.flush();
+                        for (Future<RecordMetadata> one : sent) {
+                            one.get();
+                        }
+                    }
                     case "end" -> {
                         current.flush();
                         List<String> offsets = new ArrayList<>();

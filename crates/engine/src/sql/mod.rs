@@ -20,7 +20,7 @@ pub use query::{QueryResult, check_feature_view, query};
 pub(crate) use query::{put, show_time};
 pub use run::Shell;
 pub use session::session;
-pub(crate) use session::{physical_expression, single_threaded_session};
+pub(crate) use session::{modest_session, physical_expression, single_threaded_session};
 pub use transformer::load_model;
 pub(crate) use travel::parse;
 pub(crate) use travel::snapshot_at;

@@ -21,6 +21,9 @@ use crate::{Error, Result};
 /// The catalog name inside SQL.
 pub const CATALOG: &str = "insightera";
 
+/// What work takes that nobody waits for.
+const MODEST_BYTES: u64 = 128 << 20;
+
 /// A session with as many partitions as threads and the run's memory limit.
 pub fn session(workspace: &Workspace, time_zone: &str) -> Result<SessionContext> {
     with_partitions(workspace, time_zone, workspace.threads())
@@ -58,7 +61,17 @@ pub(crate) fn physical_expression(
     state.create_physical_expr(expression, schema)
 }
 
+/// A session that reads one file after another and takes little memory: for
+/// work beside something that must not wait.
+pub(crate) fn modest_session(workspace: &Workspace) -> Result<SessionContext> {
+    with_memory(workspace, "UTC", 1, MODEST_BYTES.min(workspace.project().settings.run.memory_bytes))
+}
+
 fn with_partitions(workspace: &Workspace, time_zone: &str, partitions: usize) -> Result<SessionContext> {
+    with_memory(workspace, time_zone, partitions, workspace.project().settings.run.memory_bytes)
+}
+
+fn with_memory(workspace: &Workspace, time_zone: &str, partitions: usize, memory: u64) -> Result<SessionContext> {
     let mut config = SessionConfig::new()
         .with_target_partitions(partitions)
         .with_default_catalog_and_schema(CATALOG, "default")
@@ -71,7 +84,6 @@ fn with_partitions(workspace: &Workspace, time_zone: &str, partitions: usize) ->
     options.execution.collect_statistics = false;
     // A statement error says where: line and column of the text.
     options.sql_parser.collect_spans = true;
-    let memory = workspace.project().settings.run.memory_bytes;
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(FairSpillPool::new(usize::try_from(memory).unwrap_or(usize::MAX))))
         .with_cache_manager(

@@ -15,7 +15,8 @@ use crate::sql;
 use crate::workspace::Workspace;
 use crate::{Error, Result};
 
-/// Between two looks.
+/// Before the first look, and between two.
+const FIRST: Duration = Duration::from_secs(15);
 const EVERY: Duration = Duration::from_secs(60);
 
 /// Looks after the tables that `program` writes until it is dropped. Of the
@@ -25,8 +26,10 @@ pub(super) async fn upkeep(workspace: Workspace, program: Arc<Program>, warn: Op
     if !workspace.project().settings.maintenance.streams {
         return;
     }
+    let mut wait = FIRST;
     loop {
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(wait).await;
+        wait = EVERY;
         if let Err(error) = look(&workspace, &program).await
             && let Some(warn) = &warn
         {
@@ -37,7 +40,7 @@ pub(super) async fn upkeep(workspace: Workspace, program: Arc<Program>, warn: Op
 
 async fn look(workspace: &Workspace, program: &Program) -> Result<()> {
     let Some(_lock) = lock(workspace, program) else { return Ok(()) };
-    let context = sql::session(workspace, "UTC")?;
+    let context = sql::modest_session(workspace)?;
     let sides = program.sides.iter().map(|side| side.name.clone());
     let tables = std::iter::once(program.table()).chain(sides).chain([metrics::table_name()]);
     let mut failed: Option<(TableName, Error)> = None;

@@ -1,5 +1,7 @@
 //! From the columns of a batch to the inputs of a graph.
 
+use std::borrow::Cow;
+
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float32Type, Int64Type};
@@ -61,9 +63,11 @@ impl Feed {
     /// # Errors
     /// When a value is none of the input's kind.
     pub fn read(&self, columns: &[Column<'_>], start: usize, count: usize, words: &mut Words<'_>) -> Result<Tensor> {
-        if columns.iter().all(|column| column.singles.is_some()) && self.kind == Kind::F32 {
-            let parts: Vec<&[f32]> = columns.iter().filter_map(|c| c.singles?.get(start..start + count)).collect();
-            return self.shaped(Data::F32(by_row(&parts, count)), columns.len(), count);
+        if self.kind == Kind::F32 {
+            let parts = columns.iter().map(|column| column.part(start, count));
+            let parts = parts.collect::<Result<Vec<Cow<'_, [f32]>>>>()?;
+            let data = by_row(&parts.iter().map(AsRef::as_ref).collect::<Vec<&[f32]>>(), count);
+            return self.shaped(Data::F32(data), columns.len(), count);
         }
         let parts = columns.iter().map(|column| column.read(self.kind, start, count, words));
         self.tensor(&parts.collect::<Result<Vec<Data>>>()?, count)
@@ -111,6 +115,13 @@ fn by_row<T: Copy + Default>(columns: &[&[T]], count: usize) -> Vec<T> {
 }
 
 impl Column<'_> {
+    fn part(&self, start: usize, count: usize) -> Result<Cow<'_, [f32]>> {
+        match self.singles {
+            Some(values) => Ok(Cow::Borrowed(values.get(start..start + count).unwrap_or_default())),
+            None => columns::single_array(&self.array.slice(start, count), self.name).map(Cow::Owned),
+        }
+    }
+
     fn read(&self, kind: Kind, start: usize, count: usize, words: &mut Words<'_>) -> Result<Data> {
         let (name, array) = (self.name, self.array.slice(start, count));
         Ok(match kind {

@@ -15,6 +15,8 @@ use crate::lake::{Lake, Table, TableName, files};
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 /// Files of one size that are worth a rewrite behind a stream.
 const TIER_FILES: usize = 8;
+/// Bytes of files that are rewritten together behind a stream.
+const TIER_BYTES: u64 = 256 << 20;
 
 /// How long things are kept and when files are rewritten.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -201,7 +203,7 @@ pub async fn behind_stream(
     name: &TableName,
     policy: &Policy,
 ) -> Result<Option<Report>> {
-    let options = Options { tiers: true, min_input_files: TIER_FILES, ..policy.options() };
+    let options = Options { tiers: true, min_input_files: TIER_FILES, max_group_bytes: TIER_BYTES, ..policy.options() };
     what_is_due(lake, context, name, policy, &options).await
 }
 
