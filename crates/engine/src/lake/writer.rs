@@ -53,6 +53,8 @@ pub struct TableWriter {
     schema: ArrowSchemaRef,
     options: WriteOptions,
     target_bytes: usize,
+    /// Rows of a file at most; the bytes are a bound beside it.
+    target_rows: usize,
     open: HashMap<Struct, OpenFile>,
     finished: Vec<DataFile>,
 }
@@ -61,6 +63,7 @@ pub struct TableWriter {
 struct OpenFile {
     location: String,
     writer: ArrowWriter<Tee>,
+    rows: usize,
 }
 
 impl TableWriter {
@@ -69,12 +72,17 @@ impl TableWriter {
         let schema = arrow_schema(table.schema())?;
         let target_bytes = number(table, "write.target-file-size-bytes", 512 * 1024 * 1024)?;
         let (open, finished) = Default::default();
-        Ok(Self { table: table.clone(), schema, options, target_bytes, open, finished })
+        Ok(Self { table: table.clone(), schema, options, target_bytes, target_rows: usize::MAX, open, finished })
     }
 
     /// Closes files at about this size instead of the table's own.
     pub fn target(&mut self, bytes: u64) {
         self.target_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    }
+
+    /// Closes files at about so many rows as well, so that they become alike.
+    pub fn target_rows(&mut self, rows: u64) {
+        self.target_rows = usize::try_from(rows).unwrap_or(usize::MAX);
     }
 
     /// Appends rows. Columns are matched by name and cast to the table's
@@ -96,7 +104,9 @@ impl TableWriter {
             let full = match self.open.get_mut(&partition) {
                 Some(file) => {
                     file.writer.write(&rows).map_err(|e| cannot_encode(&file.location, e))?;
-                    file.writer.bytes_written() + file.writer.in_progress_size() > self.target_bytes
+                    file.rows += rows.num_rows();
+                    let bytes = file.writer.bytes_written() + file.writer.in_progress_size();
+                    bytes > self.target_bytes || file.rows >= self.target_rows
                 }
                 None => false,
             };
@@ -196,7 +206,7 @@ impl TableWriter {
             options,
         )
         .map_err(|e| cannot_encode(&location, e))?;
-        Ok(OpenFile { location, writer })
+        Ok(OpenFile { location, writer, rows: 0 })
     }
 
     fn properties(&self, first: &RecordBatch) -> Result<WriterProperties> {
@@ -234,7 +244,7 @@ impl TableWriter {
     }
 
     fn close(&mut self, partition: Struct, file: OpenFile) -> Result<()> {
-        let OpenFile { location, mut writer } = file;
+        let OpenFile { location, mut writer, .. } = file;
         let parquet = writer.finish().map_err(|e| cannot_encode(&location, e))?;
         let bytes = writer.inner_mut().finish()?;
         let mut builder = statistics(&parquet, self.table.schema());

@@ -71,3 +71,24 @@ fn a_commit_every_second_costs_the_same_after_hours_and_metadata_stays_small() {
     assert!(current <= 2_000_000 && all <= 200_000_000, "metadata of {current} bytes, of {all} in all");
     assert!(files < 300, "{files} data files");
 }
+
+#[test]
+fn rewritten_files_are_alike_and_near_their_target() {
+    const TARGET: i64 = 1 << 18;
+    let project = TestProject::new(PIPELINE);
+    project.create("gold.grades", grades_columns());
+    for number in 0..24 {
+        project.append("gold.grades", grades_rows(number * 4000..(number + 1) * 4000, 0.0));
+    }
+    project.shell(&[&format!(
+        "CALL system.rewrite_data_files(table => 'gold.grades', options => map('target-file-size-bytes', '{TARGET}'))"
+    )]);
+    let sizes: Vec<i64> = project
+        .texts("SELECT file_size_in_bytes FROM gold.grades.files")
+        .iter()
+        .map(|size| size.parse().unwrap())
+        .collect();
+    assert!(sizes.len() > 3, "{sizes:?}");
+    assert!(sizes.iter().all(|size| *size * 4 >= TARGET * 3 && *size * 5 <= TARGET * 9), "{sizes:?} for {TARGET}");
+    assert_eq!(project.count("SELECT count(*) FROM gold.grades"), 24 * 4000);
+}

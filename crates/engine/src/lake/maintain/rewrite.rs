@@ -114,12 +114,9 @@ pub struct Rewritten {
 /// The groups that `options` would rewrite. `keep` tells which files may hold
 /// rows of interest.
 pub fn plan(table: &Table, live: &LiveFiles, options: &Options, keep: &[bool]) -> Result<Vec<Group>> {
-    let target = match options.target_bytes {
-        Some(target) => target,
-        None => super::setting(table, "write.target-file-size-bytes")?.map_or(512 << 20, |n| n.max(1) as u64),
-    };
+    let target = target(table, options)?;
     let min = options.min_bytes.unwrap_or(target / 4 * 3);
-    let max = options.max_bytes.unwrap_or(target / 5 * 9);
+    let max = largest(target, options);
     if min > target || max < target {
         return Err(Error::invalid(format!(
             "files of {min} to {max} bytes cannot have {target} bytes: the target must lie between the two"
@@ -174,6 +171,19 @@ pub fn plan(table: &Table, live: &LiveFiles, options: &Options, keep: &[bool]) -
         finish(group);
     }
     Ok(groups)
+}
+
+/// The size that files should have.
+fn target(table: &Table, options: &Options) -> Result<u64> {
+    match options.target_bytes {
+        Some(target) => Ok(target.max(1)),
+        None => Ok(super::setting(table, "write.target-file-size-bytes")?.map_or(512 << 20, |n| n.max(1) as u64)),
+    }
+}
+
+/// The size that files have at most.
+fn largest(target: u64, options: &Options) -> u64 {
+    options.max_bytes.unwrap_or(target / 5 * 9)
 }
 
 /// Which size a file is of: up to 64 KiB, 512 KiB, 4 MiB and so on.
@@ -318,7 +328,13 @@ async fn write(
         expected_rows: usize::try_from(rows).unwrap_or(usize::MAX),
     };
     let mut writer = TableWriter::new(table, write)?;
-    if let Some(target) = options.target_bytes {
+    let target = target(table, options)?;
+    if group.files.iter().all(|file| file.spec_id == table.metadata().default_partition_spec_id()) {
+        // One partition: as many files of one size as come nearest to the target.
+        let files = ((group.bytes() + target / 2) / target).max(1);
+        writer.target(largest(target, options));
+        writer.target_rows(rows.div_ceil(files));
+    } else {
         writer.target(target);
     }
     let mut read = 0;
