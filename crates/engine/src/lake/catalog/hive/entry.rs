@@ -129,9 +129,10 @@ fn fill(entry: &mut Record, base: Option<&TableMetadata>, next: &TableMetadata, 
 
 /// A parameter, or its absence where it has no value or one that is too long.
 fn put(parameters: &mut BTreeMap<String, String>, key: impl Into<String>, value: Option<String>) {
+    let key = key.into();
     match value.filter(|value| value.chars().count() <= LONGEST) {
-        Some(value) => parameters.insert(key.into(), value),
-        None => parameters.remove(&key.into()),
+        Some(value) => parameters.insert(key, value),
+        None => parameters.remove(&key),
     };
 }
 

@@ -192,7 +192,7 @@ impl State {
             "alter_table_with_environment_context" => self.alter(arguments),
             "lock" => {
                 let component = request.get(1).and_then(Value::as_list).unwrap()[0].clone();
-                let Value::Record(component) = component else { panic!("{component:?}") };
+                let Value::Record(component) = component else { panic!("a lock of nothing") };
                 assert_eq!((component.int(1), component.int(2)), (Some(3), Some(2)));
                 self.next_lock += 1;
                 let of = (component.text(3).unwrap().to_owned(), component.text(4).unwrap().to_owned());

@@ -263,9 +263,9 @@ fn a_hostile_answer_is_an_error_that_names_the_server() {
 fn the_next_server_is_asked_where_one_is_away() {
     // A port that was free a moment ago.
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let World { lake, _folder, .. } = world_with(|server| settings(&[&gone, server]));
+    let World { lake, _folder, .. } = world_with(|server| settings(&[gone.as_str(), server]));
     make(&lake, "a");
-    let error = HiveCatalog::open(&settings(&[&gone]), "file:///w").unwrap_err();
+    let error = HiveCatalog::open(&settings(&[gone.as_str()]), "file:///w").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains(&gone), "{error}");
 }
