@@ -240,7 +240,7 @@ fn a_project_of_another_format_or_of_none_is_refused() {
 fn wrong_settings_are_refused_at_their_place() {
     let cases = [
         ("[catlog]\n", "insightera.toml:2:2: unknown key `catlog` in the top level of the file", "`catalog`"),
-        ("[catalog]\nkind = \"hive\"", ":3:8: `kind = \"hive\"` is not supported yet", "`sqlite`"),
+        ("[catalog]\nkind = \"glue\"", ":3:8: `glue` is not a value of `kind`", "`hive`"),
         ("[catalog]\nkind = \"sqlit\"", "`sqlit` is not a value of `kind`", "did you mean `sqlite`?"),
         ("[run]\nthread = 1", ":3:1: unknown key `thread` in [run]", "did you mean `threads`?"),
         ("[run]\nthreads = -1", ":3:11: `threads` must be from 0 to 1024, found -1", ""),

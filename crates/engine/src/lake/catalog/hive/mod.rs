@@ -5,7 +5,10 @@
 //! takes the metastore's exclusive lock of the table, as all writers do, reads
 //! the entry, compares, and writes the whole entry back. Servers from Hive 4
 //! (and 2.3.10) also compare by themselves, in the database's transaction,
-//! since the alteration says what it expects; older ones rely on the lock.
+//! since the alteration says what it expects; older ones rely on the lock, and
+//! so does Hive 4 over Derby, whose columns cannot be compared. With the lock
+//! alone, an alteration whose answer was lost and that the server carries out
+//! after the lock is given back is compared by nobody, as with every writer.
 //!
 //! What a server declares is known; of `MetaException` it is not known what was
 //! done, and of an answer that is lost neither: the entry is read, while the
@@ -19,6 +22,7 @@ mod thrift;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use self::client::{
@@ -43,6 +47,8 @@ pub struct HiveCatalog {
     warehouse: String,
     user: String,
     lock: bool,
+    /// Whether alterations say what they expect.
+    compared: AtomicBool,
     /// Namespaces whose format has been checked.
     checked: Mutex<HashSet<String>>,
 }
@@ -72,6 +78,7 @@ impl HiveCatalog {
             warehouse: settings.warehouse.as_deref().unwrap_or(warehouse).trim_end_matches('/').to_owned(),
             user: settings.user.clone().unwrap_or_else(|| "insightera".to_owned()),
             lock: settings.lock,
+            compared: AtomicBool::new(true),
             checked: Mutex::default(),
         }
     }
@@ -215,21 +222,28 @@ impl HiveCatalog {
             Err(ended) => return ended,
         };
         let expected = entry.as_ref().and_then(|entry| entry::location(entry).ok()).unwrap_or_default();
-        let mut context = vec![("DO_NOT_UPDATE_STATS".to_owned(), "true".to_owned())];
-        if !faults::bug(Bug::BlindSwap) {
-            context.push(("expected_parameter_key".into(), entry::LOCATION.into()));
-            context.push(("expected_parameter_value".into(), expected));
-        }
-        let arguments = Record::new([
-            (1, Value::text(&table.namespace)),
-            (2, Value::text(&table.name)),
-            (3, Value::Record(next)),
-            (4, Value::Record(Record::new([(1, Value::texts_by_text(context))]))),
-        ]);
         if let Err(error) = held.map_or(Ok(()), lock::Held::check) {
             return Swap::Unknown(error);
         }
-        match self.change(|| self.client.call(connection, &ALTER_TABLE, arguments)) {
+        // Without the lock the server's comparison is all there is.
+        let compared = held.is_none() || self.compared.load(Ordering::Relaxed);
+        let mut answer = self.send(connection, table, &next, compared.then_some(&expected));
+        let cannot = |told: &Error| told.to_string().contains(CANNOT_COMPARE);
+        match answer {
+            // The server has undone it: nothing was changed.
+            Err(Failure::Told(Told::Meta, error)) if cannot(&error) && held.is_none() => {
+                return Swap::Refused(error.hint(
+                    "this metastore's database cannot compare, so that the lock is needed: take `lock = false` out of \
+                     [catalog], and `engine.hive.lock-enabled` from the table",
+                ));
+            }
+            Err(Failure::Told(Told::Meta, error)) if cannot(&error) && compared => {
+                self.compared.store(false, Ordering::Relaxed);
+                answer = self.send(connection, table, &next, None);
+            }
+            _ => {}
+        }
+        match answer {
             // Without the lock somebody may have written in between.
             Ok(_) => match held.map_or(Ok(()), lock::Held::check) {
                 Ok(()) => Swap::Done(None),
@@ -256,6 +270,22 @@ impl HiveCatalog {
         }
     }
 
+    /// Sends an alteration, with what the entry is expected to name.
+    fn send(&self, connection: &mut Connection, table: &TableName, next: &Record, expected: Option<&String>) -> Answer {
+        let mut context = vec![("DO_NOT_UPDATE_STATS", "true")];
+        if let Some(expected) = expected.filter(|_| !faults::bug(Bug::BlindSwap)) {
+            context.push(("expected_parameter_key", entry::LOCATION));
+            context.push(("expected_parameter_value", expected.as_str()));
+        }
+        let arguments = Record::new([
+            (1, Value::text(&table.namespace)),
+            (2, Value::text(&table.name)),
+            (3, Value::Record(next.clone())),
+            (4, Value::Record(Record::new([(1, Value::texts_by_text(context))]))),
+        ]);
+        self.change(|| self.client.call(connection, &ALTER_TABLE, arguments))
+    }
+
     /// The call that changes a table's entry.
     fn change(&self, call: impl FnOnce() -> Answer) -> Answer {
         let place = self.client.shown();
@@ -265,6 +295,8 @@ impl HiveCatalog {
     }
 }
 
+/// What Derby says of the comparison that Hive 4 asks it for.
+const CANNOT_COMPARE: &str = "Comparisons between 'CLOB";
 /// The field of a database's parameters.
 const DATABASE_PARAMETERS: i16 = 4;
 

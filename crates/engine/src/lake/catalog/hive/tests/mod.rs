@@ -176,6 +176,26 @@ fn who_writes_without_the_lock_is_noticed_by_a_server_that_compares() {
 }
 
 #[test]
+fn a_database_that_cannot_compare_is_trusted_under_the_lock_alone() {
+    for lock in [true, false] {
+        let World { fake, lake, _folder } = world_with(|server| HiveSettings { lock, ..settings(&[server]) });
+        fake.state.lock().unwrap().derby = true;
+        make(&lake, "a");
+        if lock {
+            put(&lake, "one").unwrap();
+            put(&lake, "two").unwrap();
+            // It is asked once.
+            assert_eq!(fake.count(ALTER), 3);
+        } else {
+            let error = put(&lake, "one").unwrap_err();
+            assert!(error.get_hint().unwrap().contains("lock = false"), "{error}");
+            assert_eq!(property(&lake, "one"), None);
+        }
+        assert_eq!(fake.locks(), 0);
+    }
+}
+
+#[test]
 fn a_swap_from_a_base_that_has_moved_or_is_gone_is_a_conflict_and_unlocks() {
     let World { fake, lake, _folder } = world();
     let first = make(&lake, "a");
