@@ -1,7 +1,8 @@
-"""Hive Metastores of two generations from Maven Central, over an embedded Derby.
+"""Hive Metastores of two generations from Maven Central. Both run on Java 17 as they are.
 
-Hive 3.1 is what most clients speak to: Spark 3.5 and PyIceberg call methods that Hive 4 has not got any more.
-Hive 4 compares an alteration with the parameter that it expects. Both run on Java 17 as they are.
+Hive 3.1, over an embedded Derby, is what most clients speak to: Spark 3.5 and PyIceberg call methods that Hive 4 has
+not got any more. Hive 4 compares an alteration with the parameter that it expects: over PostgreSQL, since the columns
+that it compares have a type in Derby that cannot be compared.
 """
 
 import os
@@ -52,10 +53,21 @@ def install(name, make):
     return folder
 
 
+def derby(folder):
+    return {"javax.jdo.option.ConnectionURL": f"jdbc:derby:;databaseName={folder};create=true",
+            "javax.jdo.option.ConnectionDriverName": "org.apache.derby.jdbc.EmbeddedDriver"}
+
+
+def postgresql(server, name):
+    return {"javax.jdo.option.ConnectionURL": f"jdbc:postgresql://127.0.0.1:{server.port}/{name}",
+            "javax.jdo.option.ConnectionDriverName": "org.postgresql.Driver",
+            "javax.jdo.option.ConnectionUserName": "judge",
+            "javax.jdo.option.ConnectionPassword": server.password}
+
+
 def settings(folder, database, warehouse):
     values = {
-        "javax.jdo.option.ConnectionURL": f"jdbc:derby:;databaseName={database};create=true",
-        "javax.jdo.option.ConnectionDriverName": "org.apache.derby.jdbc.EmbeddedDriver",
+        **database,
         "metastore.warehouse.dir": f"file://{warehouse}/managed",
         "metastore.warehouse.external.dir": f"file://{warehouse}/external",
         "metastore.thrift.bind.host": "127.0.0.1",
@@ -71,9 +83,9 @@ def settings(folder, database, warehouse):
 
 
 class Hive:
-    """A metastore of `version`, its database in `folder`."""
+    """A metastore of `version`, its database in `folder` or on a server of PostgreSQL."""
 
-    def __init__(self, version, folder):
+    def __init__(self, version, folder, postgres=None):
         need("Hive Metastore", "java", "there is no Java")
         artifact, number, tools = VERSIONS[version]
         beside = install("hive-beside", lambda home: fetch(home, BESIDE))
@@ -84,7 +96,7 @@ class Hive:
             subprocess.run(["tar", "xzf", archive, "-C", home, "--strip-components=1"], check=True)
             archive.unlink()
             # An empty database, made once by Hive's own tool.
-            settings(home / "empty-settings", home / "empty", home)
+            settings(home / "empty-settings", derby(home / "empty"), home)
             done = subprocess.run([*JAVA, "-cp", f"{home}/empty-settings:{home}/lib/*:{beside}/*",
                                    f"{tools}.MetastoreSchemaTool", "-dbType", "derby", "-initSchema"],
                                   env={**os.environ, "METASTORE_HOME": str(home)}, cwd=home,
@@ -93,8 +105,15 @@ class Hive:
 
         home = install(f"hive-{number}", make)
         folder = Path(folder)
-        shutil.copytree(home / "empty", folder / "database")
-        settings(folder / "conf", folder / "database", folder)
+        if postgres:
+            postgres.sql("CREATE DATABASE hive", "postgres")
+            scripts = home / "scripts" / "metastore" / "upgrade" / "postgres"
+            postgres.sql((scripts / "hive-schema-4.0.0.postgres.sql").read_text(), "hive")
+            database = postgresql(postgres, "hive")
+        else:
+            shutil.copytree(home / "empty", folder / "database")
+            database = derby(folder / "database")
+        settings(folder / "conf", database, folder)
         self.port = free_port()
         program = [HERE / "HiveMetastore.java", self.port] if version == "hive3" else [
             "org.apache.hadoop.hive.metastore.HiveMetaStore", "-p", self.port]
@@ -137,9 +156,9 @@ class Hive:
 
 
 class HiveProxy:
-    """Stands before a metastore and loses one alteration of a table when it is told to.
+    """Stands before a metastore and fails at one alteration of a table when it is told to.
 
-    `fail` is None, "before" (it does not arrive) or "after" (its answer does not).
+    `fail` is None, "before" (it does not arrive), "after" (its answer does not), or what is done before it arrives.
     """
 
     def __init__(self, port):
@@ -165,7 +184,10 @@ class HiveProxy:
                 when, self.fail, self.failed = self.fail, None, self.failed + 1
                 if when == "before":
                     break
-                lose.set()
+                if when == "after":
+                    lose.set()
+                else:
+                    when()
             server.sendall(some)
         self.end(client, server)
 

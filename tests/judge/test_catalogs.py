@@ -50,7 +50,8 @@ class Place(Project):
             settings += ["[catalog]", 'kind = "postgres"', f'uri = "{self.postgres.uri}"',
                          'password = "env:JUDGE_PASSWORD"', f'name = "{self.unique}"']
         elif kind in hive_servers.VERSIONS:
-            self.hive = start(kind, lambda home: hive_servers.Hive(kind, home))
+            postgres = kind == "hive4" and start("postgres", lambda home: servers.Postgres(home / "server"))
+            self.hive = start(kind, lambda home: hive_servers.Hive(kind, home, postgres))
             # All tests have the same names, and a metastore has but one of each.
             self.hive.clear()
             settings += ["[catalog]", 'kind = "hive"', f'uri = "{self.hive.uri}"']

@@ -8,6 +8,7 @@ import os
 
 import pytest
 
+import hive_servers
 from hive_servers import HiveProxy
 from lakehouse import FEATURES, OUTPUT, multiset
 from test_catalogs import AFTER_CHANGE, STUDENTS, Place, wait_for
@@ -136,6 +137,29 @@ def test_an_alteration_that_is_lost_is_found_out(place, when):
         assert not client.show_locks(ShowLocksRequest(isExtended=False)).locks
 
 
+@pytest.mark.parametrize("place", ["hive4"], indirect=True)
+def test_hive_4_compares_by_itself_where_nobody_locks(place):
+    """Somebody commits between our look at the entry and our alteration of it."""
+    place.run()
+    place.change()
+    proxy = HiveProxy(place.hive.port)
+    settings = place.folder / "insightera.toml"
+    text = settings.read_text().replace(str(place.hive.port), str(proxy.port))
+    settings.write_text(text.replace("[storage]", "lock = false\n[storage]"))
+
+    def commit():
+        with place.table(OUTPUT).transaction() as transaction:
+            transaction.set_properties(judge="was here")
+
+    proxy.fail = commit
+    assert place.run()["status"] == "committed"
+    proxy.stop()
+    assert proxy.failed == 1
+    assert place.table(OUTPUT).properties["judge"] == "was here"
+    assert place.counts() == AFTER_CHANGE
+    assert "The table has been modified" in place.hive.server.log.read_text()
+
+
 @pytest.mark.parametrize("place", ["hive3", "hive4"] if LONG else ["hive3"], indirect=True)
 def test_a_lock_of_somebody_else_is_waited_for(place):
     from hive_metastore.ttypes import UnlockRequest
@@ -149,7 +173,7 @@ def test_a_lock_of_somebody_else_is_waited_for(place):
         before = place.metadata_location(OUTPUT)
         waiting = place.start("run", "risk")
         try:
-            waiting.wait(4)
+            waiting.wait(2)
         except Exception:  # noqa: BLE001  it waits
             pass
         assert waiting.poll() is None, waiting.communicate()
@@ -159,6 +183,20 @@ def test_a_lock_of_somebody_else_is_waited_for(place):
     output, errors = waiting.communicate(timeout=60)
     assert waiting.returncode == 0, output + errors
     assert place.counts() == AFTER_CHANGE
+
+
+@pytest.mark.skipif(not LONG, reason="a long run asks a second metastore of Hive 4")
+def test_hive_4_over_a_database_that_cannot_compare_relies_on_the_lock(tmp_path, binary, started, small_model):
+    server = started("hive4-derby", lambda home: hive_servers.Hive("hive4", home))
+    place = Place("hive4", tmp_path / "project", binary, lambda *_: server).prepare(small_model)
+    place.run()
+    place.change()
+    assert place.run()["status"] == "committed"
+    assert place.counts() == AFTER_CHANGE
+    settings = place.folder / "insightera.toml"
+    settings.write_text(settings.read_text().replace("[storage]", "lock = false\n[storage]"))
+    refused = place.call("sql", f"DELETE FROM {FEATURES} WHERE nim = '000003'")
+    assert refused.code == 1 and "lock = false" in refused.stderr, refused
 
 
 def test_a_table_of_hive_s_own_is_not_taken_for_one_of_iceberg(tmp_path, binary, started):
