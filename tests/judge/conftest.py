@@ -30,6 +30,21 @@ def missing(what, why):
 
 
 @pytest.fixture(scope="session")
+def started(tmp_path_factory):
+    """Other people's servers by name, each started when it is first asked for."""
+    running = {}
+
+    def start(name, make):
+        if name not in running:
+            running[name] = make(tmp_path_factory.mktemp(name))
+        return running[name]
+
+    yield start
+    for server in running.values():
+        server.stop()
+
+
+@pytest.fixture(scope="session")
 def small_model(tmp_path_factory):
     """A boosted forest over `x` and `y`, and its file."""
     import xgboost

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import hive_servers
 import servers
 from conftest import ROOT, missing
 from lakehouse import FEATURES, OUTPUT, Project, duckdb_connection, multiset, rows
@@ -21,24 +22,9 @@ from lakehouse import FEATURES, OUTPUT, Project, duckdb_connection, multiset, ro
 STUDENTS = 60
 CREDENTIALS = {"JUDGE_KEY_ID": servers.KEY_ID, "JUDGE_KEY": servers.KEY, "JUDGE_AZURE_KEY": servers.AZURE_KEY}
 # Every kind of catalog and of store; in a long run also each with the others.
-PLACES = ["rest-s3", "postgres-s3", "sqlite-azure"]
+PLACES = ["rest-s3", "postgres-s3", "sqlite-azure", "hive3"]
 if os.environ.get("INSIGHTERA_TEST_LONG"):
-    PLACES += ["rest", "postgres", "sqlite-s3"]
-
-
-@pytest.fixture(scope="session")
-def started(tmp_path_factory):
-    """Servers by name, each started when it is first asked for."""
-    running = {}
-
-    def start(name, make):
-        if name not in running:
-            running[name] = make(tmp_path_factory.mktemp(name))
-        return running[name]
-
-    yield start
-    for server in running.values():
-        server.stop()
+    PLACES += ["rest", "postgres", "sqlite-s3", "hive4"]
 
 
 class Place(Project):
@@ -63,6 +49,12 @@ class Place(Project):
             self.environment["JUDGE_PASSWORD"] = self.postgres.password
             settings += ["[catalog]", 'kind = "postgres"', f'uri = "{self.postgres.uri}"',
                          'password = "env:JUDGE_PASSWORD"', f'name = "{self.unique}"']
+        elif kind in hive_servers.VERSIONS:
+            postgres = kind == "hive4" and start("postgres", lambda home: servers.Postgres(home / "server"))
+            self.hive = start(kind, lambda home: hive_servers.Hive(kind, home, postgres))
+            # All tests have the same names, and a metastore has but one of each.
+            self.hive.clear()
+            settings += ["[catalog]", 'kind = "hive"', f'uri = "{self.hive.uri}"']
         settings += ["[storage]", f'warehouse = "{self.warehouse if store else "warehouse"}"']
         if store == "s3":
             settings += ["[storage.s3]", f'endpoint = "{self.server.address}"', 'region = "us-east-1"',
@@ -91,6 +83,8 @@ class Place(Project):
         if self.kind == "postgres":
             uri = self.postgres.uri.replace("postgresql://judge@", f"postgresql+psycopg2://judge:{self.postgres.password}@")
             return load_catalog(self.unique, type="sql", uri=uri, warehouse=self.warehouse, **files)
+        if self.kind in hive_servers.VERSIONS:
+            return self.hive.catalog(self.warehouse)
         return load_catalog("insightera", type="sql", uri=f"sqlite:///{self.folder}/warehouse/catalog.db",
                             warehouse=self.warehouse, **files)
 
@@ -255,10 +249,10 @@ def test_a_lost_reply_of_an_applied_commit_is_found_out(place):
     assert place.run()["status"] == "unchanged"
 
 
-@pytest.mark.parametrize("place", ["rest", "postgres", "sqlite-s3"], indirect=True)
+@pytest.mark.parametrize("place", ["rest", "postgres", "sqlite-s3", "hive3"], indirect=True)
 def test_a_server_that_is_gone_is_told_and_no_secret_is(place):
     place.run()
-    server = {"rest": lambda: place.rest, "postgres": lambda: place.postgres.server}.get(
+    server = {"rest": lambda: place.rest, "postgres": lambda: place.postgres.server, "hive3": lambda: place.hive}.get(
         place.kind, lambda: place.server)()
     settings = (place.folder / "insightera.toml")
     text = settings.read_text()
@@ -292,7 +286,8 @@ def engine_tests():
 
 def test_every_catalog_keeps_the_promises_of_the_engine_s_suite(tmp_path, binary, started):
     program = engine_tests()
-    places = [Place(kind, tmp_path / kind, binary, started) for kind in PLACES]
+    kinds = dict.fromkeys([*PLACES, "hive4"])
+    places = [Place(kind, tmp_path / kind, binary, started) for kind in kinds]
     environment = dict(CREDENTIALS)
     for place in places:
         environment.update(place.environment)

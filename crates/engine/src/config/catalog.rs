@@ -9,6 +9,7 @@ use super::section::Section;
 use super::settings::local_path;
 use crate::Result;
 use crate::lake::catalog::CATALOG_NAME;
+use crate::lake::storage::check_location;
 
 /// Where table pointers live.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,6 +26,22 @@ pub enum CatalogSettings {
     Postgres(PostgresSettings),
     /// An Iceberg REST catalog.
     Rest(RestSettings),
+    /// A Hive Metastore.
+    Hive(HiveSettings),
+}
+
+/// A Hive Metastore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HiveSettings {
+    /// Its servers, `host:port`; the next is asked where one is away.
+    pub servers: Vec<String>,
+    /// Where databases that are made get their folders; by default the
+    /// warehouse of the tables.
+    pub warehouse: Option<String>,
+    /// Who the server is told is calling, and whose tables new ones are.
+    pub user: Option<String>,
+    /// Whether the server's lock of a table is taken for a commit.
+    pub lock: bool,
 }
 
 /// A PostgreSQL database.
@@ -62,6 +79,7 @@ enum Kind {
     Sqlite,
     Postgres,
     Rest,
+    Hive,
 }
 
 /// The keys of every kind.
@@ -77,11 +95,17 @@ pub(super) const KEYS: &[&str] = &[
     "oauth2_uri",
     "scope",
     "vended_credentials",
+    "user",
+    "lock",
 ];
 const SQLITE_KEYS: &[&str] = &["kind", "path", "name"];
 const POSTGRES_KEYS: &[&str] = &["kind", "uri", "password", "name"];
 const REST_KEYS: &[&str] =
     &["kind", "uri", "warehouse", "token", "credential", "oauth2_uri", "scope", "vended_credentials"];
+
+const HIVE_KEYS: &[&str] = &["kind", "uri", "warehouse", "user", "lock"];
+/// The port of a metastore that names none.
+const HIVE_PORT: u16 = 9083;
 
 impl CatalogSettings {
     /// The SQLite file below the project folder that is there without a word.
@@ -101,16 +125,17 @@ impl CatalogSettings {
     pub fn file(&self) -> Option<&Path> {
         match self {
             Self::Sqlite { path, .. } => Some(path),
-            Self::Postgres(_) | Self::Rest(_) => None,
+            Self::Postgres(_) | Self::Rest(_) | Self::Hive(_) => None,
         }
     }
 
     pub(super) fn read(section: &Section<'_>) -> Result<Self> {
-        let kinds = [("sqlite", Kind::Sqlite), ("postgres", Kind::Postgres), ("rest", Kind::Rest)];
+        let kinds =
+            [("sqlite", Kind::Sqlite), ("postgres", Kind::Postgres), ("rest", Kind::Rest), ("hive", Kind::Hive)];
         let name = || -> Result<String> {
             Ok(section.text("name")?.map_or_else(|| CATALOG_NAME.to_owned(), |name| name.value.to_owned()))
         };
-        match section.choice("kind", &kinds, &["hive"])?.unwrap_or(Kind::Sqlite) {
+        match section.choice("kind", &kinds, &[])?.unwrap_or(Kind::Sqlite) {
             Kind::Sqlite => {
                 section.allow(SQLITE_KEYS, &[])?;
                 let path = local_path(section, "path")?.unwrap_or_else(|| "warehouse/catalog.db".into());
@@ -139,6 +164,27 @@ impl CatalogSettings {
                     name: name()?,
                 }))
             }
+            Kind::Hive => {
+                section.allow(HIVE_KEYS, &[])?;
+                let text =
+                    |key: &str| -> Result<Option<String>> { Ok(section.text(key)?.map(|text| text.value.to_owned())) };
+                let uri = section.required_text("uri")?;
+                let servers = hive_servers(uri.value).map_err(|wrong| {
+                    section
+                        .error(&uri.span, format!("`uri` does not name a Hive Metastore: {wrong}"))
+                        .hint("write `thrift://host:9083`, several with commas between")
+                })?;
+                let warehouse = section.text("warehouse")?;
+                if let Some(found) = &warehouse {
+                    check_location(found.value).map_err(|e| section.error(&found.span, e.to_string()))?;
+                }
+                Ok(Self::Hive(HiveSettings {
+                    servers,
+                    warehouse: warehouse.map(|found| found.value.to_owned()),
+                    user: text("user")?,
+                    lock: section.boolean("lock")?.unwrap_or(true),
+                }))
+            }
             Kind::Rest => {
                 section.allow(REST_KEYS, &[])?;
                 let text =
@@ -165,6 +211,26 @@ impl CatalogSettings {
             }
         }
     }
+}
+
+/// `host:port` of every server, or what is wrong.
+fn hive_servers(uri: &str) -> Result<Vec<String>, String> {
+    let server = |part: &str| {
+        let address = part.trim().strip_prefix("thrift://").map(|rest| rest.trim_end_matches('/'));
+        let address = address.ok_or_else(|| format!("`{}` does not begin with `thrift://`", part.trim()))?;
+        let (host, port) = match address.rsplit_once(':') {
+            // The colons of an address of IPv6 are inside of brackets.
+            Some((host, port)) if !port.ends_with(']') => {
+                (host, port.parse::<u16>().map_err(|_| format!("`{port}` is no port"))?)
+            }
+            _ => (address, HIVE_PORT),
+        };
+        if host.is_empty() || host.contains(['/', '@', '?']) {
+            return Err(format!("`{}` is no host and port", part.trim()));
+        }
+        Ok(format!("{host}:{port}"))
+    };
+    uri.split(',').map(server).collect()
 }
 
 /// The key of a secret: its place in the environment, never itself.

@@ -34,7 +34,7 @@ mod stream;
 mod templates;
 mod time_zone;
 
-pub use catalog::{CatalogSettings, PostgresSettings, RestSettings};
+pub use catalog::{CatalogSettings, HiveSettings, PostgresSettings, RestSettings};
 pub use events::{
     CHANGE_COLUMNS, CHANGE_TIMESTAMP, EVENT_COLUMNS, EventFormat, EventSettings, FieldKind, FieldSettings,
     SchemaRegistrySettings, SchemaSettings, TimeFormat,

@@ -137,6 +137,10 @@ fn catalogs_and_stores_are_read_and_their_secrets_are_references() {
         "format = 1\n[catalog]\nkind = \"rest\"\nuri = \"https://lake/api\"\nwarehouse = \"w\"\ncredential = \"env:C\"";
     let CatalogSettings::Rest(found) = settings(rest).unwrap().catalog else { panic!() };
     assert_eq!((found.uri.as_str(), found.warehouse.as_deref(), found.vended), ("https://lake/api", Some("w"), false));
+    let hive = "format = 1\n[catalog]\nkind = \"hive\"\nuri = \"thrift://one, thrift://[::1]:9084/\"\nlock = false";
+    let CatalogSettings::Hive(found) = settings(hive).unwrap().catalog else { panic!() };
+    assert_eq!(found.servers, ["one:9083", "[::1]:9084"]);
+    assert_eq!((found.lock, found.user, found.warehouse), (false, None, None));
     let store = "format = 1\n[storage]\nwarehouse = \"s3://bucket/lake/\"\n[storage.s3]\nendpoint = \"http://127.0.0.1:9000/\"\nsecret_access_key = \"env:KEY\"";
     let found = settings(store).unwrap().storage;
     assert_eq!(found.warehouse, "s3://bucket/lake");
@@ -148,6 +152,17 @@ fn catalogs_and_stores_are_read_and_their_secrets_are_references() {
         ("[catalog]\nkind = \"rest\"\nuri = \"lake\"", "`uri` is no address of the web", "https"),
         ("[catalog]\nkind = \"rest\"\nuri = \"http://x\"\npath = \"y\"", "unknown key `path` in [catalog]", ""),
         ("[catalog]\nkind = \"postgres\"\nuri = \"mysql://x\"", "not the address of a PostgreSQL database", "env:NAME"),
+        ("[catalog]\nkind = \"hive\"", "`uri` is missing in [catalog]", ""),
+        (
+            "[catalog]\nkind = \"hive\"\nuri = \"http://x:9083\"",
+            "does not begin with `thrift://`",
+            "thrift://host:9083",
+        ),
+        ("[catalog]\nkind = \"hive\"\nuri = \"thrift://x:y\"", "`y` is no port", "thrift://host:9083"),
+        ("[catalog]\nkind = \"hive\"\nuri = \"thrift://x,\"", "does not begin with `thrift://`", ""),
+        ("[catalog]\nkind = \"hive\"\nuri = \"thrift://me@x\"", "is no host and port", ""),
+        ("[catalog]\nkind = \"hive\"\nuri = \"thrift://x\"\nwarehouse = \"ftp://y\"", "ftp", ""),
+        ("[catalog]\nkind = \"hive\"\nuri = \"thrift://x\"\nlocks = true", "unknown key `locks`", "`lock`"),
         ("[storage.s3]\nendpiont = \"http://x\"", "unknown key `endpiont` in [storage.s3]", "`endpoint`"),
         ("[storage.s3]\npath_style = 1", "`path_style` must be true or false", ""),
     ] {
@@ -225,7 +240,7 @@ fn a_project_of_another_format_or_of_none_is_refused() {
 fn wrong_settings_are_refused_at_their_place() {
     let cases = [
         ("[catlog]\n", "insightera.toml:2:2: unknown key `catlog` in the top level of the file", "`catalog`"),
-        ("[catalog]\nkind = \"hive\"", ":3:8: `kind = \"hive\"` is not supported yet", "`sqlite`"),
+        ("[catalog]\nkind = \"glue\"", ":3:8: `glue` is not a value of `kind`", "`hive`"),
         ("[catalog]\nkind = \"sqlit\"", "`sqlit` is not a value of `kind`", "did you mean `sqlite`?"),
         ("[run]\nthread = 1", ":3:1: unknown key `thread` in [run]", "did you mean `threads`?"),
         ("[run]\nthreads = -1", ":3:11: `threads` must be from 0 to 1024, found -1", ""),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use insightera_core::Clock;
 
 use super::catalog::Catalog;
+use super::catalog::hive::HiveCatalog;
 use super::catalog::postgres::PostgresCatalog;
 use super::catalog::rest::RestCatalog;
 use super::catalog::sqlite::SqliteCatalog;
@@ -41,6 +42,7 @@ pub fn connect(settings: &Settings, busy_timeout: Duration, clock: Arc<dyn Clock
             let password = settings.password.as_ref().map(|p| p.reveal("`password` of [catalog]")).transpose()?;
             Arc::new(PostgresCatalog::open(&uri, password, &settings.name)?)
         }
+        CatalogSettings::Hive(settings) => Arc::new(HiveCatalog::open(settings, &warehouse)?),
         CatalogSettings::Rest(settings) => Arc::new(RestCatalog::open(settings)?),
     };
     Ok(Lake::new(catalog, Storage::new(settings.storage.stores.clone()), warehouse, clock))

@@ -4,7 +4,7 @@
 //! Words: a *pointer* is the catalog's record of a table's current metadata; a
 //! *swap* moves it from the base that a change was decided on to the next
 //! state, or not at all. Two kinds: those that keep the place of a metadata
-//! file which the commit layer has written ([`sqlite`], [`postgres`]), and
+//! file which the commit layer has written ([`sqlite`], [`postgres`], [`hive`]), and
 //! those whose server keeps and writes metadata itself ([`rest`]).
 //!
 //! Promises, which the commit layer builds on:
@@ -15,6 +15,7 @@
 //! - a namespace of a newer warehouse format is refused: by SQL catalogs when
 //!   they are opened, by others when the namespace is first used.
 
+pub mod hive;
 pub mod postgres;
 pub mod rest;
 pub mod sqlite;

@@ -285,7 +285,7 @@ pub(super) fn replace_metadata(
             return Err(Error::invalid(format!(
                 "the catalog writes the metadata of table `{name}` itself, and it cannot be told to replace its history"
             ))
-            .hint("erase through a catalog that moves pointers, SQLite or PostgreSQL, over the same files"));
+            .hint("erase through a catalog that moves pointers, SQLite, PostgreSQL or Hive, over the same files"));
         }
         let Some(metadata) = decide(&base)? else { return Ok(base) };
         if let Applied::Done(table) = swap(lake, &base, &[], metadata)? {
