@@ -218,6 +218,9 @@ fn overtaken(base: &Table, change: &Change) -> Result<Option<i64>> {
         return Ok(Some(current.unwrap_or_default()));
     }
     let Some(planned) = change.planned_on.filter(|planned| Some(*planned) != current) else { return Ok(None) };
+    if faults::bug(Bug::RewriteIgnoresRace) {
+        return Ok(None);
+    }
     let metadata = base.metadata();
     let Some(planned) = metadata.snapshot_by_id(planned) else { return Ok(Some(current.unwrap_or_default())) };
     let removed: HashSet<&str> = change.removed.iter().map(String::as_str).collect();
@@ -349,6 +352,10 @@ fn swap(lake: &Lake, base: &Table, updates: &[TableUpdate], metadata: TableMetad
             Swap::Unknown(error) if faults::bug(Bug::UnknownIsFailure) => {
                 drop(error);
                 return Ok(Applied::Conflict);
+            }
+            Swap::Unknown(error) if faults::bug(Bug::DeleteOnUnknown) => {
+                base.storage().remove(&location)?;
+                return Err(error);
             }
             Swap::Unknown(error) => {
                 let now = settle(lake, base.name())?;
