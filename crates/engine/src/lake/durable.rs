@@ -80,6 +80,24 @@ pub fn sync_dir(path: &Path) -> Result<()> {
     result.map_err(|e| io_error("sync folder", path, e))
 }
 
+/// Fsyncs a directory and all below it; where it is gone, the one that it was in.
+pub fn sync_tree(top: &Path) -> Result<()> {
+    let Some(there) = top.ancestors().find(|path| path.is_dir()) else { return Ok(()) };
+    sync_dir(there)?;
+    let mut open = if there == top { vec![top.to_owned()] } else { Vec::new() };
+    while let Some(next) = open.pop() {
+        let wrong = |e| io_error("list", &next, e);
+        for entry in fs::read_dir(&next).map_err(wrong)? {
+            let entry = entry.map_err(wrong)?;
+            if entry.file_type().map_err(wrong)?.is_dir() {
+                sync_dir(&entry.path())?;
+                open.push(entry.path());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Writes a new file whose name nobody else uses, and makes file and name
 /// durable. Fails if it exists.
 pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -60,8 +60,10 @@ pub struct Change {
     pub fence: Option<Fence>,
     /// Further keys of the snapshot's summary.
     pub summary: BTreeMap<String, String>,
-    /// The base must still have this current snapshot; else the outcome is
-    /// stale.
+    /// The current snapshot when the change was prepared, and its manifest list.
+    pub read: Option<(i64, String)>,
+    /// The base must still have this current snapshot, with the files that it
+    /// had; else the outcome is stale.
     pub expected: Option<Option<i64>>,
     /// The snapshot that was read to write [`Change::added`] in the place of
     /// [`Change::removed`]; position deletes that came to the removed files
@@ -101,6 +103,7 @@ impl Change {
             removed: Vec::new(),
             fence: None,
             summary: BTreeMap::new(),
+            read: table.metadata().current_snapshot().map(|s| (s.snapshot_id(), s.manifest_list().to_owned())),
             expected: None,
             planned_on: None,
             data_sequence: None,
@@ -215,6 +218,14 @@ fn overtaken(base: &Table, change: &Change) -> Result<Option<i64>> {
         return Ok(Some(current.unwrap_or_default()));
     }
     if change.expected.is_some_and(|expected| expected != current) {
+        return Ok(Some(current.unwrap_or_default()));
+    }
+    // An erasure keeps the ids of snapshots and replaces their files.
+    if (change.expected.is_some() || change.planned_on.is_some())
+        && !faults::bug(Bug::ExpectedById)
+        && let Some((read, list)) = &change.read
+        && base.metadata().snapshot_by_id(*read).is_some_and(|snapshot| snapshot.manifest_list() != list)
+    {
         return Ok(Some(current.unwrap_or_default()));
     }
     let Some(planned) = change.planned_on.filter(|planned| Some(*planned) != current) else { return Ok(None) };

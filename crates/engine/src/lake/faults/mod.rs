@@ -16,7 +16,6 @@
 //! and answers an error. What a power loss takes is known for all folders;
 //! removed files come back in those that a test has told of, `watch`.
 
-use std::io;
 use std::path::Path;
 
 /// Which part of a run an operation belongs to.
@@ -103,6 +102,11 @@ pub enum Bug {
     RewriteIgnoresDeletes,
     /// A rewrite is committed over deletes that came meanwhile.
     RewriteIgnoresRace,
+    /// Deletes by value that came during a rewrite are dropped with the files
+    /// that it replaced.
+    DanglingIgnoresAdded,
+    /// A change that expects a snapshot looks at its id alone, which an erasure keeps.
+    ExpectedById,
     /// An erasure leaves position deletes where they are.
     EraseKeepsPositions,
     /// The names of files that an erasure removed are not fsynced.
@@ -111,7 +115,9 @@ pub enum Bug {
 
 #[cfg(not(feature = "faults"))]
 mod active {
-    use super::{Bug, Path, Stage, io};
+    use std::io;
+
+    use super::{Bug, Path, Stage};
 
     /// Numbers an operation and carries it out.
     #[inline(always)]

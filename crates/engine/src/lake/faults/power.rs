@@ -33,8 +33,13 @@ pub(super) struct Removed {
 }
 
 impl Name {
+    /// Whether the name is in the directory, or in one below it that is gone:
+    /// without its own name nothing in that one is left.
     fn is_in(&self, directory: &Path) -> bool {
-        let inside = |path: &Path| path.parent() == Some(directory);
+        let inside = |path: &Path| {
+            path.parent()
+                .is_some_and(|parent| parent == directory || (parent.starts_with(directory) && !parent.exists()))
+        };
         match self {
             Self::Made(path) => inside(path),
             Self::Removed(removed) => inside(&removed.path),

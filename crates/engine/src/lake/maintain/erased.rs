@@ -149,5 +149,14 @@ pub fn remove_leftovers(
     }
     done.removed = remove_files(lake.storage(), &gone)?;
     gone.iter().for_each(|location| storage::remove_empty_folders(location, lake.warehouse()));
+    // Files that others have removed, expiry for example, and of which nothing
+    // is left to see, must not come back either.
+    let mut folders = orphans::folders(&table);
+    folders.push(quarantine);
+    for folder in folders.iter().filter(|folder| storage::is_local(folder)) {
+        if !faults::bug(Bug::ErasedNamesNotSynced) {
+            durable::sync_tree(&local_path(folder))?;
+        }
+    }
     Ok(done)
 }

@@ -119,7 +119,7 @@ fn candidates(lake: &Lake, name: &TableName, search: Search) -> Result<(Vec<stor
 
 /// Where a table's files are: its location, and the folders its properties
 /// name.
-fn folders(table: &Table) -> Vec<String> {
+pub(super) fn folders(table: &Table) -> Vec<String> {
     let properties = table.metadata().properties();
     let mut folders = vec![table.metadata().location().trim_end_matches('/').to_owned()];
     for key in ["write.data.path", "write.metadata.path"] {

@@ -105,9 +105,12 @@ impl Step {
         }
     }
 
-    /// Whether it writes the student's key, be it to delete.
+    /// Whether it writes the student's key, if only to delete.
     pub fn writes(&self, student: usize) -> bool {
         match self {
+            Self::Append { from, count, .. } | Self::OrphansBeside { from, count } => {
+                (*from..from + count).contains(&student)
+            }
             Self::Upsert { students, .. } | Self::DeleteValues(students) => students.contains(&student),
             Self::Two(one, two, _) => one.writes(student) || two.writes(student),
             _ => false,

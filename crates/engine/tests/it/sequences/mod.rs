@@ -120,6 +120,8 @@ fn every_known_bug_that_is_put_back_is_found_by_a_sequence() {
         "OrphansOfAnyAge",
         "RewriteIgnoresDeletes",
         "RewriteIgnoresRace",
+        "DanglingIgnoresAdded",
+        "ExpectedById",
         "EraseKeepsPositions",
         "ErasedNamesNotSynced",
     ];

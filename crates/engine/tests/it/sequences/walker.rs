@@ -107,6 +107,8 @@ pub struct Walker {
     parsed: HashMap<String, (Vec<u8>, Rc<Parsed>)>,
     /// Files that this walk has read.
     seen: HashMap<String, Rc<Parsed>>,
+    /// Who is in Parquet files, reachable or not, by their bytes.
+    people: HashMap<Vec<u8>, HashSet<usize>>,
 }
 
 pub fn path_of(location: &str) -> PathBuf {
@@ -149,6 +151,27 @@ impl Walker {
         // What is not reached any more is not needed.
         self.parsed.retain(|path, _| self.seen.contains_key(path));
         Ok(Found { uuid: text(&metadata, "table-uuid").to_owned(), columns, current, refs, snapshots })
+    }
+
+    /// Refuses files below a folder, reachable or not, in which one of the
+    /// students stands. What is no whole Parquet file holds nobody.
+    pub fn look_for(&mut self, folder: &Path, students: &[usize]) -> Result<(), String> {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                self.look_for(&path, students)?;
+                continue;
+            }
+            if path.extension().is_none_or(|extension| extension != "parquet") {
+                continue;
+            }
+            let bytes = std::fs::read(&path).map_err(|e| e.to_string())?;
+            let people = self.people.entry(bytes).or_insert_with_key(|bytes| people(bytes));
+            if let Some(student) = students.iter().find(|student| people.contains(student)) {
+                return Err(format!("student {student}, who was erased, is in {}", path.display()));
+            }
+        }
+        Ok(())
     }
 
     fn snapshot(&mut self, snapshot: &serde_json::Value) -> Result<Rows, String> {
@@ -347,20 +370,12 @@ fn parse_values(bytes: &[u8]) -> Result<Parsed, String> {
     Ok(Parsed::Parquet(Content::Values(found)))
 }
 
-/// Files of rows below a folder in which the student stands.
-pub fn holders(folder: &Path, wanted: usize) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            found.extend(holders(&path, wanted));
-            continue;
-        }
-        let Ok(bytes) = std::fs::read(&path) else { continue };
-        let Ok(batches) = batches(&bytes) else { continue };
-        let nim = crate::project::nim(wanted);
-        if batches.iter().any(|batch| texts(batch, "nim").is_ok_and(|nims| nims.iter().flatten().any(|n| n == nim))) {
-            found.push(path);
+/// Who is in a file of rows, or of deletes by value.
+fn people(bytes: &[u8]) -> HashSet<usize> {
+    let mut found = HashSet::new();
+    for batch in batches(bytes).unwrap_or_default() {
+        if let Ok(nims) = texts(&batch, "nim") {
+            found.extend(nims.iter().flatten().filter_map(|nim| student(nim).ok()));
         }
     }
     found

@@ -22,7 +22,7 @@ use insightera_engine::lake::scan::Scan;
 use insightera_engine::lake::schema::{Column, timestamptz};
 use insightera_engine::lake::storage::Storage;
 use insightera_engine::lake::writer::{TableWriter, WriteOptions};
-use insightera_engine::lake::{Lake, NewTable, Table, TableName, deletes, files, upsert};
+use insightera_engine::lake::{Lake, NewTable, Table, TableName, deletes, files, keys, upsert};
 use insightera_engine::{Error, Result};
 
 use super::catalog::MemoryCatalog;
@@ -92,6 +92,9 @@ pub struct World {
     pub catalog: Arc<MemoryCatalog>,
     pub clock: Arc<ManualClock>,
     properties: BTreeMap<String, String>,
+    /// Whether the table is one that pipelines write: erasures are numbered.
+    ours: bool,
+    erasures: Arc<Mutex<u64>>,
     /// The metadata file that an erasure is about to replace: on disk it is in
     /// the ledger before the swap.
     replacing: Arc<Mutex<Option<String>>>,
@@ -103,12 +106,13 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(folder: &Path, properties: BTreeMap<String, String>) -> Self {
+    pub fn new(folder: &Path, ours: bool, properties: BTreeMap<String, String>) -> Self {
         let catalog = Arc::new(MemoryCatalog::new(folder.join("catalog")));
         let clock = Arc::new(ManualClock::new(crate::project::START));
         let lake = lake(folder, &catalog, &clock);
-        let (replacing, left, second, tables) = Default::default();
-        Self { folder: folder.to_owned(), lake, catalog, clock, properties, replacing, left, second, tables }
+        let (erasures, replacing, left, second, tables) = Default::default();
+        let folder = folder.to_owned();
+        Self { folder, lake, catalog, clock, properties, ours, erasures, replacing, left, second, tables }
     }
 
     /// Another process: nothing but what is on disk and in the catalog.
@@ -148,23 +152,27 @@ impl World {
         let (lake, name) = (&self.lake, table_name());
         match step {
             Step::Append { from, count, columns } => {
-                let table = self.table()?;
-                let rows = rows(&table, &Vec::from_iter(*from..from + count), *columns);
-                upsert::append(lake, &table, &[rows], &["nim".into()]).map(drop)
+                let students = Vec::from_iter(*from..from + count);
+                self.commit(|table| {
+                    let nim = vec!["nim".to_owned()];
+                    let options = WriteOptions { bloom: nim.clone(), sorted_by: nim, expected_rows: *count };
+                    let mut writer = TableWriter::new(table, options)?;
+                    writer.write(&rows(table, &students, *columns))?;
+                    Ok(Change::append(table, writer.finish()?))
+                })
             }
             Step::Upsert { students, columns } => {
                 let table = self.table()?;
                 upsert::upsert(lake, &table, &rows(&table, students, *columns), &["nim".into()]).map(drop)
             }
             Step::DeletePositions(gone) => self.delete_positions(gone),
-            Step::DeleteValues(gone) => {
-                let table = self.table()?;
+            Step::DeleteValues(gone) => self.commit(|table| {
                 let nims: ArrayRef = Arc::new(StringArray::from_iter_values(gone.iter().map(|s| nim(*s))));
                 let keys = RecordBatch::try_from_iter([("nim", nims)]).unwrap();
-                let mut change = Change { operation: Operation::Delete, ..Change::append(&table, Vec::new()) };
-                change.deletes.push(upsert::equality_delete_file(&table, &keys)?);
-                commit::commit(lake, &change).map(drop)
-            }
+                let mut change = Change { operation: Operation::Delete, ..Change::append(table, Vec::new()) };
+                change.deletes.push(upsert::equality_delete_file(table, &keys)?);
+                Ok(change)
+            }),
             Step::DeleteCopy(rest) => self.delete_copy(*rest, tools),
             Step::AddColumn(number) => {
                 let column = Column::nullable(&format!("c{number}"), DataType::Int32);
@@ -242,6 +250,19 @@ impl World {
                 first.and(second)
             }
         }
+    }
+
+    /// Commits what is prepared, as runs do: again, if an erasure was faster.
+    fn commit(&self, prepare: impl Fn(&Table) -> Result<Change>) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            let table = self.table()?;
+            let mut change = prepare(&table)?;
+            change.erasures = self.ours.then(|| keys::erasures_of(&table));
+            if let Outcome::Committed { .. } = commit::commit(&self.lake, &change)? {
+                return Ok(());
+            }
+        }
+        Err(Error::conflict("others were always faster"))
     }
 
     fn orphans(&self) -> Result<()> {
@@ -323,14 +344,19 @@ impl World {
         if let Some(base) = base {
             erased::remove_replaced(lake, &name, &base)?;
         }
-        let erasure = Erasure { entity: &entity, rule: Rule::Key, number: None, edit: None };
+        let number = self.ours.then(|| {
+            let mut number = self.erasures.lock().unwrap();
+            *number += 1;
+            *number
+        });
+        let erasure = Erasure { entity: &entity, rule: Rule::Key, number, edit: None };
         erase::erase(lake, &name, &erasure, &mut |base| {
             *self.replacing.lock().unwrap() = Some(base.to_owned());
             Ok(())
         })?;
         erased::remove_abandoned(lake, &name)?;
         let holds = |table: &Table, location: &str| erase::holds(table, &erasure, location);
-        *self.left.lock().unwrap() = erased::remove_leftovers(lake, &name, &holds, true)?.left;
+        *self.left.lock().unwrap() = erased::remove_leftovers(lake, &name, &holds, self.ours)?.left;
         *self.replacing.lock().unwrap() = None;
         Ok(())
     }
