@@ -5,14 +5,15 @@
 //! product build that is an empty function; with the feature `faults` a test
 //! can end the process before or after any one of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use insightera_core::ErrorKind;
 
-use super::faults::{self, Stage};
+use super::faults::{self, Bug, Stage};
 use crate::{Error, Result};
 
 /// Turns an I/O error into ours: which file, what was tried, and what to do.
@@ -34,31 +35,66 @@ pub fn io_error(action: &str, path: &Path, error: io::Error) -> Error {
     }
 }
 
+/// Folders whose own names are durable as far as this process knows.
+static DURABLE: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
+
 /// Creates `path` and its missing parents, fsyncing each directory that got a
-/// new entry.
+/// new entry. One that is there may be what a process made that ended before
+/// it could do that: its name is made durable when it is first met.
 pub fn create_dirs(path: &Path) -> Result<()> {
+    let known = || DURABLE.lock().unwrap_or_else(PoisonError::into_inner);
     if path.is_dir() {
+        if faults::bug(Bug::TrustFolders) || known().contains(path) {
+            return Ok(());
+        }
+        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            match File::open(parent) {
+                // Who may not read the parent has not made the folder.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                _ => sync_dir(parent)?,
+            }
+        }
+        known().insert(path.to_owned());
         return Ok(());
     }
     if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         create_dirs(parent)?;
     }
     match fs::create_dir(path) {
-        Ok(()) => {}
+        Ok(()) => faults::folder_created(path),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
         Err(e) => return Err(io_error("create folder", path, e)),
     }
     if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         sync_dir(parent)?;
     }
+    known().insert(path.to_owned());
     Ok(())
 }
 
 /// Fsyncs a directory, so that the names in it survive a power loss.
 pub fn sync_dir(path: &Path) -> Result<()> {
-    let result = faults::step(Stage::of(path), "fsync directory", path, || File::open(path)?.sync_all());
-    result.map_err(|e| io_error("sync folder", path, e))?;
-    faults::directory_synced(path);
+    let result = faults::step(Stage::of(path), "fsync directory", path, || {
+        File::open(path)?.sync_all().inspect(|()| faults::directory_synced(path))
+    });
+    result.map_err(|e| io_error("sync folder", path, e))
+}
+
+/// Fsyncs a directory and all below it; where it is gone, the one that it was in.
+pub fn sync_tree(top: &Path) -> Result<()> {
+    let Some(there) = top.ancestors().find(|path| path.is_dir()) else { return Ok(()) };
+    sync_dir(there)?;
+    let mut open = if there == top { vec![top.to_owned()] } else { Vec::new() };
+    while let Some(next) = open.pop() {
+        let wrong = |e| io_error("list", &next, e);
+        for entry in fs::read_dir(&next).map_err(wrong)? {
+            let entry = entry.map_err(wrong)?;
+            if entry.file_type().map_err(wrong)?.is_dir() {
+                sync_dir(&entry.path())?;
+                open.push(entry.path());
+            }
+        }
+    }
     Ok(())
 }
 
@@ -136,10 +172,9 @@ impl NewFile {
             create_dirs(parent)?;
         }
         let file = faults::step(Stage::of(path), "create", path, || {
-            OpenOptions::new().write(true).create_new(true).open(path)
+            OpenOptions::new().write(true).create_new(true).open(path).inspect(|_| faults::file_created(path))
         })
         .map_err(|e| io_error("create", path, e))?;
-        faults::file_created(path);
         Ok(Self { path: path.to_owned(), file: BufWriter::with_capacity(256 * 1024, file) })
     }
 
@@ -147,11 +182,9 @@ impl NewFile {
     /// [`sync_parent`]; several files of one directory share that.
     pub fn finish(mut self) -> Result<()> {
         self.file.flush().map_err(|e| io_error("write", &self.path, e))?;
-        let file = self.file.get_ref();
-        faults::step(Stage::of(&self.path), "fsync", &self.path, || file.sync_all())
-            .map_err(|e| io_error("sync", &self.path, e))?;
-        faults::file_synced(&self.path);
-        Ok(())
+        let (file, path) = (self.file.get_ref(), &self.path);
+        faults::step(Stage::of(path), "fsync", path, || file.sync_all().inspect(|()| faults::file_synced(path)))
+            .map_err(|e| io_error("sync", path, e))
     }
 }
 

@@ -51,6 +51,6 @@ pub fn progress(pipeline: &str) -> String {
 pub const ERASURES: &str = "insightera.erasures";
 
 /// The newest erasure that a table went through; 0 is none.
-pub(crate) fn erasures_of(table: &super::Table) -> u64 {
+pub fn erasures_of(table: &super::Table) -> u64 {
     table.metadata().properties().get(ERASURES).and_then(|text| text.parse().ok()).unwrap_or(0)
 }

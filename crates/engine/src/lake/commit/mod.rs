@@ -13,6 +13,7 @@
 //!
 //! It never deletes a file: what a lost commit wrote is for maintenance.
 
+mod change;
 mod decide;
 mod snapshot;
 mod stream;
@@ -22,9 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iceberg::TableUpdate;
-use iceberg::spec::{DataContentType, DataFile, Operation, TableMetadata};
+use iceberg::spec::{DataContentType, TableMetadata};
 use uuid::Uuid;
 
+pub use change::{Change, ManifestRewrite};
 pub use decide::{AncestorFacts, BaseFacts, Decision, Fence, Intent, decide};
 pub(super) use snapshot::mirrored_progress;
 pub use stream::{Samples, StreamMove, StreamOutcome, StreamState, commit_stream, samples_of};
@@ -38,89 +40,6 @@ use crate::{Error, Result};
 
 /// Tries against other writers before a commit gives up.
 const ATTEMPTS: usize = 100;
-
-/// A change of a table's rows.
-#[derive(Debug, Clone)]
-pub struct Change {
-    /// The table.
-    pub table: TableName,
-    /// The uuid of the table that the files were written for.
-    pub uuid: Uuid,
-    /// The idempotency key.
-    pub intent_id: String,
-    /// The snapshot's operation.
-    pub operation: Operation,
-    /// New data files.
-    pub added: Vec<DataFile>,
-    /// New delete files.
-    pub deletes: Vec<DataFile>,
-    /// Paths of data files to remove.
-    pub removed: Vec<String>,
-    /// The pipeline's fence.
-    pub fence: Option<Fence>,
-    /// Further keys of the snapshot's summary.
-    pub summary: BTreeMap<String, String>,
-    /// The base must still have this current snapshot; else the outcome is
-    /// stale.
-    pub expected: Option<Option<i64>>,
-    /// The snapshot that was read to write [`Change::added`] in the place of
-    /// [`Change::removed`]; position deletes that came to the removed files
-    /// since then make the outcome stale.
-    pub planned_on: Option<i64>,
-    /// The data sequence number of the added files, where they hold rows of
-    /// older files; else the commit's own.
-    pub data_sequence: Option<i64>,
-    /// Whether delete files that apply to no data file any more are removed.
-    pub drop_dangling_deletes: bool,
-    /// Manifests to write anew.
-    pub manifests: Option<ManifestRewrite>,
-    /// The newest erasure that the rows respect; a base that went through a
-    /// later one makes the outcome stale.
-    pub erasures: Option<u64>,
-}
-
-/// The manifests of one partition spec become as few as their entries need.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ManifestRewrite {
-    /// The spec.
-    pub spec_id: i32,
-    /// About how large a manifest becomes.
-    pub target_bytes: i64,
-}
-
-impl Change {
-    /// An append to `table` with a fresh intent.
-    pub fn append(table: &Table, added: Vec<DataFile>) -> Self {
-        Self {
-            table: table.name().clone(),
-            uuid: table.metadata().uuid(),
-            intent_id: Uuid::new_v4().to_string(),
-            operation: Operation::Append,
-            added,
-            deletes: Vec::new(),
-            removed: Vec::new(),
-            fence: None,
-            summary: BTreeMap::new(),
-            expected: None,
-            planned_on: None,
-            data_sequence: None,
-            drop_dangling_deletes: false,
-            manifests: None,
-            erasures: None,
-        }
-    }
-
-    /// The pipeline whose progress the table's properties mirror.
-    fn mirrored(&self) -> Option<&str> {
-        let streams = || self.summary.get(keys::PIPELINE).filter(|_| self.summary.contains_key(keys::POSITIONS));
-        self.fence.as_ref().map(|fence| &fence.pipeline).or_else(streams).map(String::as_str)
-    }
-
-    /// Other files with the same rows; the table reads the same.
-    pub fn replace(table: &Table) -> Self {
-        Self { operation: Operation::Replace, ..Self::append(table, Vec::new()) }
-    }
-}
 
 /// How a commit ended.
 #[derive(Debug)]
@@ -217,7 +136,18 @@ fn overtaken(base: &Table, change: &Change) -> Result<Option<i64>> {
     if change.expected.is_some_and(|expected| expected != current) {
         return Ok(Some(current.unwrap_or_default()));
     }
+    // An erasure keeps the ids of snapshots and replaces their files.
+    if (change.expected.is_some() || change.planned_on.is_some())
+        && !faults::bug(Bug::ExpectedById)
+        && let Some((read, list)) = &change.read
+        && base.metadata().snapshot_by_id(*read).is_some_and(|snapshot| snapshot.manifest_list() != list)
+    {
+        return Ok(Some(current.unwrap_or_default()));
+    }
     let Some(planned) = change.planned_on.filter(|planned| Some(*planned) != current) else { return Ok(None) };
+    if faults::bug(Bug::RewriteIgnoresRace) {
+        return Ok(None);
+    }
     let metadata = base.metadata();
     let Some(planned) = metadata.snapshot_by_id(planned) else { return Ok(Some(current.unwrap_or_default())) };
     let removed: HashSet<&str> = change.removed.iter().map(String::as_str).collect();
@@ -349,6 +279,10 @@ fn swap(lake: &Lake, base: &Table, updates: &[TableUpdate], metadata: TableMetad
             Swap::Unknown(error) if faults::bug(Bug::UnknownIsFailure) => {
                 drop(error);
                 return Ok(Applied::Conflict);
+            }
+            Swap::Unknown(error) if faults::bug(Bug::DeleteOnUnknown) => {
+                base.storage().remove(&location)?;
+                return Err(error);
             }
             Swap::Unknown(error) => {
                 let now = settle(lake, base.name())?;

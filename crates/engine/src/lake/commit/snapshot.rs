@@ -1,16 +1,18 @@
 //! Builds a snapshot: its manifests, its manifest list, its summary.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use iceberg::TableUpdate;
 use iceberg::spec::{
-    DataContentType, DataFile, ManifestContentType, ManifestFile, ManifestListWriter, ManifestStatus, ManifestWriter,
-    ManifestWriterBuilder, PartitionSpec, Snapshot, SnapshotReference, SnapshotRetention, SnapshotSummaryCollector,
-    Summary,
+    DataContentType, DataFile, ManifestContentType, ManifestEntry, ManifestFile, ManifestListWriter, ManifestStatus,
+    ManifestWriter, ManifestWriterBuilder, PartitionSpec, Snapshot, SnapshotReference, SnapshotRetention,
+    SnapshotSummaryCollector, Summary,
 };
 use uuid::Uuid;
 
 use super::{Change, ManifestRewrite};
+use crate::lake::faults::{self, Bug};
 use crate::lake::table::Table;
 use crate::lake::{Lake, files, keys, run_now};
 use crate::{Error, Result};
@@ -43,7 +45,9 @@ pub fn build(lake: &Lake, base: &Table, manifests_of: &Table, change: &Change) -
         manifests = writer.remove(manifests, &removed, ManifestContentType::Data, &mut summary)?;
     }
     if change.drop_dangling_deletes {
-        let dangling = dangling_deletes(base, &manifests)?;
+        let added = if faults::bug(Bug::DanglingIgnoresAdded) { &[] } else { change.added.as_slice() };
+        let sequence = change.data_sequence.unwrap_or_else(|| metadata.next_sequence_number());
+        let dangling = dangling_deletes(base, &manifests, added, sequence)?;
         if !dangling.is_empty() {
             manifests = writer.remove(manifests, &dangling, ManifestContentType::Deletes, &mut summary)?;
         }
@@ -322,9 +326,25 @@ impl Writer<'_> {
     }
 }
 
-/// The delete files of `manifests` that apply to none of their data files.
-fn dangling_deletes(base: &Table, manifests: &[ManifestFile]) -> Result<HashSet<String>> {
+/// The delete files of `manifests` that apply to none of their data files, nor
+/// to those that are added with this data sequence number: rows of older files
+/// may have been deleted by value while they were written.
+fn dangling_deletes(
+    base: &Table,
+    manifests: &[ManifestFile],
+    added: &[DataFile],
+    sequence: i64,
+) -> Result<HashSet<String>> {
     let mut live = files::LiveFiles::default();
+    for file in added {
+        let entry = ManifestEntry::builder()
+            .status(ManifestStatus::Added)
+            .sequence_number(sequence)
+            .data_file(file.clone())
+            .build();
+        let spec_id = base.metadata().default_partition_spec_id();
+        live.data.push(files::LiveFile { entry: Arc::new(entry), spec_id });
+    }
     for manifest in manifests {
         for entry in files::manifest_entries(base, manifest)?.iter().filter(|e| e.is_alive()) {
             let file = files::LiveFile { entry: entry.clone(), spec_id: manifest.partition_spec_id };

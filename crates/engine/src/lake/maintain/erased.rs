@@ -13,6 +13,7 @@ use super::orphans;
 use super::reach::{self, Reached};
 use crate::Result;
 use crate::lake::erase::MARK;
+use crate::lake::faults::{self, Bug};
 use crate::lake::storage::{self, Storage, local_path};
 use crate::lake::table::Table;
 use crate::lake::{Lake, TableName, durable};
@@ -88,6 +89,9 @@ pub fn remove_files(storage: &Storage, locations: &[String]) -> Result<u64> {
 
 /// The names of removed files, too, must not come back after a power loss.
 fn forgotten<'a>(locations: impl IntoIterator<Item = &'a String>) -> Result<()> {
+    if faults::bug(Bug::ErasedNamesNotSynced) {
+        return Ok(());
+    }
     let local = locations.into_iter().filter(|location| storage::is_local(location)).map(|l| local_path(l));
     let folders: BTreeSet<_> = local.filter_map(|path| path.parent().map(std::path::Path::to_owned)).collect();
     folders.iter().filter(|folder| folder.is_dir()).try_for_each(|folder| durable::sync_dir(folder))
@@ -145,5 +149,14 @@ pub fn remove_leftovers(
     }
     done.removed = remove_files(lake.storage(), &gone)?;
     gone.iter().for_each(|location| storage::remove_empty_folders(location, lake.warehouse()));
+    // Files that others have removed, expiry for example, and of which nothing
+    // is left to see, must not come back either.
+    let mut folders = orphans::folders(&table);
+    folders.push(quarantine);
+    for folder in folders.iter().filter(|folder| storage::is_local(folder)) {
+        if !faults::bug(Bug::ErasedNamesNotSynced) {
+            durable::sync_tree(&local_path(folder))?;
+        }
+    }
     Ok(done)
 }

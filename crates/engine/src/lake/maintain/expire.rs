@@ -8,6 +8,7 @@ use iceberg::spec::{MAIN_BRANCH, SnapshotReference, SnapshotRetention};
 
 use super::reach::Reached;
 use super::{check_collectable, setting};
+use crate::lake::faults::{self, Bug};
 use crate::lake::table::Table;
 use crate::lake::{Lake, TableName, commit};
 use crate::{Error, Result};
@@ -75,6 +76,9 @@ pub fn plan(table: &Table, rules: &Rules, now_ms: i64) -> Result<Plan> {
     let mut keep: BTreeSet<i64> = BTreeSet::new();
     let mut referenced: BTreeSet<i64> = BTreeSet::new();
     for (name, reference) in table.refs()? {
+        if name != MAIN_BRANCH && faults::bug(Bug::ExpireIgnoresTags) {
+            continue;
+        }
         let Some(head) = metadata.snapshot_by_id(reference.snapshot_id) else { continue };
         let own_age = match reference.retention {
             SnapshotRetention::Branch { max_ref_age_ms, .. } | SnapshotRetention::Tag { max_ref_age_ms } => {
@@ -187,7 +191,11 @@ pub fn expire(lake: &Lake, name: &TableName, rules: &Rules) -> Result<(Plan, Rem
     }
     // Another look: whatever was committed meanwhile counts.
     let now = lake.table(name)?;
-    let unneeded = needed.without(&Reached::all(&now)?);
+    let still_needed = match faults::bug(Bug::ReachOfCurrent) {
+        true => Reached::of(&now, |id| Some(id) == now.current_snapshot_id())?,
+        false => Reached::all(&now)?,
+    };
+    let unneeded = needed.without(&still_needed);
     let mut removed = Removed::default();
     let mut failed: Option<Error> = None;
     let mut sweep = |paths: &BTreeSet<String>, count: &mut u64| {

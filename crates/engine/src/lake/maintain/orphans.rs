@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::check_collectable;
 use super::reach::{self, Reached};
+use crate::lake::faults::{self, Bug};
 use crate::lake::storage::{self, Storage};
 use crate::lake::table::Table;
 use crate::lake::{Lake, TableName};
@@ -106,7 +107,7 @@ fn candidates(lake: &Lake, name: &TableName, search: Search) -> Result<(Vec<stor
                 continue;
             }
             check_uuid(&table, &file.location)?;
-            if file.modified_ms < search.older_than_ms {
+            if file.modified_ms < search.older_than_ms || faults::bug(Bug::OrphansOfAnyAge) {
                 old.push(file);
             } else {
                 young += 1;
@@ -118,7 +119,7 @@ fn candidates(lake: &Lake, name: &TableName, search: Search) -> Result<(Vec<stor
 
 /// Where a table's files are: its location, and the folders its properties
 /// name.
-fn folders(table: &Table) -> Vec<String> {
+pub(super) fn folders(table: &Table) -> Vec<String> {
     let properties = table.metadata().properties();
     let mut folders = vec![table.metadata().location().trim_end_matches('/').to_owned()];
     for key in ["write.data.path", "write.metadata.path"] {

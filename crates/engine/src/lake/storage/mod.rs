@@ -304,7 +304,9 @@ fn move_local(from: &Path, to: &Path) -> Result<()> {
     if let Some(parent) = to.parent() {
         durable::create_dirs(parent)?;
     }
-    match faults::step(Stage::of(from), "move", from, || fs::rename(from, to)) {
+    match faults::step(Stage::of(from), "move", from, || {
+        fs::rename(from, to).inspect(|()| faults::file_moved(from, to))
+    }) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {

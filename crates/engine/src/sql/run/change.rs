@@ -23,7 +23,7 @@ use crate::lake::commit::{self, Change, Outcome};
 use crate::lake::files::{self, LiveFile};
 use crate::lake::scan::Scan;
 use crate::lake::writer::{TableWriter, WriteOptions};
-use crate::lake::{Lake, Table, TableName};
+use crate::lake::{Lake, Table, TableName, keys};
 use crate::score::TableShape;
 use crate::sql::travel::Pinned;
 use crate::sql::{plan_error, query};
@@ -97,15 +97,22 @@ pub(super) async fn append(
         ))
         .hint("columns are matched in order; name them: INSERT INTO t (a, b) SELECT …"));
     }
-    let added = write(context, sql, table, plan, &names).await?;
-    let rows = added.iter().map(DataFile::record_count).sum();
-    if rows == 0 {
-        return Ok((0, table.current_snapshot_id()));
+    let mut table = table.clone();
+    for _ in 0..ATTEMPTS {
+        let added = write(context, sql, &table, plan.clone(), &names).await?;
+        let rows = added.iter().map(DataFile::record_count).sum();
+        if rows == 0 {
+            return Ok((0, table.current_snapshot_id()));
+        }
+        let mut change = Change::append(&table, added);
+        // An erasure removes files with the entity that are not committed yet.
+        change.erasures = Some(keys::erasures_of(&table));
+        if let Outcome::Committed { snapshot_id, .. } = commit::commit(lake, &change)? {
+            return Ok((rows, Some(snapshot_id)));
+        }
+        table = lake.table(table.name())?;
     }
-    match commit::commit(lake, &Change::append(table, added))? {
-        Outcome::Committed { snapshot_id, .. } => Ok((rows, Some(snapshot_id))),
-        Outcome::Stale { .. } => Err(Error::internal("an append was stale")),
-    }
+    Err(gave_up(table.name()))
 }
 
 fn target_columns(table: &Table, columns: &[String]) -> Result<Vec<String>> {

@@ -1,21 +1,17 @@
-//! Random sequences of everything that can happen to a table, with crashes and
-//! power loss at any durable operation: after every step each reachable file
-//! is there and every row is right.
-//!
-//! `INSIGHTERA_SEQUENCES` is how many (60), `INSIGHTERA_SEQUENCE_SEED` the
-//! first seed; a failure names its own, which alone gives the same trace.
+//! Sequences on disk: statements and whole commands, as people give them, on
+//! the SQLite catalog, with the erasure's ledger and proof.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::path::Path;
 
 use insightera_core::Clock;
 use insightera_engine::lake::faults;
 use insightera_engine::sql::Shell;
 use insightera_engine::{Error, Workspace};
 
+use super::Seeded;
+use super::walker::Walker;
+use super::world::{age, counted};
 use crate::changed::try_delete;
 use crate::project::{PIPELINE, TestProject, block_on, nim};
 
@@ -44,23 +40,6 @@ enum Step {
     Erase(usize),
 }
 
-/// Numbers from a seed: splitmix64.
-struct Seeded(u64);
-
-impl Seeded {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-}
-
 /// What must be in the table, kept outside of it.
 #[derive(Debug, Clone, Default)]
 struct Ledger {
@@ -77,6 +56,7 @@ struct Sequence {
     project: TestProject,
     ledger: Ledger,
     random: Seeded,
+    walker: Walker,
     trace: Vec<String>,
 }
 
@@ -88,8 +68,15 @@ fn add(rows: &mut Rows, from: usize, count: usize) {
 
 impl Sequence {
     fn new(folder: &Path, seed: u64) -> Self {
+        faults::watch(folder);
         let project = TestProject::at(folder, PIPELINE);
-        let sequence = Self { project, ledger: Ledger::default(), random: Seeded(seed), trace: Vec::new() };
+        let sequence = Self {
+            project,
+            ledger: Ledger::default(),
+            random: Seeded(seed),
+            walker: Walker::default(),
+            trace: Vec::new(),
+        };
         sequence.create().unwrap();
         sequence
     }
@@ -250,15 +237,18 @@ impl Sequence {
         let step = self.choose();
         let accident = (self.random.below(3) == 0).then(|| {
             let n = 1 + self.random.below(25) as u64;
-            (n, self.random.below(2) == 0, self.random.below(2) == 0)
+            let after = self.random.below(2) == 0;
+            let power =
+                (self.random.below(2) == 0).then(|| (self.random.below(4) as u64).wrapping_mul(self.random.next()));
+            (n, faults::Accident::Stop { after, power })
         });
         self.trace.push(format!("{step:?} {accident:?}"));
         let folder = self.project.folder.clone();
-        if let Some((n, after, power)) = accident {
-            faults::plan_accident(&folder, n, after, power);
+        if let Some((n, accident)) = accident {
+            faults::plan_accident(&folder, n, accident);
         }
         let (mut ledgers, mut result) = self.act(&step);
-        let mut happened = accident.is_some() && faults::recover(&folder);
+        let mut happened = faults::recover(&folder) == faults::Happened::Stop;
         if happened && matches!(step, Step::Erase(_)) {
             // The same command goes on, and then all of it has happened.
             self.project.reopen();
@@ -332,7 +322,7 @@ impl Sequence {
 
     /// What must hold after every step.
     fn look(&mut self, rows: &Rows, happened: bool) -> Result<(), String> {
-        walk(&self.project.folder)?;
+        walk(&self.project.folder, &mut self.walker, &self.ledger)?;
         let table = self.project.table(TABLE);
         let there: BTreeSet<i64> = table.metadata().snapshots().map(|s| s.snapshot_id()).collect();
         if let Some(current) = table.current_snapshot_id() {
@@ -383,122 +373,32 @@ fn append(workspace: &Workspace, from: usize, count: usize) -> Result<(), Error>
     block_on(Shell::new(workspace).run(&sql)).map(drop)
 }
 
-/// Lets every file grow old by the storage's clock.
-fn age(folder: &Path) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            age(&path);
-        } else if let Ok(file) = std::fs::File::open(&path) {
-            let _ = file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
-        }
-    }
-}
-
-/// Walks from the catalog to every file that some snapshot of the table needs,
-/// with the parsers of SQLite and the Iceberg crate and nothing of ours.
-fn walk(folder: &Path) -> Result<(), String> {
+/// Walks every table of the catalog, which SQLite itself reads; of the one
+/// that the ledger knows, all snapshots hold what it says.
+fn walk(folder: &Path, walker: &mut Walker, ledger: &Ledger) -> Result<(), String> {
     let catalog = rusqlite::Connection::open(folder.join("warehouse/catalog.db")).map_err(|e| e.to_string())?;
     let mut query = catalog.prepare("SELECT metadata_location FROM iceberg_tables").map_err(|e| e.to_string())?;
     let pointers = query.query_map([], |row| row.get::<_, String>(0)).map_err(|e| e.to_string())?;
     for pointer in pointers {
-        walk_table(&path_of(&pointer.map_err(|e| e.to_string())?))?;
-    }
-    Ok(())
-}
-
-fn path_of(location: &str) -> PathBuf {
-    PathBuf::from(location.trim_start_matches("file://"))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|e| format!("a reachable file is lost: {}: {e}", path.display()))
-}
-
-fn walk_table(pointer: &Path) -> Result<(), String> {
-    let wrong = |e: &dyn std::fmt::Display| format!("{}: {e}", pointer.display());
-    let mut bytes = read(pointer)?;
-    if bytes.starts_with(&[0x1f, 0x8b]) {
-        let mut text = Vec::new();
-        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(bytes.as_slice()), &mut text)
-            .map_err(|e| wrong(&e))?;
-        bytes = text;
-    }
-    let metadata: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| wrong(&e))?;
-    for logged in metadata["metadata-log"].as_array().into_iter().flatten() {
-        read(&path_of(logged["metadata-file"].as_str().unwrap_or_default()))?;
-    }
-    for snapshot in metadata["snapshots"].as_array().into_iter().flatten() {
-        let list = read(&path_of(snapshot["manifest-list"].as_str().unwrap_or_default()))?;
-        let list = iceberg::spec::ManifestList::parse_with_version(&list, iceberg::spec::FormatVersion::V2)
-            .map_err(|e| wrong(&e))?;
-        let mut rows = 0;
-        for manifest in list.entries() {
-            let bytes = read(&path_of(&manifest.manifest_path))?;
-            if bytes.len() as i64 != manifest.manifest_length {
-                return Err(format!("{} is torn", manifest.manifest_path));
+        let found = walker.walk(&pointer.map_err(|e| e.to_string())?)?;
+        for (id, snapshot) in found.snapshots {
+            let Some(wanted) = ledger.snapshots.get(&id) else { continue };
+            let rows: Rows = counted(&snapshot.rows).into_iter().map(|(student, n)| (nim(student), n)).collect();
+            if rows != *wanted {
+                return Err(format!("snapshot {id} holds {rows:?}, not {wanted:?}"));
             }
-            let (entries, _) = iceberg::spec::Manifest::parse_avro(&bytes).map_err(|e| wrong(&e))?.into_parts();
-            for entry in entries.iter().filter(|entry| entry.is_alive()) {
-                let file = entry.data_file();
-                if read(&path_of(file.file_path()))?.len() as u64 != file.file_size_in_bytes() {
-                    return Err(format!("{} is torn", file.file_path()));
-                }
-                if file.content_type() == iceberg::spec::DataContentType::Data {
-                    rows += file.record_count();
-                }
-            }
-        }
-        let told = snapshot["summary"]["total-records"].as_str().and_then(|n| n.parse::<u64>().ok());
-        if told.is_some_and(|told| told != rows) {
-            return Err(format!("snapshot {} has {rows} rows, its summary says {told:?}", snapshot["snapshot-id"]));
         }
     }
     Ok(())
 }
 
-fn run(folder: &Path, seed: u64) -> Result<(), String> {
+pub fn run(folder: &Path, seed: u64) -> Result<(), String> {
     let mut sequence = Sequence::new(folder, seed);
     for number in 0..STEPS {
         sequence
             .step()
             .map_err(|problem| format!("seed {seed}, step {number}: {problem}\n  {}", sequence.trace.join("\n  ")))?;
     }
+    faults::forget(folder);
     Ok(())
-}
-
-fn number(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
-}
-
-#[test]
-fn whatever_happens_to_a_table_no_reachable_file_is_lost_and_every_row_is_right() {
-    let (count, first) = (number("INSIGHTERA_SEQUENCES", 60), number("INSIGHTERA_SEQUENCE_SEED", 1));
-    // Memory is a folder that no disk slows down; what a power loss takes is modelled.
-    let memory = Path::new("/dev/shm");
-    let temp = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
-    let next = Arc::new(AtomicU64::new(first));
-    let failures: Vec<String> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..2)
-            .map(|_| {
-                let (next, temp) = (next.clone(), temp.path());
-                scope.spawn(move || {
-                    let mut failures = Vec::new();
-                    loop {
-                        let seed = next.fetch_add(1, Ordering::SeqCst);
-                        if seed >= first + count || !failures.is_empty() {
-                            return failures;
-                        }
-                        let folder = temp.join(seed.to_string());
-                        std::fs::create_dir(&folder).unwrap();
-                        let folder = folder.canonicalize().unwrap();
-                        failures.extend(run(&folder, seed).err());
-                        std::fs::remove_dir_all(&folder).unwrap();
-                    }
-                })
-            })
-            .collect();
-        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
-    });
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
