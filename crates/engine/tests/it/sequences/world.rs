@@ -200,7 +200,7 @@ impl World {
             Step::Manifests => manifests::rewrite(lake, &name, None).map(drop),
             Step::Expire { keep } => {
                 let older_than_ms = Some(lake.clock().now_millis());
-                let rules = Rules { older_than_ms, retain_last: Some(*keep), snapshot_ids: Vec::new() };
+                let rules = Rules { older_than_ms, retain_last: Some(*keep), ..Rules::default() };
                 expire::expire(lake, &name, &rules).map(drop)
             }
             Step::Orphans { sweep } => {
