@@ -22,9 +22,9 @@ from lakehouse import FEATURES, OUTPUT, Project, duckdb_connection, multiset, ro
 STUDENTS = 60
 CREDENTIALS = {"JUDGE_KEY_ID": servers.KEY_ID, "JUDGE_KEY": servers.KEY, "JUDGE_AZURE_KEY": servers.AZURE_KEY}
 # Every kind of catalog and of store; in a long run also each with the others.
-PLACES = ["rest-s3", "postgres-s3", "sqlite-azure", "hive3"]
+PLACES = ["rest-s3", "postgres-s3", "sqlite-azure", "hive4"]
 if os.environ.get("INSIGHTERA_TEST_LONG"):
-    PLACES += ["rest", "postgres", "sqlite-s3", "hive4"]
+    PLACES += ["rest", "postgres", "sqlite-s3", "hive3"]
 
 
 class Place(Project):
@@ -249,10 +249,10 @@ def test_a_lost_reply_of_an_applied_commit_is_found_out(place):
     assert place.run()["status"] == "unchanged"
 
 
-@pytest.mark.parametrize("place", ["rest", "postgres", "sqlite-s3", "hive3"], indirect=True)
+@pytest.mark.parametrize("place", ["rest", "postgres", "sqlite-s3", "hive4"], indirect=True)
 def test_a_server_that_is_gone_is_told_and_no_secret_is(place):
     place.run()
-    server = {"rest": lambda: place.rest, "postgres": lambda: place.postgres.server, "hive3": lambda: place.hive}.get(
+    server = {"rest": lambda: place.rest, "postgres": lambda: place.postgres.server, "hive4": lambda: place.hive}.get(
         place.kind, lambda: place.server)()
     settings = (place.folder / "insightera.toml")
     text = settings.read_text()
@@ -286,7 +286,7 @@ def engine_tests():
 
 def test_every_catalog_keeps_the_promises_of_the_engine_s_suite(tmp_path, binary, started):
     program = engine_tests()
-    kinds = dict.fromkeys([*PLACES, "hive4"])
+    kinds = dict.fromkeys([*PLACES, "hive3"])
     places = [Place(kind, tmp_path / kind, binary, started) for kind in kinds]
     environment = dict(CREDENTIALS)
     for place in places:
