@@ -115,7 +115,7 @@ class Hive:
             database = derby(folder / "database")
             if version == "hive4":
                 # Or it tries for twenty seconds what its database cannot do.
-                database["metastore.hmshandler.retry.attempts"] = 0
+                database["metastore.hmshandler.retry.interval"] = "10ms"
         settings(folder / "conf", database, folder)
         self.port = free_port()
         program = [HERE / "HiveMetastore.java", self.port] if version == "hive3" else [
