@@ -113,6 +113,9 @@ class Hive:
         else:
             shutil.copytree(home / "empty", folder / "database")
             database = derby(folder / "database")
+            if version == "hive4":
+                # Or it tries for twenty seconds what its database cannot do.
+                database["metastore.hmshandler.retry.interval"] = "10ms"
         settings(folder / "conf", database, folder)
         self.port = free_port()
         program = [HERE / "HiveMetastore.java", self.port] if version == "hive3" else [

@@ -98,23 +98,6 @@ def test_spark_reads_what_we_write_and_we_read_what_spark_writes(place, hive_in_
     assert multiset_of() == multiset(place.table(FEATURES).scan().to_arrow(), in_spark(spark, FEATURES).column_names)
 
 
-@pytest.mark.skipif(not LONG, reason="Spark commits there, and PyIceberg while nobody locks")
-@pytest.mark.parametrize("place", ["hive3", "hive4"], indirect=True)
-def test_pyiceberg_commits_between_our_files_and_our_pointer(place, tmp_path):
-    place.run()
-    place.change()
-    gate = tmp_path / "gate"
-    slow = place.start("run", "risk", environment={"INSIGHTERA_FAULT": f"pause:swap:{gate}"})
-    wait_for(f"{gate}.waiting", slow)
-    with place.table(OUTPUT).transaction() as transaction:
-        transaction.set_properties(judge="was here")
-    gate.touch()
-    output, errors = slow.communicate(timeout=120)
-    assert slow.returncode == 0, output + errors
-    assert place.table(OUTPUT).properties["judge"] == "was here"
-    assert place.counts() == AFTER_CHANGE
-
-
 @pytest.mark.parametrize(("place", "when"), [
     (version, when) for version in ("hive3", "hive4") for when in ("before", "after")
     if LONG or (version, when) == ("hive3", "after")], indirect=["place"])
@@ -186,20 +169,6 @@ def test_a_lock_of_somebody_else_is_waited_for(place):
     assert place.counts() == AFTER_CHANGE
 
 
-@pytest.mark.skipif(not LONG, reason="a long run asks a second metastore of Hive 4")
-def test_hive_4_over_a_database_that_cannot_compare_relies_on_the_lock(tmp_path, binary, started, small_model):
-    server = started("hive4-derby", lambda home: hive_servers.Hive("hive4", home))
-    place = Place("hive4", tmp_path / "project", binary, lambda *_: server).prepare(small_model)
-    place.run()
-    place.change()
-    assert place.run()["status"] == "committed"
-    assert place.counts() == AFTER_CHANGE
-    settings = place.folder / "insightera.toml"
-    settings.write_text(settings.read_text().replace("[storage]", "lock = false\n[storage]"))
-    refused = place.call("sql", f"DELETE FROM {FEATURES} WHERE nim = '000003'")
-    assert refused.code == 1 and "lock = false" in refused.stderr, refused
-
-
 def test_a_table_of_hive_s_own_is_not_taken_for_one_of_iceberg(tmp_path, binary, started):
     from hive_metastore.ttypes import Database, FieldSchema, SerDeInfo, StorageDescriptor, Table
 
@@ -213,3 +182,33 @@ def test_a_table_of_hive_s_own_is_not_taken_for_one_of_iceberg(tmp_path, binary,
     assert listed.code == 0 and "plain" not in listed.stdout, listed
     answer = place.call("sql", "SELECT * FROM old.plain")
     assert answer.code == 1 and "no table of Iceberg" in answer.stderr, answer
+
+
+if LONG:
+
+    @pytest.mark.parametrize("place", ["hive3", "hive4"], indirect=True)
+    def test_pyiceberg_commits_between_our_files_and_our_pointer(place, tmp_path):
+        place.run()
+        place.change()
+        gate = tmp_path / "gate"
+        slow = place.start("run", "risk", environment={"INSIGHTERA_FAULT": f"pause:swap:{gate}"})
+        wait_for(f"{gate}.waiting", slow)
+        with place.table(OUTPUT).transaction() as transaction:
+            transaction.set_properties(judge="was here")
+        gate.touch()
+        output, errors = slow.communicate(timeout=120)
+        assert slow.returncode == 0, output + errors
+        assert place.table(OUTPUT).properties["judge"] == "was here"
+        assert place.counts() == AFTER_CHANGE
+
+    def test_hive_4_over_a_database_that_cannot_compare_relies_on_the_lock(tmp_path, binary, started, small_model):
+        server = started("hive4-derby", lambda home: hive_servers.Hive("hive4", home))
+        place = Place("hive4", tmp_path / "project", binary, lambda *_: server).prepare(small_model)
+        place.run()
+        place.change()
+        assert place.run()["status"] == "committed"
+        assert place.counts() == AFTER_CHANGE
+        settings = place.folder / "insightera.toml"
+        settings.write_text(settings.read_text().replace("[storage]", "lock = false\n[storage]"))
+        refused = place.call("sql", f"DELETE FROM {FEATURES} WHERE nim = '000003'")
+        assert refused.code == 1 and "lock = false" in refused.stderr, refused
