@@ -416,7 +416,7 @@ mod accidents {
 
     /// All operations in a long run, else every so many: each is two processes and a look at everything.
     fn step() -> usize {
-        if std::env::var_os("INSIGHTERA_TEST_LONG").is_some() { 1 } else { 7 }
+        if std::env::var_os("INSIGHTERA_TEST_LONG").is_some() { 1 } else { 11 }
     }
 
     #[test]
