@@ -12,6 +12,9 @@ use crate::folder;
 /// reader of Parquet.
 const SMALL: (usize, usize) = (256 << 10, 1 << 20);
 
+/// Seconds that a model has to be loaded in time once.
+const PATIENCE: f64 = 5.0;
+
 #[test]
 fn a_reference_model_loads_within_50_ms_and_four_times_its_files() {
     let test = "a_reference_model_loads_within_50_ms_and_four_times_its_files";
@@ -27,8 +30,12 @@ fn a_reference_model_loads_within_50_ms_and_four_times_its_files() {
         let artifact = Artifact::read(&path).unwrap();
         let times = 4 * usize::try_from(artifact.total_bytes()).unwrap();
         let (mut fastest, mut bytes) = (f64::INFINITY, (0, 0));
-        // Others may have the processor now and then.
-        for _ in 0..5 {
+        // Others may have the processor now and then, for a while.
+        let patience = clock.monotonic_seconds() + PATIENCE;
+        for round in 0.. {
+            if round >= 5 && (fastest < 0.05 || clock.monotonic_seconds() > patience) {
+                break;
+            }
             let start = clock.monotonic_seconds();
             let (model, held, peak) = counted(|| load(&artifact));
             fastest = fastest.min(clock.monotonic_seconds() - start);
