@@ -101,7 +101,7 @@ impl Scan {
         let mut parts = Vec::with_capacity(groups.len());
         for group in groups {
             let sets: Vec<Arc<DeletedValues>> = group.values.iter().map(|at| equality.set(*at).clone()).collect();
-            parts.push(self.read_group(group, &sets, projected, (pushed, limit, all), state)?);
+            parts.extend(self.read_group(group, &sets, projected, (pushed, limit, all), state)?);
         }
         Ok(match parts.len() {
             0 => Arc::new(EmptyExec::new(Arc::new(self.schema.project(projected)?))),
@@ -178,6 +178,7 @@ impl Scan {
         })
     }
 
+    /// Reads the files of a group; nothing where no row of them is wanted.
     fn read_group(
         &self,
         group: Group,
@@ -185,11 +186,14 @@ impl Scan {
         projected: &[usize],
         (pushed, limit, all): (Option<&Arc<dyn PhysicalExpr>>, Option<usize>, bool),
         state: &dyn Session,
-    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+    ) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
         let Output { schema, columns } = self.output(sets).map_err(external)?;
         let given = schema.table_schema().clone();
         let threads = state.config().target_partitions();
         let (files, chosen) = self.choose_rows(group.files, threads).map_err(external)?;
+        if files.is_empty() {
+            return Ok(None);
+        }
         let keys = self.keys.as_ref().filter(|_| !chosen);
 
         // What the filters above need is read as well, and dropped at the end.
@@ -247,7 +251,7 @@ impl Scan {
             });
             plan = Arc::new(ProjectionExec::try_new(wanted.collect::<Vec<_>>(), plan)?);
         }
-        Ok(plan)
+        Ok(Some(plan))
     }
 
     fn parquet(
