@@ -21,10 +21,11 @@ fn bytes(folder: &Path, of: &dyn Fn(&str) -> bool) -> u64 {
         .sum()
 }
 
-fn median(times: &[f64]) -> f64 {
+/// The time that a commit took where nobody else had the disk and the processor: other tests run beside this one.
+fn undisturbed(times: &[f64]) -> f64 {
     let mut sorted = times.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
+    sorted[sorted.len() / 10]
 }
 
 fn maintain(workspace: &Workspace, policy: &Policy) {
@@ -59,9 +60,9 @@ fn a_commit_every_second_costs_the_same_after_hours_and_metadata_stays_small() {
     let all = bytes(&folder, &|_| true);
     let snapshots = table.metadata().snapshots().count();
     let files = std::fs::read_dir(project.folder.join("warehouse/gold/grades/data")).unwrap().count();
-    let (first, last) = (median(&times[..window]), median(&times[commits - window..]));
+    let (first, last) = (undisturbed(&times[..window]), undisturbed(&times[commits - window..]));
     println!(
-        "{commits} commits: the first {window} took {first:.1} ms, the last {last:.1} ms (medians); {snapshots} snapshots, \
+        "{commits} commits: the first {window} took {first:.1} ms, the last {last:.1} ms (a tenth took less); {snapshots} snapshots, \
          {files} data files, current metadata {:.2} MB, all metadata {:.1} MB",
         current as f64 / 1e6,
         all as f64 / 1e6
