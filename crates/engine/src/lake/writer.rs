@@ -13,7 +13,7 @@ use std::io::Write;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Float64Type, Int64Type, SchemaRef as ArrowSchemaRef};
+use arrow::datatypes::{DataType, SchemaRef as ArrowSchemaRef};
 use iceberg::arrow::RecordBatchPartitionSplitter;
 use iceberg::spec::{DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, PrimitiveType, Schema, Struct};
 use parquet::arrow::ArrowWriter;
@@ -386,14 +386,13 @@ fn repeats(column: &ArrayRef) -> bool {
         seen.insert(hasher.finish());
     };
     match column.data_type() {
-        DataType::Float64 => {
-            column.as_primitive::<Float64Type>().values()[..rows].iter().for_each(|v| add(&v.to_le_bytes()));
-        }
-        DataType::Int64 => {
-            column.as_primitive::<Int64Type>().values()[..rows].iter().for_each(|v| add(&v.to_le_bytes()));
-        }
         DataType::Utf8 => (0..rows).for_each(|i| add(column.as_string::<i32>().value(i).as_bytes())),
-        _ => return true,
+        other => {
+            let Some(width) = other.primitive_width().filter(|width| *width >= 8) else { return true };
+            let data = column.to_data();
+            let Some(values) = data.buffers().first() else { return true };
+            values[data.offset() * width..].chunks_exact(width).take(rows).for_each(add);
+        }
     }
     rows < 64 || seen.len() * 10 < rows * 7
 }
