@@ -356,7 +356,7 @@ fn settle(lake: &Lake, name: &TableName) -> Result<Table> {
     loop {
         match lake.table(name) {
             Err(error) if error.retryable() && wait < Duration::from_secs(4) => {
-                std::thread::sleep(wait);
+                lake.clock().sleep(wait);
                 wait *= 2;
             }
             other => return other,
