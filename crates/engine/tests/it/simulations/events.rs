@@ -1,13 +1,15 @@
 //! The events of a simulation, and what must become of them: a fold over each
 //! partition in the order of offsets that shares no code with the engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::project::START;
 use crate::sequences::Seeded;
 
 pub const HOUR: i64 = 3_600_000_000;
 pub const DAY: i64 = 24 * HOUR;
+/// How far an event is ahead that comes from a future near enough to pass.
+const AHEAD: i64 = 3 * HOUR;
 /// As the pipeline says.
 const LATENESS: i64 = DAY;
 const MAX_FUTURE: i64 = 2 * HOUR;
@@ -46,7 +48,7 @@ pub fn next(partition: usize, before: &[Event], now: i64, random: &mut Seeded) -
         0 => at -= 3 * DAY,
         1 => payload = Some("{\"nim\": \"broken".to_owned()),
         2 => payload = Some(format!("{{\"nim\":null,\"kind\":\"attendance\",\"at\":{at}}}")),
-        3 => at = now + 3 * HOUR,
+        3 => at = now + AHEAD,
         4 => at = START + 30_000 * DAY,
         5 | 6 => kind = "noise",
         7..=10 => (kind, data) = ("grade", "null".to_owned()),
@@ -60,17 +62,25 @@ pub fn next(partition: usize, before: &[Event], now: i64, random: &mut Seeded) -
     Event { offset, arrival: now, said: said.then(|| Said { nim, kind, at, flag }), payload }
 }
 
+impl Event {
+    /// Whether it is not ahead any more when it arrives later.
+    fn passes(&self) -> bool {
+        self.said.as_ref().is_some_and(|said| said.at == self.arrival + AHEAD)
+    }
+}
+
 /// Rows as text, sorted, by table.
 pub type Rows = BTreeMap<&'static str, Vec<String>>;
 
-/// What must be in the tables.
-pub fn wanted(partitions: &[Vec<Event>]) -> Rows {
-    let mut rows: Rows =
-        [("live", Vec::new()), ("late", Vec::new()), ("dead", Vec::new()), ("alerts", Vec::new())].into();
+/// What must be in the tables. Where events arrive whenever they are read,
+/// `judged` are the dead letters: what was judged once stays.
+pub fn wanted(partitions: &[Vec<Event>], judged: Option<&[String]>) -> Rows {
+    let mut rows: Rows = super::world::TABLES.iter().map(|(table, _)| (*table, Vec::new())).collect();
     let mut put = |table: &'static str, row: String| rows.entry(table).or_default().push(row);
     for (partition, events) in partitions.iter().enumerate() {
         let (mut newest, mut first) = (i64::MIN, None);
         let mut seen: Vec<&Said> = Vec::new();
+        let mut held = BTreeSet::new();
         for event in events {
             let place = format!("{partition} {}", event.offset);
             let Some(said) = &event.said else {
@@ -80,8 +90,13 @@ pub fn wanted(partitions: &[Vec<Event>]) -> Rows {
             if said.kind == "noise" {
                 continue;
             }
-            if said.at > event.arrival + MAX_FUTURE {
-                put("dead", format!("{place} {}", event.payload));
+            let dead = format!("{place} {}", event.payload);
+            let future = match judged.filter(|_| event.passes()) {
+                Some(judged) => judged.contains(&dead),
+                None => said.at > event.arrival + MAX_FUTURE,
+            };
+            if future {
+                put("dead", dead);
                 continue;
             }
             if said.at < newest.saturating_sub(LATENESS) {
@@ -102,8 +117,14 @@ pub fn wanted(partitions: &[Vec<Event>]) -> Rows {
             };
             let complete = (day - 6) * DAY >= began;
             put("live", format!("{place} {} {} {rate} {complete}", said.nim, window.len()));
-            if window.len() >= ALERT_AT {
-                put("alerts", format!("{place} {} {}", said.nim, window.len()));
+            let row = format!("{place} {} {}", said.nim, window.len());
+            if window.len() < ALERT_AT {
+                held.remove(&said.nim);
+            } else {
+                if held.insert(&said.nim) {
+                    put("began", row.clone());
+                }
+                put("alerts", row);
             }
         }
     }

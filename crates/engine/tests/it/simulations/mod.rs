@@ -53,6 +53,16 @@ fn the_same_seed_makes_the_same_trace() {
     }
 }
 
+/// A lost file of theirs would be another table's to who looks for orphans.
+#[test]
+fn processes_that_begin_at_once_leave_one_table_of_each_name() {
+    use simulation::begin_at_once;
+    for seed in 1..=8 {
+        let temp = folder();
+        begin_at_once(&temp.path().canonicalize().unwrap(), seed);
+    }
+}
+
 /// Only the simulations find bugs here: the test program is started again with
 /// one of them put back.
 #[test]

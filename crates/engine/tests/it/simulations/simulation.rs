@@ -12,9 +12,11 @@ use insightera_engine::stream::Rebalance;
 use super::catalog::Late;
 use super::events::{self, Event, HOUR, Rows};
 use super::source::{Plan, Topic};
-use super::world::{Done, Ended, Fate, Job, Share, World, is_of_others};
+use super::world::{Done, Ended, Fate, Job, Share, TABLES, World, is_of_others};
 use crate::sequences::{Seeded, age};
 
+/// What is said where files of two tables are in one folder.
+const OTHERS: &str = "belongs to a table with the uuid";
 /// The shortest simulation.
 const STEPS: usize = 5;
 
@@ -30,9 +32,9 @@ enum Trouble {
 
 impl Plan {
     /// Everything that is there, each event once.
-    pub fn to_the_end(seed: u64) -> Self {
+    pub fn to_the_end(seed: u64, timeless: bool) -> Self {
         let (own, moves) = Default::default();
-        Self { seed, own, moves, polls: usize::MAX, rejoins: false, repeats: false }
+        Self { seed, own, moves, polls: usize::MAX, rejoins: false, repeats: false, timeless }
     }
 }
 
@@ -40,6 +42,12 @@ struct Simulation<'a> {
     world: World,
     random: Seeded,
     events: Vec<Vec<Event>>,
+    /// Whether the topic does not say when an event came.
+    timeless: bool,
+    /// Whether something has gone wrong, and whether the files of the windows
+    /// were lost.
+    troubled: bool,
+    lost: bool,
     done: &'a Done,
     trace: Vec<String>,
 }
@@ -50,7 +58,9 @@ pub fn run(folder: &Path, seed: u64, done: &Done) -> Result<Vec<String>, String>
     let mut random = Seeded::new(seed);
     let (steps, partitions) = (STEPS + random.below(4), 1 + random.below(3));
     let (events, trace) = (vec![Vec::new(); partitions], Vec::new());
-    let mut simulation = Simulation { world: World::new(folder), random, events, done, trace };
+    let (timeless, troubled, lost) = (random.below(4) == 0, false, false);
+    let world = World::new(folder);
+    let mut simulation = Simulation { world, random, events, timeless, troubled, lost, done, trace };
     let mut result = Ok(());
     for number in 0..=steps {
         result = if number < steps { simulation.step() } else { simulation.compare() };
@@ -87,7 +97,7 @@ impl Simulation<'_> {
     fn plan(&mut self, own: Vec<u32>) -> Plan {
         let polls = if self.one_in(3) { 1 + self.random.below(8) } else { 500 };
         let (seed, rejoins, repeats) = (self.random.next(), self.one_in(2), self.one_in(2));
-        Plan { seed, own, moves: VecDeque::new(), polls, rejoins, repeats }
+        Plan { seed, own, moves: VecDeque::new(), polls, rejoins, repeats, timeless: self.timeless }
     }
 
     /// Partitions that come and go, from poll to poll.
@@ -144,9 +154,10 @@ impl Simulation<'_> {
     }
 
     fn maintenance(&mut self) -> Job {
-        let table = ["live", "live", "live", "dead", "late", "alerts"][self.random.below(6)];
-        let (job, kind) = match self.random.below(8) {
-            0..=2 => (Job::Compact(table), "compaction"),
+        let table = ["live", "live", "live", "dead", "late", "alerts", "began"][self.random.below(7)];
+        let (job, kind) = match self.random.below(9) {
+            0 | 1 => (Job::Compact(table), "compaction"),
+            2 | 8 => (Job::Maintain(table, 1 + self.random.below(2)), "compaction and expiry"),
             3 => (Job::Manifests(table), "rewrite of manifests"),
             4..=6 => (Job::Expire(table, 1 + self.random.below(3)), "expiry"),
             _ => (Job::Orphans(table), "removal of orphans"),
@@ -183,7 +194,13 @@ impl Simulation<'_> {
         if self.one_in(3) {
             age(&self.world.folder.join("warehouse"));
         }
-        let mut jobs = self.streams();
+        if self.one_in(12) {
+            self.world.lose_windows();
+            self.lost = true;
+            self.done.note("loss of the windows' files");
+            self.trace.push("the windows' files are lost".to_owned());
+        }
+        let mut jobs = if self.one_in(6) { vec![self.maintenance()] } else { self.streams() };
         for _ in 0..[0, 0, 1, 1, 2][self.random.below(5)] {
             let job = self.maintenance();
             jobs.push(job);
@@ -202,6 +219,7 @@ impl Simulation<'_> {
         let happened = faults::recover(&self.world.folder);
         let arrives = happened != Happened::Stop || self.one_in(2);
         self.world.pointers.settle(arrives);
+        self.troubled |= happened != Happened::Nothing || ended.iter().any(|ended| ended.happened);
         self.note(trouble, happened, &ended);
         self.judge(&jobs, &ended, happened)?;
         let positions = self.world.positions().map_err(|error| format!("the tables cannot be read: {error}"))?;
@@ -244,6 +262,8 @@ impl Simulation<'_> {
                     let allowed = match error.kind() {
                         ErrorKind::Unavailable => troubled,
                         ErrorKind::Conflict if stream => streams > 1 || troubled,
+                        // A table that was being made when something happened.
+                        ErrorKind::Data => self.troubled && error.to_string().contains(OTHERS),
                         kind => !stream && is_of_others(kind),
                     };
                     if !allowed {
@@ -264,14 +284,19 @@ impl Simulation<'_> {
     fn compare(&mut self) -> Result<(), String> {
         self.world.clock.advance(HOUR);
         let topic: Topic = Arc::new(self.events.clone());
-        let job = Job::Stream { share: Share::All, plan: Plan::to_the_end(self.random.next()) };
+        let job = Job::Stream { share: Share::All, plan: Plan::to_the_end(self.random.next(), self.timeless) };
         let ended = self.world.run(&[job], None, &topic, 0);
         self.world.pointers.settle(true);
         if let Err(error) = &ended[0].result {
             return Err(format!("the last run ended with: {error}"));
         }
         let found = self.world.rows().map_err(|error| format!("the tables cannot be read: {error}"))?;
-        let wanted = events::wanted(&self.events);
+        let judged = self.timeless.then(|| found["dead"].as_slice());
+        let mut wanted = events::wanted(&self.events, judged);
+        if self.lost {
+            // With the windows' files goes what is remembered of alerts: they may be told once more.
+            wanted.remove("began");
+        }
         match difference(&found, &wanted) {
             None => Ok(()),
             Some(difference) => Err(difference),
@@ -295,4 +320,21 @@ fn difference(found: &Rows, wanted: &Rows) -> Option<String> {
         return Some(format!("{table} has {} rows, not {}: {}", found.len(), wanted.len(), told.join("; ")));
     }
     None
+}
+
+/// Two processes of a stream that has no tables yet; afterwards orphans can be
+/// told in each of them.
+pub fn begin_at_once(folder: &Path, seed: u64) {
+    let world = World::new(folder);
+    let stream =
+        |number| Job::Stream { share: Share::Group, plan: Plan { own: vec![number], ..Plan::to_the_end(seed, false) } };
+    let topic: Topic = Arc::new(vec![Vec::new(); 2]);
+    for ended in world.run(&[stream(0), stream(1)], None, &topic, seed) {
+        ended.result.unwrap();
+    }
+    age(&world.folder.join("warehouse"));
+    let jobs: Vec<Job> = TABLES.iter().map(|(table, _)| Job::Orphans(table)).collect();
+    for ended in world.run(&jobs, None, &topic, seed) {
+        ended.result.unwrap();
+    }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use insightera_core::{Clock, ManualClock};
 use insightera_engine::Result;
 use insightera_engine::lake::faults;
 use insightera_engine::stream::{Feed, Partition, RawPart, Rebalance, Source};
@@ -33,11 +34,15 @@ pub struct Plan {
     pub rejoins: bool,
     /// Whether events come more than once.
     pub repeats: bool,
+    /// Whether they arrive when they are read: the topic does not say when they
+    /// came.
+    pub timeless: bool,
 }
 
 /// What a process has of the topic.
 struct Deliveries {
     topic: Topic,
+    clock: Arc<ManualClock>,
     folder: PathBuf,
     plan: Plan,
     random: Seeded,
@@ -50,8 +55,9 @@ struct Deliveries {
 }
 
 /// Feeds a process that `stop` ends.
-pub fn feed(topic: &Topic, folder: PathBuf, plan: Plan, stop: Arc<AtomicBool>) -> Feed {
-    let (topic, waits, opened) = (topic.clone(), Arc::new(AtomicBool::new(true)), AtomicU64::new(0));
+pub fn feed(topic: &Topic, clock: &Arc<ManualClock>, folder: PathBuf, plan: Plan, stop: Arc<AtomicBool>) -> Feed {
+    let (topic, clock) = (topic.clone(), clock.clone());
+    let (waits, opened) = (Arc::new(AtomicBool::new(true)), AtomicU64::new(0));
     let own = waits.clone();
     Feed {
         open: Arc::new(move |group| {
@@ -66,6 +72,7 @@ pub fn feed(topic: &Topic, folder: PathBuf, plan: Plan, stop: Arc<AtomicBool>) -
             let group = group.member.is_some();
             Ok(Box::new(Deliveries {
                 topic: topic.clone(),
+                clock: clock.clone(),
                 folder: folder.clone(),
                 random: Seeded::new(plan.seed.wrapping_add(again)),
                 group,
@@ -101,7 +108,7 @@ impl Deliveries {
         let mut part = RawPart { partition, ..RawPart::default() };
         for event in given {
             part.offsets.push(event.offset);
-            part.arrivals.push(event.arrival);
+            part.arrivals.push(if self.plan.timeless { self.clock.now_micros() } else { event.arrival });
             part.payload.extend_from_slice(event.payload.as_bytes());
             part.ends.push(part.payload.len());
             part.next_offset = event.offset + 1;

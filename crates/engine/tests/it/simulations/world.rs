@@ -63,6 +63,10 @@ source_offset = "source_offset"
 [alerts.many]
 when = "events >= 3"
 table = "ml.alerts"
+[alerts.began]
+when = "events >= 3"
+on_change = true
+table = "ml.began"
 [stream]
 max_rows = 12
 freshness = "1 hour"
@@ -71,11 +75,12 @@ late_events = "ml.late"
 "#;
 
 /// The stream's tables, and what is compared of each.
-pub const TABLES: [(&str, &str); 4] = [
+pub const TABLES: [(&str, &str); 5] = [
     ("live", "nim, events, rate, window_complete"),
     ("late", "payload"),
     ("dead", "payload"),
     ("alerts", "nim, events"),
+    ("began", "nim, events"),
 ];
 
 pub fn name(table: &str) -> TableName {
@@ -93,8 +98,13 @@ pub enum Share {
 /// A process of a step.
 #[derive(Debug, Clone)]
 pub enum Job {
-    Stream { share: Share, plan: Plan },
+    Stream {
+        share: Share,
+        plan: Plan,
+    },
     Compact(&'static str),
+    /// Compaction, and expiry of all but so many snapshots right after it.
+    Maintain(&'static str, usize),
     Manifests(&'static str),
     Expire(&'static str, usize),
     Orphans(&'static str),
@@ -145,6 +155,11 @@ impl World {
         Lake::new(door.clone(), Storage::default(), warehouse, self.clock.clone())
     }
 
+    /// The files of the windows go: the topic has the events.
+    pub fn lose_windows(&self) {
+        let _ = std::fs::remove_dir_all(self.folder.join("warehouse/_streams"));
+    }
+
     /// Runs processes side by side, one of them at a time.
     pub fn run(&self, jobs: &[Job], fate: Option<(usize, Fate)>, topic: &Topic, seed: u64) -> Vec<Ended> {
         let turns = &self.pointers.turns;
@@ -187,7 +202,7 @@ impl World {
         let lake = self.lake(door);
         match job {
             Job::Stream { share, plan } => {
-                let fed = feed(topic, self.folder.clone(), plan.clone(), stop.clone());
+                let fed = feed(topic, &self.clock, self.folder.clone(), plan.clone(), stop.clone());
                 let options = StreamOptions {
                     until_end: !matches!(share, Share::Group),
                     partitions: if let Share::Named(own) = share { Some(own.clone()) } else { None },
@@ -196,17 +211,13 @@ impl World {
                 };
                 block_on(stream::run(&self.workspace.simulated(lake, fed), "live", &options)).map(Some)
             }
-            Job::Compact(table) => {
-                let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
-                let options = Options { rewrite_all: true, ..Options::default() };
-                block_on(rewrite::rewrite(&lake, &context, &name(table), &options, None)).map(|_| None)
+            Job::Compact(table) => compact(&lake, table).map(|()| None),
+            Job::Maintain(table, keep) => {
+                compact(&lake, table)?;
+                expire(&lake, table, *keep).map(|()| None)
             }
             Job::Manifests(table) => manifests::rewrite(&lake, &name(table), None).map(|_| None),
-            Job::Expire(table, keep) => {
-                let older_than_ms = Some(lake.clock().now_millis());
-                let rules = Rules { older_than_ms, retain_last: Some(*keep), ..Rules::default() };
-                expire::expire(&lake, &name(table), &rules).map(|_| None)
-            }
+            Job::Expire(table, keep) => expire(&lake, table, *keep).map(|()| None),
             Job::Orphans(table) => {
                 let search = orphans::default_search(lake.clock().now_millis());
                 let found = orphans::find(&lake, &name(table), search)?;
@@ -239,7 +250,8 @@ impl World {
 
     /// What is in the tables.
     pub fn rows(&self) -> Result<Rows> {
-        let fed = feed(&Topic::default(), self.folder.clone(), Plan::to_the_end(0), Arc::default());
+        let plan = Plan::to_the_end(0, false);
+        let fed = feed(&Topic::default(), &self.clock, self.folder.clone(), plan, Arc::default());
         let workspace = self.workspace.simulated(self.observer(), fed);
         let mut all = Rows::new();
         for (table, columns) in TABLES {
@@ -258,6 +270,18 @@ impl World {
         }
         Ok(all)
     }
+}
+
+fn compact(lake: &Lake, table: &str) -> Result<()> {
+    let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+    let options = Options { rewrite_all: true, ..Options::default() };
+    block_on(rewrite::rewrite(lake, &context, &name(table), &options, None)).map(drop)
+}
+
+fn expire(lake: &Lake, table: &str, keep: usize) -> Result<()> {
+    let older_than_ms = Some(lake.clock().now_millis());
+    let rules = Rules { older_than_ms, retain_last: Some(keep), ..Rules::default() };
+    expire::expire(lake, &name(table), &rules).map(drop)
 }
 
 fn text(column: &dyn Array, row: usize) -> String {
