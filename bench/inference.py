@@ -45,6 +45,9 @@ AGREEMENT_ROWS = 100_000
 SINGLE_ROWS = 5_000
 # Fewer rows than this are no measurement of a batch.
 FEWEST = 10_000
+# Many short rounds: a disturbance of the machine is in few of them.
+SCALING_ROUNDS = 41
+SCALING_SECONDS = 0.1
 # Rows to find out how fast an engine explains.
 EXPLAINED = 50
 
@@ -161,12 +164,31 @@ def batches(model, names, threads, options, rows):
         for engine in engines:
             found = engine.ask(f"single {SINGLE_ROWS}") if not engine.failed else {}
             engine.single = (found.get("p50"), found.get("p99"))
-    spins = [engine.ask("spin 200").get("wall") for engine in engines if engine.name == OURS for _ in range(3)]
     if threads == 1:
         explain(engines, options)
     for engine in engines:
         engine.close()
-    return {engine.name: engine for engine in engines}, min(filter(None, spins), default=None)
+    return {engine.name: engine for engine in engines}
+
+
+def scaling(model, name, options, rows):
+    """What more threads bring to ours and to arithmetic alone, turn by turn: a phase of the
+    machine is in all of a round. Medians over the rounds, and the middle half of the last."""
+    few, many = options.threads[0], options.threads[-1]
+    engines = [Engine(name, model, threads, options.binary, rows) for threads in (few, many)]
+    for engine in engines:
+        engine.calibrate(SCALING_SECONDS, options.rows)
+    gains, bests = [], []
+    for _ in range(SCALING_ROUNDS):
+        speeds = [engine.rows / engine.ask(f"rows {engine.rows}")["wall"] for engine in engines]
+        spins = [threads / engine.ask("spin 50")["wall"] for engine, threads in zip(engines, (few, many))]
+        gains.append(speeds[1] / speeds[0])
+        bests.append(spins[1] / spins[0])
+    for engine in engines:
+        engine.close()
+    shares = [gain / best for gain, best in zip(gains, bests)]
+    low, middle, high = statistics.quantiles(shares, n=4)
+    return statistics.median(gains), statistics.median(bests), low, middle, high
 
 
 def explain(engines, options):
@@ -210,10 +232,10 @@ def report_model(key, options, rows):
     # YDF's model is its own: it has a time and no agreement.
     able = [name for name in names if isinstance(agreement[name], float)]
     wrong = [name for name in able if agreement[name] > TOLERANCE and name != "ydf"]
-    results, spins = {}, {}
+    results = {}
     for threads in options.threads:
         print(f"{title}: {threads} threads, {', '.join(able)}", file=sys.stderr, flush=True)
-        results[threads], spins[threads] = batches(model, able, threads, options, rows)
+        results[threads] = batches(model, able, threads, options, rows)
     first, last = options.threads[0], options.threads[-1]
     ours = results[first].get(OURS)
     header = ["engine", *(f"rows/s, {t} thread{'s' * (t > 1)}" for t in options.threads), "ours is faster by", "rows per CPU second"]
@@ -235,10 +257,11 @@ def report_model(key, options, rows):
         reason = results[first][name].failed if name in able else agreement[name]
         if reason:
             lines.append(f"- {name.replace('_', ' ')} did not run: {reason}")
-    if ours and ours.speed() and last > first and spins[first] and spins[last]:
-        gain = results[last][OURS].speed() / ours.speed()
-        best = last / first * spins[first] / spins[last]
-        lines.append(f"- {last} threads score {gain:.2f} times as fast as {first}; arithmetic alone runs {best:.2f} times as fast")
+    if ours and ours.speed() and last > first:
+        for name in (OURS, NARROW):
+            gain, best, low, middle, high = scaling(model, name, options, rows)
+            lines.append(f"- {name.replace('_', ' ')}, turn by turn: {last} threads score {gain:.2f} times as fast as {first}, arithmetic alone runs "
+                         f"{best:.2f} times as fast: {middle:.2f} of it (middle half of {SCALING_ROUNDS} rounds {low:.2f}-{high:.2f})")
     peers = [results[first][name].speed() for name in able if name not in (OURS, NARROW, "ydf", *wrong) and results[first][name].speed()]
     if ours and ours.speed() and peers:
         lines.append(f"- ours against the fastest peer that agrees: {ours.speed() / max(peers):.2f}x")

@@ -238,9 +238,6 @@ fn a_run_of_another_pipeline_in_between_only_rebases() {
 #[test]
 fn every_known_bug_that_is_put_back_is_found() {
     let template = template();
-    let operations = template.operations();
-    let swap = operations.iter().position(|o| o.split('\t').nth(1) == Some("Swap")).unwrap() + 1;
-    let after_swap = format!("power:after:{swap}");
     let raced = |bug: &str, second: &str, also: Option<&str>| {
         template.reset();
         race(&template.folder, "run", second, bug);
@@ -253,7 +250,7 @@ fn every_known_bug_that_is_put_back_is_found() {
     let mut found: Vec<(&str, Option<String>)> = Vec::new();
     for bug in ["NoMetadataFsync", "NoDirectoryFsync"] {
         template.reset();
-        do_it(&template.folder, "run", &after_swap, bug);
+        assert!(!do_it(&template.folder, "run", "power:after:swap@1", bug).success());
         // The metadata may be unreadable altogether.
         let broken = std::panic::catch_unwind(|| check_after(&template.folder).err());
         found.push((bug, broken.unwrap_or_else(|_| Some("nothing opens".into()))));

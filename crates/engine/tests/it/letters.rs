@@ -139,9 +139,8 @@ fn a_replay_killed_before_or_after_any_durable_operation_scores_each_letter_once
 #[test]
 fn a_replay_whose_predictions_come_before_its_record_is_found() {
     let template = template();
-    let operations = template.operations();
-    let swaps = (1..=operations.len()).filter(|index| operations[index - 1].split('\t').nth(1) == Some("Swap"));
-    let found = swaps.skip(4).find_map(|swap| template.find(&format!("kill:after:{swap}"), "PredictionsFirst"));
+    let swaps = template.operations().iter().filter(|o| o.split('\t').nth(1) == Some("Swap")).count();
+    let found = (5..=swaps).find_map(|swap| template.find(&format!("kill:after:swap@{swap}"), "PredictionsFirst"));
     assert!(found.is_some());
 }
 

@@ -3,9 +3,11 @@
 use std::borrow::Cow;
 
 use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float32Type, Int64Type};
 use arrow::record_batch::RecordBatch;
+use arrow::util::bit_chunk_iterator::BitChunks;
 
 use super::tensor::{Data, Kind, Tensor, Words};
 use crate::columns;
@@ -28,8 +30,42 @@ pub struct Feed {
 pub struct Column<'a> {
     name: &'a str,
     array: &'a ArrayRef,
-    /// Its values, where they can be read as they are.
-    singles: Option<&'a [f32]>,
+    /// Its values, where the input and the column are float32.
+    singles: Option<Singles<'a>>,
+}
+
+/// The values of a float32 column. Threads read parts of it at the same time:
+/// borrowed, so that no part counts references to the column's buffers.
+#[derive(Debug, Clone, Copy)]
+struct Singles<'a> {
+    values: &'a [f32],
+    nulls: Option<&'a NullBuffer>,
+}
+
+impl<'a> Singles<'a> {
+    fn of(array: &'a ArrayRef) -> Option<Self> {
+        let plain = array.as_primitive_opt::<Float32Type>()?;
+        Some(Self { values: plain.values(), nulls: plain.nulls().filter(|nulls| nulls.null_count() > 0) })
+    }
+
+    /// Some rows of it, NaN where null.
+    fn part(&self, start: usize, count: usize) -> Cow<'a, [f32]> {
+        let values = self.values.get(start..start + count).unwrap_or_default();
+        let Some(nulls) = self.nulls else { return Cow::Borrowed(values) };
+        let bits = BitChunks::new(nulls.validity(), nulls.offset() + start, values.len());
+        let mut own = values.to_vec();
+        for (word, part) in bits.iter_padded().zip(own.chunks_mut(64)) {
+            let mut missing = !word;
+            if part.len() < 64 {
+                missing &= (1 << part.len()) - 1;
+            }
+            while missing != 0 {
+                part[missing.trailing_zeros() as usize] = f32::NAN;
+                missing &= missing - 1;
+            }
+        }
+        Cow::Owned(own)
+    }
 }
 
 impl Feed {
@@ -46,8 +82,7 @@ impl Feed {
         let names = wanted.get(self.columns.clone()).unwrap_or_default();
         let columns = names.iter().map(|input| {
             let array = columns::find(batch, &input.name, wanted)?;
-            let plain = array.as_primitive_opt::<Float32Type>().filter(|plain| plain.null_count() == 0);
-            let singles = plain.map(|plain| &plain.values()[..]).filter(|_| self.kind == Kind::F32);
+            let singles = if self.kind == Kind::F32 { Singles::of(array) } else { None };
             let column = Column { name: &input.name, array, singles };
             // A wrong type is told for no rows as well.
             if singles.is_none() {
@@ -117,7 +152,7 @@ fn by_row<T: Copy + Default>(columns: &[&[T]], count: usize) -> Vec<T> {
 impl Column<'_> {
     fn part(&self, start: usize, count: usize) -> Result<Cow<'_, [f32]>> {
         match self.singles {
-            Some(values) => Ok(Cow::Borrowed(values.get(start..start + count).unwrap_or_default())),
+            Some(singles) => Ok(singles.part(start, count)),
             None => columns::single_array(&self.array.slice(start, count), self.name).map(Cow::Owned),
         }
     }
@@ -165,4 +200,27 @@ fn whole(column: &ArrayRef, name: &str) -> Result<Vec<i64>> {
             .with_hint(hint))
     };
     columns::with_nan(&columns::number_array(column, name)?).into_iter().map(exact).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Float32Array;
+
+    use super::*;
+
+    #[test]
+    fn any_rows_of_a_column_are_those_of_its_slice() {
+        let all: Float32Array = (0..500).map(|i| (i % 7 != 3 && i % 64 != 0).then_some(i as f32)).collect();
+        // With a start that is no multiple of a byte, as after a slice.
+        for offset in [0, 1, 13, 64, 130] {
+            let column: ArrayRef = std::sync::Arc::new(all.slice(offset, 300));
+            let singles = Singles::of(&column).unwrap();
+            for (start, count) in [(0, 300), (0, 0), (5, 1), (63, 66), (64, 128), (171, 129), (300, 0)] {
+                let found = singles.part(start, count);
+                let wanted = columns::single_array(&column.slice(start, count), "x").unwrap();
+                let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
+                assert_eq!(bits(&found), bits(&wanted), "rows {start}+{count} from {offset}");
+            }
+        }
+    }
 }

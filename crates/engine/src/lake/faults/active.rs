@@ -15,21 +15,36 @@ use super::{Bug, Stage};
 enum Plan {
     None,
     Record(PathBuf),
-    End { after: bool, power: bool, n: u64 },
+    End { after: bool, power: bool, at: Place },
+}
+
+/// An operation by its number in the process. Threads that run beside each
+/// other can shift the numbers of all operations, not those of the swaps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Operation(u64),
+    Swap(u64),
 }
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
 static SWAPS: AtomicU64 = AtomicU64::new(0);
+static SWAPS_BEGUN: AtomicU64 = AtomicU64::new(0);
 static PLAN: LazyLock<Plan> = LazyLock::new(|| {
     let text = std::env::var("INSIGHTERA_FAULT").unwrap_or_default();
     let parts: Vec<&str> = text.splitn(3, ':').collect();
     match parts.as_slice() {
         ["record", file] => Plan::Record(file.into()),
-        [kind @ ("kill" | "power"), when, n] => Plan::End {
-            after: *when == "after",
-            power: *kind == "power",
-            n: n.parse().expect("INSIGHTERA_FAULT: a number"),
-        },
+        [kind @ ("kill" | "power"), when, at] => {
+            let number = |text: &str| text.parse().expect("INSIGHTERA_FAULT: a number");
+            Plan::End {
+                after: *when == "after",
+                power: *kind == "power",
+                at: match at.strip_prefix("swap@") {
+                    Some(swap) => Place::Swap(number(swap)),
+                    None => Place::Operation(number(at)),
+                },
+            }
+        }
         _ => Plan::None,
     }
 });
@@ -167,13 +182,15 @@ pub fn step<T>(stage: Stage, what: &str, path: &Path, act: impl FnOnce() -> io::
         _ => {}
     }
     let n = COUNT.fetch_add(1, Ordering::SeqCst) + 1;
+    let swap = (stage == Stage::Swap).then(|| SWAPS.fetch_add(1, Ordering::SeqCst) + 1);
+    let here = |at: Place| at == Place::Operation(n) || swap.is_some_and(|swap| at == Place::Swap(swap));
     match &*PLAN {
         Plan::Record(file) => {
             let mut log = fs::OpenOptions::new().create(true).append(true).open(file)?;
             // One write, since several threads log.
             log.write_all(format!("{n}\t{stage:?}\t{what}\t{}\n", path.display()).as_bytes())?;
         }
-        Plan::End { after: false, power, n: at } if *at == n => end(*power),
+        Plan::End { after: false, power, at } if here(*at) => end(*power),
         _ => {}
     }
     let removed = if what == "remove" { power::about_to_remove(path) } else { None };
@@ -183,8 +200,8 @@ pub fn step<T>(stage: Stage, what: &str, path: &Path, act: impl FnOnce() -> io::
     if result.is_ok() {
         power::removed(removed);
     }
-    if let Plan::End { after: true, power, n: at } = &*PLAN
-        && *at == n
+    if let Plan::End { after: true, power, at } = &*PLAN
+        && here(*at)
     {
         end(*power)
     }
@@ -220,7 +237,7 @@ pub fn bug(bug: Bug) -> bool {
 /// Waits before a pointer swap, when a test asks for it.
 pub fn before_swap() {
     let text = std::env::var("INSIGHTERA_FAULT").unwrap_or_default();
-    let swap = SWAPS.fetch_add(1, Ordering::SeqCst) + 1;
+    let swap = SWAPS_BEGUN.fetch_add(1, Ordering::SeqCst) + 1;
     let file = match text.strip_prefix("pause:swap@").and_then(|rest| rest.split_once(':')) {
         Some((at, file)) => (at.parse() == Ok(swap)).then_some(file),
         None => text.strip_prefix("pause:swap:"),

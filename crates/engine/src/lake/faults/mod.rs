@@ -5,6 +5,7 @@
 //! `kill:after:N` abort the process at the N-th; `power:before:N` and
 //! `power:after:N` first throw away what a power loss would: content that was
 //! not fsynced is torn, names in directories that were not fsynced vanish;
+//! `swap@N` in the place of N is the N-th pointer swap;
 //! `pause:swap:FILE` waits before the pointer swap until FILE exists,
 //! `pause:swap@N:FILE` before the N-th;
 //! `lose-reply` makes the swap report an unknown outcome after it happened.
