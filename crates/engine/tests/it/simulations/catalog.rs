@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use insightera_engine::lake::catalog::{Catalog, Loaded, Next, Swap};
@@ -28,6 +28,10 @@ const SWITCH: usize = 10;
 pub struct Turns {
     turn: Mutex<Turn>,
     changed: Condvar,
+    /// How often a process was left in the middle, and how often until all
+    /// others had ended.
+    switches: AtomicU64,
+    pauses: AtomicU64,
 }
 
 #[derive(Default)]
@@ -79,7 +83,9 @@ impl Turns {
             return;
         }
         let all: Vec<usize> = turn.ready.iter().copied().filter(|other| *other != who).collect();
+        self.switches.fetch_add(1, Ordering::Relaxed);
         if turn.below(3) == 0 {
+            self.pauses.fetch_add(1, Ordering::Relaxed);
             turn.ready.retain(|other| *other != who);
             turn.paused.push(who);
         }
@@ -87,6 +93,12 @@ impl Turns {
         turn.current = Some(all[at]);
         self.changed.notify_all();
         drop(self.wait(turn, who));
+    }
+
+    /// How often a process was left in the middle since the last question, and
+    /// how often until all others had ended.
+    pub fn counted(&self) -> (u64, u64) {
+        (self.switches.swap(0, Ordering::Relaxed), self.pauses.swap(0, Ordering::Relaxed))
     }
 
     /// A process has ended.

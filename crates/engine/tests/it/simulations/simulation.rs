@@ -217,6 +217,9 @@ impl Simulation<'_> {
         }
         let ended = self.world.run(&jobs, fate, &topic, seed);
         let happened = faults::recover(&self.world.folder);
+        let (switches, pauses) = self.world.pointers.turns.counted();
+        self.done.add("switch to another process", switches);
+        self.done.add("pause until others had ended", pauses);
         let arrives = happened != Happened::Stop || self.one_in(2);
         self.world.pointers.settle(arrives);
         self.troubled |= happened != Happened::Nothing || ended.iter().any(|ended| ended.happened);

@@ -309,6 +309,10 @@ pub struct Done {
 
 impl Done {
     pub fn note(&self, kind: &'static str) {
-        *self.kinds.lock().unwrap().entry(kind).or_default() += 1;
+        self.add(kind, 1);
+    }
+
+    pub fn add(&self, kind: &'static str, count: u64) {
+        *self.kinds.lock().unwrap().entry(kind).or_default() += count;
     }
 }
