@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Wall-clock time and a monotonic timer.
 pub trait Clock: Send + Sync + fmt::Debug {
@@ -15,6 +15,11 @@ pub trait Clock: Send + Sync + fmt::Debug {
     /// Milliseconds since 1970-01-01T00:00:00Z.
     fn now_millis(&self) -> i64 {
         self.now_micros().div_euclid(1000)
+    }
+
+    /// Waits before something is tried again.
+    fn sleep(&self, time: Duration) {
+        std::thread::sleep(time);
     }
 }
 
@@ -52,7 +57,8 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is told to move.
+/// A clock that stands still until it is told to move. Nobody waits by it: who
+/// sleeps goes on at once, and no time has passed.
 #[derive(Debug)]
 pub struct ManualClock {
     micros: AtomicI64,
@@ -78,6 +84,8 @@ impl Clock for ManualClock {
     fn monotonic_seconds(&self) -> f64 {
         self.now_micros() as f64 / 1e6
     }
+
+    fn sleep(&self, _: Duration) {}
 }
 
 #[cfg(test)]

@@ -21,6 +21,8 @@ pub struct Workspace {
     lake: Lake,
     registry: Arc<dyn Registry>,
     clock: Arc<dyn Clock>,
+    #[cfg(feature = "faults")]
+    feed: Option<crate::stream::Feed>,
 }
 
 impl Workspace {
@@ -48,7 +50,27 @@ impl Workspace {
         let lake = lake::connect(settings, busy, clock.clone(), create)?;
         let options = RegistryOptions { create: true, busy_timeout: busy };
         let registry = EmbeddedRegistry::open_with(&settings.registry.path, clock.clone(), options)?;
-        Ok(Self { lake, registry: Arc::new(registry), clock, project })
+        Ok(Self {
+            lake,
+            registry: Arc::new(registry),
+            clock,
+            project,
+            #[cfg(feature = "faults")]
+            feed: None,
+        })
+    }
+
+    /// The same project over another lake, its streams fed by a test.
+    #[cfg(feature = "faults")]
+    #[must_use]
+    pub fn simulated(&self, lake: Lake, feed: crate::stream::Feed) -> Self {
+        Self { lake, feed: Some(feed), ..self.clone() }
+    }
+
+    /// What a test feeds the streams with.
+    #[cfg(feature = "faults")]
+    pub(crate) fn feed(&self) -> Option<&crate::stream::Feed> {
+        self.feed.as_ref()
     }
 
     /// The project.

@@ -85,6 +85,8 @@ pub struct Committer {
     main: Option<Owned>,
     sides: Vec<Owned>,
     chains: BTreeMap<u32, Vec<String>>,
+    /// Counted with [`Bug::RestartedIntents`] alone.
+    intents: u64,
 }
 
 impl Committer {
@@ -92,7 +94,7 @@ impl Committer {
     pub fn new(lake: &Lake, program: Arc<Program>, run_id: String) -> Self {
         let source = String::new();
         let (main, sides, chains) = Default::default();
-        Self { lake: lake.clone(), program, run_id, source, erasures: 0, main, sides, chains }
+        Self { lake: lake.clone(), program, run_id, source, erasures: 0, main, sides, chains, intents: 0 }
     }
 
     /// The newest erasure that the rows respect.
@@ -276,6 +278,7 @@ impl Committer {
             let mut change = Change::append(&table, writer.finish()?);
             change.erasures = Some(self.erasures);
             change.summary.insert(keys::RUN_ID.into(), self.run_id.clone());
+            self.count(&mut change);
             let claims = self.claims(&owned, interval);
             self.retry(&mut owned, &change, claims, (BTreeMap::new(), BTreeMap::new()), keep_trying)?;
             self.sides[side] = owned;
@@ -313,10 +316,18 @@ impl Committer {
             (keys::TIMESTAMP, (interval.timestamp > i64::MIN).then(|| interval.timestamp.to_string())),
         ];
         change.summary.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
+        self.count(&mut change);
         let claims = self.claims(&owned, interval);
         let snapshot_id = self.retry(&mut owned, &change, claims, (chains, interval.samples.clone()), keep_trying)?;
         self.main = Some(owned);
         Ok(snapshot_id)
+    }
+
+    fn count(&mut self, change: &mut Change) {
+        if faults::bug(Bug::RestartedIntents) {
+            self.intents += 1;
+            change.intent_id = format!("{}-{}", self.program.pipeline.name, self.intents);
+        }
     }
 
     /// What the interval claims in a table: from where that table is.
@@ -376,7 +387,7 @@ impl Committer {
                 }
                 // What was sent may be in the table: the same intent again.
                 Err(error) if error.retryable() && keep_trying(tries) => {
-                    std::thread::sleep(pause);
+                    self.lake.clock().sleep(pause);
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 Err(error) => return Err(error),

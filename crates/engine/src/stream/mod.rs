@@ -37,6 +37,7 @@ mod commit;
 mod compare;
 mod decode;
 mod expression;
+mod feed;
 mod flow;
 mod join;
 mod json;
@@ -70,12 +71,16 @@ mod worker;
 
 pub(crate) use checkpoints::WindowFiles;
 pub use compare::Difference;
+#[cfg(feature = "faults")]
+pub use feed::Feed;
 pub use letters::{ReplaySummary, replay_dead_letters};
 pub(crate) use program::Program;
 pub use program::check;
 pub use recorded::Bound;
 pub use replay::{ReplayOptions, ReplayReport, replay};
 pub use run::{Alert, StreamEnd, StreamOptions, StreamSummary, run};
+#[cfg(feature = "faults")]
+pub use source::{Group, Partition, RawPart, Rebalance, Source};
 pub use status::{LiveStatus, Status, status};
 
 /// Properties of the tables that a stream makes: commits are many, so few old

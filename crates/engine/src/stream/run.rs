@@ -13,13 +13,14 @@ use serde_json::Value;
 
 use super::checkpoints::{Checkpoints, Pending};
 use super::commit::{Committed, Committer, Interval};
+use super::feed;
 use super::flow::{Counts, Flow, PollOutput};
 use super::join::JoinTable;
 use super::live::LiveTopic;
 use super::member::Member;
 use super::metrics::Metrics;
 use super::program::{Program, Scorer};
-use super::source::{self, Group, RawPart, Source};
+use super::source::{Group, RawPart, Source};
 use super::states::{CLOSED, Extent, States};
 use super::status::{self, LiveStatus};
 use super::takeover::{Sharing, in_two_partitions};
@@ -28,6 +29,7 @@ use super::worker::Worker;
 use crate::config::SourceSettings;
 use crate::erase::ErasedEntities;
 use crate::lake::commit::Samples;
+use crate::lake::faults::{self, Bug};
 use crate::notify::{Notice, Outbox, Warn};
 use crate::workspace::Workspace;
 use crate::{Error, Result};
@@ -224,7 +226,7 @@ fn runs(
                 }
                 (scorer, join) = (stream.flow.scorer.clone(), stream.flow.join.clone());
                 drop(stream);
-                std::thread::sleep(JOIN_AGAIN);
+                workspace.clock().sleep(JOIN_AGAIN);
                 continue;
             }
             end => end?,
@@ -371,7 +373,7 @@ impl Stream {
         // Those are a group who write one table.
         let name = format!("insightera-{}-{}", pipeline.name, table.metadata().uuid().simple());
         let group = Group { name, member: (sharing == Sharing::Group).then(|| member.name.clone()) };
-        let source = source::open(&workspace.project().dir, &pipeline.source, &clock, &group)?;
+        let source = feed::open(workspace, &pipeline.source, &group)?;
         let identity = source.identity().to_owned();
         committer.of_source(&identity);
         let checkpoints = Checkpoints::new(workspace.lake(), &pipeline.name);
@@ -474,7 +476,9 @@ impl Stream {
             if self.sharing == Sharing::Group && !waits {
                 self.rebalance()?;
             }
-            self.finish_commit(false)?;
+            if let Some(wait) = feed::look(&self.workspace) {
+                self.finish_commit(wait)?;
+            }
             if self.is_due() {
                 self.cut()?;
             }
@@ -505,7 +509,7 @@ impl Stream {
                     std::thread::sleep(POLL_WAIT);
                     Vec::new()
                 }
-                parts => parts?,
+                parts => self.not_yet_read(parts?),
             }
         } else if self.now() < self.held_until {
             std::thread::sleep(POLL_WAIT);
@@ -533,6 +537,21 @@ impl Stream {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// What a source gives out again, and what is another process's, is not
+    /// read twice.
+    fn not_yet_read(&self, parts: Vec<RawPart>) -> Vec<RawPart> {
+        if faults::bug(Bug::DuplicatesTaken) {
+            return parts;
+        }
+        let fresh = |part: RawPart| {
+            let position = *self.positions.get(&part.partition)?;
+            let again = part.offsets.first().is_some_and(|first| *first < position);
+            let part = if again { part.between(position, i64::MAX) } else { part };
+            (part.next_offset > position).then_some(part)
+        };
+        parts.into_iter().filter_map(fresh).collect()
     }
 
     fn warn(&self, text: &str) {

@@ -19,5 +19,7 @@ mod runs;
 mod sequences;
 mod shards;
 #[cfg(feature = "faults")]
+mod simulations;
+#[cfg(feature = "faults")]
 mod stream_faults;
 mod streams;

@@ -11,7 +11,8 @@
 //!   base, the same metadata file is swapped in again, so that a late first
 //!   attempt and the second are the same commit.
 //!
-//! It never deletes a file: what a lost commit wrote is for maintenance.
+//! It never deletes a file: what a lost commit wrote is for maintenance. Only
+//! the first metadata file of a table that another process made meanwhile goes.
 
 mod change;
 mod decide;
@@ -191,7 +192,15 @@ pub fn create(lake: &Lake, draft: &Table) -> Result<Table> {
     match lake.catalog().create(name, Next { updates: &[], metadata, location: &location }) {
         Swap::Done(Some(loaded)) => lake.loaded(name, *loaded),
         Swap::Done(None) => Ok(Table::new(name.clone(), draft.metadata_ref(), location, draft.storage().clone())),
-        Swap::Conflict => lake.table(name),
+        Swap::Conflict => {
+            let table = lake.table(name)?;
+            if !location.is_empty() && table.metadata().uuid() != metadata.uuid() {
+                // Nobody was told of the file, and to who looks for orphans it
+                // would be another table's. One that stays is told there.
+                let _ = draft.storage().remove(&location);
+            }
+            Ok(table)
+        }
         Swap::Refused(error) => Err(error),
         Swap::Unknown(error) => match lake.find(name) {
             Ok(Some(table)) => Ok(table),
@@ -388,7 +397,7 @@ fn settle(lake: &Lake, name: &TableName) -> Result<Table> {
     loop {
         match lake.table(name) {
             Err(error) if error.retryable() && wait < Duration::from_secs(4) => {
-                std::thread::sleep(wait);
+                lake.clock().sleep(wait);
                 wait *= 2;
             }
             other => return other,

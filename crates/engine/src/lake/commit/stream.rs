@@ -99,7 +99,18 @@ pub fn commit_stream(lake: &Lake, change: &Change, moved: &StreamMove) -> Result
                 claim.epoch = state.committed.owners.get(partition).map_or(claim.epoch, |owner| owner.epoch);
             }
         }
-        match position::decide(&state.committed, &intent) {
+        let at_least = faults::bug(Bug::PositionAtLeast).then(|| {
+            let mut committed = state.committed.clone();
+            for (partition, claim) in &intent.claims {
+                committed.positions.entry(*partition).and_modify(|position| *position = claim.lo.min(*position));
+            }
+            committed
+        });
+        match position::decide(at_least.as_ref().unwrap_or(&state.committed), &intent) {
+            Decision::Proceed(mut next) if faults::bug(Bug::OthersNotCarried) => {
+                next.positions.retain(|partition, _| intent.claims.contains_key(partition));
+                summary(&state, &next, moved).map(Some)
+            }
             Decision::Proceed(next) => summary(&state, &next, moved).map(Some),
             other => {
                 refused = Some(other);
@@ -158,6 +169,9 @@ impl StreamState {
             let summary = &snapshot.summary().additional_properties;
             expired = snapshot.parent_snapshot_id().is_some_and(|id| table.metadata().snapshot_by_id(id).is_none());
             if summary.get(keys::PIPELINE).is_none_or(|name| name != pipeline) {
+                if faults::bug(Bug::CompactionDropsPositions) {
+                    break;
+                }
                 continue;
             }
             state.committed.intents.extend(summary.get(keys::INTENT_ID).cloned());
@@ -170,6 +184,7 @@ impl StreamState {
         }
         if !found
             && expired
+            && !faults::bug(Bug::ExpiryDropsPositions)
             && let Some(text) = table.metadata().properties().get(&keys::progress(pipeline))
         {
             let mirror: HashMap<String, Value> = serde_json::from_str(text).map_err(|e| {

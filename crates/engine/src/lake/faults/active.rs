@@ -120,6 +120,12 @@ pub fn recover(folder: &Path) -> Happened {
     happened
 }
 
+/// Whether the machine has stopped, below `folder`.
+pub fn is_off(folder: &Path) -> bool {
+    let stopped = |plan: &Planned| plan.operations_left == 0 && matches!(plan.accident, Accident::Stop { .. });
+    planned().iter().any(|plan| plan.folder == folder && stopped(plan))
+}
+
 /// What an accident does to an operation.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {

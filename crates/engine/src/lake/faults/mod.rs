@@ -112,6 +112,18 @@ pub enum Bug {
     EraseKeepsPositions,
     /// The names of files that an erasure removed are not fsynced.
     ErasedNamesNotSynced,
+    /// A stream's commit takes a position behind what it claims from for equal.
+    PositionAtLeast,
+    /// Positions are looked for in the newest snapshot alone, whoever made it.
+    CompactionDropsPositions,
+    /// Positions of a snapshot that has been expired are not remembered.
+    ExpiryDropsPositions,
+    /// A commit leaves the positions of other partitions out.
+    OthersNotCarried,
+    /// The ids of a stream's commits are counted from the start of a process.
+    RestartedIntents,
+    /// Events that a source gives again are taken again.
+    DuplicatesTaken,
 }
 
 #[cfg(not(feature = "faults"))]
@@ -161,7 +173,7 @@ mod active;
 mod power;
 
 #[cfg(feature = "faults")]
-pub use active::{Accident, Happened, plan_accident, recover};
+pub use active::{Accident, Happened, is_off, plan_accident, recover};
 pub use active::{
     before_swap, bug, directory_synced, file_created, file_moved, file_synced, folder_created, lose_reply, step,
 };

@@ -19,6 +19,8 @@ mod memory;
 mod walker;
 mod world;
 
+pub use world::age;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -26,6 +28,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub struct Seeded(u64);
 
 impl Seeded {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -39,7 +45,7 @@ impl Seeded {
     }
 }
 
-fn number(name: &str, otherwise: u64) -> u64 {
+pub fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
@@ -47,15 +53,14 @@ fn first_seed() -> u64 {
     number("INSIGHTERA_SEQUENCE_SEED", 1)
 }
 
-/// Runs the sequences of `count` seeds on two threads, each in a folder of its
+/// Runs `count` seeds from `first` on, on two threads, each in a folder of its
 /// own below `top`; answers what was wrong. After a failure no other begins.
-fn all<T>(
+pub fn all<T>(
     top: &Path,
-    count: u64,
+    (first, count): (u64, u64),
     new_worker: impl Fn() -> T + Sync,
     run: impl Fn(&Path, u64, &T) -> Result<(), String> + Sync,
 ) -> Vec<String> {
-    let first = first_seed();
     let (next, failed) = (AtomicU64::new(first), AtomicBool::new(false));
     let work = || {
         let (worker, mut failures) = (new_worker(), Vec::new());
@@ -86,8 +91,9 @@ fn whatever_happens_to_a_table_no_reachable_file_is_lost_and_every_row_is_right(
     let memory = Path::new("/dev/shm");
     let temp = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
     let done = memory::Done::default();
-    let failures =
-        all(temp.path(), count, world::Tools::new, |folder, seed, tools| memory::run(folder, seed, tools, &done));
+    let failures = all(temp.path(), (first_seed(), count), world::Tools::new, |folder, seed, tools| {
+        memory::run(folder, seed, tools, &done)
+    });
     let (last, steps) = (first_seed() + count - 1, done.steps.load(Ordering::SeqCst));
     let kinds: Vec<String> = done.kinds.lock().unwrap().iter().map(|(kind, n)| format!("{kind} {n}")).collect();
     println!("sequences: seeds {} to {last}: {steps} steps: {}", first_seed(), kinds.join(", "));
@@ -98,7 +104,7 @@ fn whatever_happens_to_a_table_no_reachable_file_is_lost_and_every_row_is_right(
 fn whatever_happens_to_a_table_on_disk_no_reachable_file_is_lost_and_every_row_is_right() {
     let temp = tempfile::tempdir().unwrap();
     let count = number("INSIGHTERA_DISK_SEQUENCES", 50);
-    let failures = all(temp.path(), count, || (), |folder, seed, ()| disk::run(folder, seed));
+    let failures = all(temp.path(), (first_seed(), count), || (), |folder, seed, ()| disk::run(folder, seed));
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
