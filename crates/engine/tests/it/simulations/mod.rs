@@ -71,23 +71,23 @@ fn every_known_bug_of_streams_that_is_put_back_is_found_by_a_simulation() {
     // With the seed that found it first: other seeds follow.
     let bugs = [
         ("StreamBaseIgnored", 1),
-        ("FenceOnOldBase", 1),
-        ("PositionAtLeast", 1),
-        ("BlindSwap", 1),
+        ("FenceOnOldBase", 4),
+        ("PositionAtLeast", 27),
+        ("BlindSwap", 14),
         ("OthersNotCarried", 1),
-        ("CompactionDropsPositions", 1),
-        ("ExpiryDropsPositions", 1),
+        ("CompactionDropsPositions", 2),
+        ("ExpiryDropsPositions", 8),
         ("RestartedIntents", 1),
         ("DuplicatesTaken", 1),
         ("ForgetWindows", 1),
         ("RepeatSideRows", 1),
-        ("PredictionsFirst", 1),
+        ("PredictionsFirst", 4),
         ("NoMetadataFsync", 1),
         ("NoDirectoryFsync", 1),
-        ("DeleteOnUnknown", 1),
+        ("DeleteOnUnknown", 2),
         ("UnknownIsFailure", 1),
-        ("LostManifests", 1),
-        ("OrphansOfAnyAge", 1),
+        ("LostManifests", 34),
+        ("OrphansOfAnyAge", 22),
     ];
     let mut missed = Vec::new();
     for (bug, seed) in bugs {

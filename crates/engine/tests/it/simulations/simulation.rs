@@ -180,7 +180,7 @@ impl Simulation<'_> {
             7 | 8 => Trouble::Process(self.random.below(processes), Fate::Dies(1 + self.random.below(60))),
             9 | 10 => {
                 let swap = 1 + self.random.below(14);
-                let late = Late { swap, questions: self.random.below(30), dies: self.one_in(2) };
+                let late = Late { swap, questions: [0, 1, 2, 5, 12, 30][self.random.below(6)], dies: self.one_in(2) };
                 Trouble::Process(self.random.below(processes), Fate::Late(late))
             }
             _ => Trouble::None,
