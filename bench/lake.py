@@ -246,6 +246,8 @@ def ours(asked, repeat, binary):
             convert = pyarrow.csv.ConvertOptions(column_types=strings)
             found[name]["told"] = told(pyarrow.csv.read_csv(io.BytesIO(text), convert_options=convert))
         print(f"  insightera {name}: {statistics.median(found[name]['seconds']):.3f} s", file=sys.stderr, flush=True)
+    if "day" not in asked:
+        return found, ""
     plans = subprocess.run([*command, "EXPLAIN " + asked["day"][0].replace("{t}", TABLE)], check=True, capture_output=True, text=True).stdout
     return found, plans
 

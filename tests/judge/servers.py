@@ -3,15 +3,20 @@
 S3: Versity's S3 gateway (`go install`), a server for production over a file system. It checks
 signatures, conditional puts and multipart uploads; it has one account, so neither roles nor
 temporary credentials are shown, and no bucket is in another region.
-REST: Iceberg's reference implementation in Java over its JDBC catalog, from Maven Central.
+REST: Iceberg's reference implementation in Java over its JDBC catalog, and Project Nessie, whose
+implementation of the protocol is its own; both from Maven Central.
 PostgreSQL: the one of Debian. Azure: Azurite from npm, which has no hierarchical namespace.
 """
 
+import datetime
+import hashlib
+import hmac
 import http.client
 import http.server
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -19,6 +24,7 @@ import subprocess
 import threading
 import time
 import urllib.parse
+import urllib.request
 from pathlib import Path
 
 from conftest import missing
@@ -28,6 +34,8 @@ CACHE = Path(os.environ.get("INSIGHTERA_JARS") or HERE.parent.parent / ".cache")
 VERSITY = "1.8.0"
 ICEBERG = "1.10.0"
 AZURITE = "3.35.0"
+NESSIE = "0.99.0"
+NESSIE_SHA256 = "ce9fa33e2878bf5ea3981876b9e6204cabc0362b3dd82326b10e47271a78c417"
 KEY_ID, KEY = "judge", "judge-and-jury"
 # Azurite's own account, which its documents give.
 AZURE_ACCOUNT = "devstoreaccount1"
@@ -92,19 +100,47 @@ class Server:
             self.process.wait()
 
 
-def s3(folder):
-    """An S3 server with the empty bucket `lake`."""
+def s3(folder, versions=False):
+    """An S3 server with the empty bucket `lake`, which can keep versions."""
     gateway = CACHE / f"versitygw-{VERSITY}" / "versitygw"
     if not gateway.exists():
         need("S3", "go", "there is no Go to build the S3 server with")
         subprocess.run(["go", "install", f"github.com/versity/versitygw/cmd/versitygw@v{VERSITY}"], check=True,
                        env={**os.environ, "GOBIN": str(gateway.parent), "GOFLAGS": "-mod=mod"}, timeout=900)
-    for part in ("objects/lake", "attributes"):
+    for part in ("objects/lake", "attributes", "versions"):
         (Path(folder) / part).mkdir(parents=True)
     port = free_port()
-    return Server([gateway, "--port", f"127.0.0.1:{port}", "posix", "--sidecar", Path(folder) / "attributes",
+    further = ["--versioning-dir", Path(folder) / "versions"] if versions else []
+    return Server([gateway, "--port", f"127.0.0.1:{port}", "posix", "--sidecar", Path(folder) / "attributes", *further,
                    Path(folder) / "objects"], port, Path(folder) / "s3.log",
                   {"ROOT_ACCESS_KEY": KEY_ID, "ROOT_SECRET_KEY": KEY})
+
+
+def ask_s3(server, method, key="", query=None, body=b""):
+    """The answer to a signed request about the bucket `lake`, for what PyArrow has no call."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    day, time_ = f"{now:%Y%m%d}", f"{now:%Y%m%dT%H%M%SZ}"
+    quote = lambda text: urllib.parse.quote(text, safe="-_.~")  # noqa: E731
+    path = urllib.parse.quote(f"/lake/{key}".rstrip("/"), safe="/-_.~")
+    asked = "&".join(f"{quote(k)}={quote(v)}" for k, v in sorted((query or {}).items()))
+    content = hashlib.sha256(body).hexdigest()
+    headers = {"host": f"127.0.0.1:{server.port}", "x-amz-content-sha256": content, "x-amz-date": time_}
+    names = ";".join(sorted(headers))
+    canonical = "\n".join([method, path, asked, *(f"{name}:{headers[name]}" for name in sorted(headers)), "", names,
+                           content])
+    scope = f"{day}/us-east-1/s3/aws4_request"
+    text = "\n".join(["AWS4-HMAC-SHA256", time_, scope, hashlib.sha256(canonical.encode()).hexdigest()])
+    key_ = f"AWS4{KEY}".encode()
+    for part in scope.split("/"):
+        key_ = hmac.digest(key_, part.encode(), "sha256")
+    headers["authorization"] = (f"AWS4-HMAC-SHA256 Credential={KEY_ID}/{scope}, SignedHeaders={names}, "
+                                f"Signature={hmac.digest(key_, text.encode(), 'sha256').hex()}")
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.request(method, path + (f"?{asked}" if asked else ""), body, headers)
+    response = connection.getresponse()
+    content = response.read()
+    assert response.status < 300, content
+    return content
 
 
 def rest(folder, store=None):
@@ -130,16 +166,81 @@ def rest(folder, store=None):
                    folder, warehouse, *properties], port, Path(folder) / "rest.log")
 
 
+def java(least):
+    """A Java of at least this version: the one of the path, or one that is installed beside it."""
+    homes = [os.environ["JAVA_HOME"]] if os.environ.get("JAVA_HOME") else []
+    homes += sorted(map(str, Path("/usr/lib/jvm").glob("*")))
+    for program in ["java", *(f"{home}/bin/java" for home in homes)]:
+        if shutil.which(program):
+            told = subprocess.run([program, "-version"], capture_output=True, text=True).stderr
+            version = re.search(r'version "(\d+)', told)
+            if version and int(version.group(1)) >= least:
+                return program
+    return missing("Nessie", f"there is no Java {least}: apt-get install openjdk-{least}-jre-headless, or set JAVA_HOME")
+
+
+class Nessie:
+    """Project Nessie's REST catalog, everything but the tables in memory; a branch of it is a catalog by itself."""
+
+    def __init__(self, folder, store):
+        program = java(21)
+        home = CACHE / f"nessie-{NESSIE}"
+        jar = home / f"nessie-quarkus-{NESSIE}-runner.jar"
+        if not (home / "done").exists():
+            need("Nessie", "mvn", "there is no Maven to fetch Nessie with")
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir(parents=True)
+            subprocess.run(["mvn", "-q", "-B", "dependency:copy", f"-DoutputDirectory={home}",
+                            f"-Dartifact=org.projectnessie.nessie:nessie-quarkus:{NESSIE}:jar:runner"],
+                           check=True, timeout=900)
+            with open(jar, "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            assert found == NESSIE_SHA256, f"Maven gave another `{jar.name}`: {found}"
+            (home / "done").touch()
+        port, management = free_port(), free_port()
+        s3 = "nessie.catalog.service.s3.default-options"
+        settings = {
+            "quarkus.http.host": "127.0.0.1", "quarkus.http.port": port,
+            "quarkus.management.host": "127.0.0.1", "quarkus.management.port": management,
+            "quarkus.otel.sdk.disabled": "true",
+            "nessie.version.store.type": "IN_MEMORY",
+            "nessie.catalog.default-warehouse": "lake",
+            "nessie.catalog.warehouses.lake.location": "s3://lake/nessie",
+            f"{s3}.endpoint": store.address, f"{s3}.path-style-access": "true", f"{s3}.region": "us-east-1",
+            f"{s3}.request-signing-enabled": "false", f"{s3}.access-key": "urn:nessie-secret:quarkus:judge",
+            "judge.name": KEY_ID, "judge.secret": KEY,
+        }
+        (Path(folder) / "nessie.properties").write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
+        self.server = Server([program, "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
+                              f"-Dquarkus.config.locations={folder}/nessie.properties", "-jar", jar], port,
+                             Path(folder) / "nessie.log", cwd=folder)
+        self.port = port
+
+    def branch(self, name):
+        """The address of a new, empty branch."""
+        api = f"{self.server.address}/api/v2/trees"
+        with urllib.request.urlopen(f"{api}/main", timeout=60) as answer:
+            main = json.load(answer)["reference"]
+        request = urllib.request.Request(f"{api}?name={name}&type=BRANCH", json.dumps(main).encode(),
+                                         {"Content-Type": "application/json"})
+        urllib.request.urlopen(request, timeout=60).close()
+        return f"{self.server.address}/iceberg/{name}"
+
+    def stop(self):
+        self.server.stop()
+
+
 class Proxy:
     """Stands before a REST catalog: asks for tokens, and fails when it is told to.
 
     `fail` is None, "before" (the next commit is not passed on and is answered with 503) or "after" (it is
-    passed on, and the connection ends without an answer).
+    passed on, `meanwhile` is done, and the connection ends without an answer).
     """
 
     def __init__(self, target):
         proxy, self.target = self, target
         self.fail, self.failed, self.token, self.tokens, self.seen = None, 0, None, 0, []
+        self.meanwhile = lambda: None
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -178,8 +279,14 @@ class Proxy:
                 if commit and proxy.fail == "after":
                     assert response.status == 200, content
                     proxy.fail, proxy.failed = None, proxy.failed + 1
+                    proxy.meanwhile()
                     self.close_connection = True
                     return None
+                # A server tells its own address, which would be gone to past the proxy.
+                own = f"127.0.0.1:{urllib.parse.urlsplit(proxy.target).port}"
+                here = f"127.0.0.1:{proxy.server.server_port}"
+                if "/v1/config" in self.path:
+                    content = content.replace(own.encode(), here.encode())
                 return self.answer(response.status, content)
 
             do_GET = do_POST = do_DELETE = do_HEAD = forward

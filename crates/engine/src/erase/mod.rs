@@ -19,7 +19,6 @@ mod streams;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
 
 use serde::Serialize;
 
@@ -31,7 +30,7 @@ use streams::Streams;
 
 use crate::config::CatalogSettings;
 use crate::lake::erase::{self as lake_erase, Entity, Erased, Erasure, Rule};
-use crate::lake::storage::{self, local_path};
+use crate::lake::storage;
 use crate::lake::{TableName, durable, maintain};
 use crate::workspace::Workspace;
 use crate::{Error, Result};
@@ -90,20 +89,30 @@ impl Report {
     }
 }
 
-/// The catalog file and the name of the catalog in it.
-///
-/// # Errors
-/// Where the proof cannot go: it reads the catalog and the files by itself.
-fn provable(workspace: &Workspace) -> Result<(&Path, &str)> {
-    match &workspace.project().settings.catalog {
-        CatalogSettings::Sqlite { path, name } if storage::is_local(workspace.lake().warehouse()) => {
-            Ok((path.as_path(), name.as_str()))
-        }
-        _ => Err(Error::invalid(
-            "entities are erased only where the catalog is a SQLite file and the tables are in a folder",
-        )
-        .hint("the proof of an erasure reads both by itself; other catalogs and stores are not supported yet")),
+/// Refuses a catalog through which no history can be replaced.
+fn check_catalog(workspace: &Workspace) -> Result<()> {
+    if !workspace.lake().catalog().writes_metadata() {
+        return Ok(());
     }
+    Err(Error::invalid(
+        "the catalog is an Iceberg REST server: it writes the metadata of tables itself, and its protocol has no request that replaces what earlier snapshots are made of",
+    )
+    .hint("keep the tables of predictions in a catalog that moves pointers (SQLite, PostgreSQL, Hive); or delete the rows with SQL, rewrite the files and expire every snapshot before that. Nothing was changed"))
+}
+
+/// Refuses a store that keeps what is removed, as far as it tells.
+fn check_store(workspace: &Workspace, scope: &Scope) -> Result<()> {
+    for table in &scope.erased {
+        let table = workspace.lake().table(&table.name)?;
+        if table.storage().keeps_versions(table.metadata_location())? {
+            return Err(Error::invalid(format!(
+                "the bucket of table `{}` keeps versions of its objects: what is removed stays there as an earlier version",
+                table.name()
+            ))
+            .hint("suspend the bucket's versioning, make a commit to each table, erase, and let a lifecycle rule remove noncurrent versions. Nothing was changed"));
+        }
+    }
+    Ok(())
 }
 
 /// Says what an order would do; changes nothing.
@@ -111,8 +120,9 @@ fn provable(workspace: &Workspace) -> Result<(&Path, &str)> {
 /// # Errors
 /// When a table cannot be read, or not be rewritten soundly.
 pub fn plan(workspace: &Workspace, order: &Order) -> Result<Plan> {
-    provable(workspace)?;
+    check_catalog(workspace)?;
     let scope = scope::scope(workspace, &order.entity, &order.tables)?;
+    check_store(workspace, &scope)?;
     let ledger = Ledger::read(&workspace.project().dir)?;
     let record = match &ledger {
         None => None,
@@ -169,7 +179,7 @@ fn of_entity(ledger: &Ledger, entity: &Entity) -> Result<Option<usize>> {
 /// a table; otherwise as [`plan`]. Given again, the order goes on.
 pub async fn carry_out(workspace: &Workspace, order: &Order, told: &dyn Fn(&str)) -> Result<Report> {
     let entity = &order.entity;
-    let catalog = provable(workspace)?;
+    check_catalog(workspace)?;
     if lake_erase::Mentioned::new(entity).by(&[order.reason.as_bytes()]) {
         return Err(Error::invalid("the reason names the entity, and it would be kept")
             .hint("name the request instead, for example `--reason \"request 17 of 2026-03-02\"`"));
@@ -177,6 +187,7 @@ pub async fn carry_out(workspace: &Workspace, order: &Order, told: &dyn Fn(&str)
     let project = workspace.project().dir.clone();
     // What cannot be done is refused before anything is.
     let scope = scope::scope(workspace, entity, &order.tables)?;
+    check_store(workspace, &scope)?;
     for table in &scope.erased {
         lake_erase::survey(&workspace.lake().table(&table.name)?, &erasure(entity, table, None))?;
     }
@@ -186,6 +197,12 @@ pub async fn carry_out(workspace: &Workspace, order: &Order, told: &dyn Fn(&str)
     let at = recorded(workspace, &mut ledger, order)?;
     let number = ledger.records[at].number;
     let streams = Streams::read(workspace, entity, told).await?;
+    if !storage::is_local(workspace.lake().warehouse()) {
+        told(&format!(
+            "copies that the store of `{}` keeps by itself, such as replicas, soft-deleted objects and uploads that were never finished, cannot be seen from here",
+            workspace.lake().warehouse()
+        ));
+    }
     // A pipeline's first run makes its table and then looks at the ledger: the
     // tables are listed after the record.
     let scope = scope::scope(workspace, entity, &order.tables)?;
@@ -200,7 +217,7 @@ pub async fn carry_out(workspace: &Workspace, order: &Order, told: &dyn Fn(&str)
     let pipelines = pipelines(workspace, entity);
     forget_caches(workspace, &pipelines)?;
     told("looking for what is left");
-    let proof = prove(workspace, catalog, &ledger.records[at], entity, &scope, &pipelines);
+    let proof = prove(workspace, &ledger.records[at], entity, &scope, &pipelines);
     let name = format!("proof-{number:04}.json");
     let text = serde_json::to_vec_pretty(&proof).map_err(|e| Error::internal(format!("the proof: {e}")))?;
     let proof_file = ledger.write_proof(&name, &text)?.display().to_string();
@@ -221,28 +238,34 @@ pub async fn carry_out(workspace: &Workspace, order: &Order, told: &dyn Fn(&str)
     Ok(report)
 }
 
-fn prove(
-    workspace: &Workspace,
-    (catalog, catalog_name): (&Path, &str),
-    record: &Record,
-    entity: &Entity,
-    scope: &Scope,
-    pipelines: &[String],
-) -> Proof {
-    let project = &workspace.project().dir;
-    let warehouse = local_path(workspace.lake().warehouse());
-    let mut folders = vec![Ledger::folder(project)];
+fn prove(workspace: &Workspace, record: &Record, entity: &Entity, scope: &Scope, pipelines: &[String]) -> Proof {
+    let (project, lake) = (&workspace.project().dir, workspace.lake());
+    let mut folders = vec![Ledger::folder(project).display().to_string()];
     for pipeline in pipelines {
-        folders.push(warehouse.join("_streams").join(pipeline));
-        folders.push(crate::score::index_folder(workspace, pipeline));
+        folders.push(storage::join(&storage::join(lake.warehouse(), "_streams"), pipeline));
+        folders.push(crate::score::index_folder(workspace, pipeline).display().to_string());
     }
-    let quarantine = warehouse.join(maintain::orphans::QUARANTINE);
-    folders.extend(scope.erased.iter().map(|table| quarantine.join(&table.name.namespace).join(&table.name.name)));
+    let quarantine = storage::join(lake.warehouse(), maintain::orphans::QUARANTINE);
+    folders.extend(
+        scope
+            .erased
+            .iter()
+            .map(|table| storage::join(&storage::join(&quarantine, &table.name.namespace), &table.name.name)),
+    );
+    let pointer = |namespace: &str, name: &str| match &workspace.project().settings.catalog {
+        CatalogSettings::Sqlite { path, name: catalog } => proof::sqlite_pointer(path, catalog, namespace, name),
+        _ => {
+            let name = TableName { namespace: namespace.to_owned(), name: name.to_owned() };
+            let found = lake.catalog().load(&name).map_err(|e| e.to_string())?;
+            found.map(|loaded| loaded.location).ok_or_else(|| "the catalog has no such table".to_owned())
+        }
+    };
     let tables = scope
         .erased
         .iter()
         .map(|table| (table.name.namespace.clone(), table.name.name.clone(), table.rule == Rule::Key));
-    let places = proof::Places { catalog, catalog_name, project, tables: tables.collect(), folders };
+    let places =
+        proof::Places { pointer: &pointer, storage: lake.storage(), project, tables: tables.collect(), folders };
     let key: Vec<(&str, &str)> =
         entity.columns.iter().map(String::as_str).zip(entity.values.iter().map(String::as_str)).collect();
     let hashes = record.hashes.iter().map(|hash| hash.hmac.clone()).collect();
@@ -303,10 +326,10 @@ fn erase_table(
     let lake = workspace.lake();
     let number = ledger.records[at].number;
     let key = table.name.to_string();
-    let mut removed = 0;
+    let mut gone = maintain::erased::Gone::default();
     // An accident came between the swap and the removal.
     if let Some(base) = ledger.records[at].tables.get(&key).and_then(|state| state.replacing.clone()) {
-        removed += maintain::erased::remove_replaced(lake, &table.name, &base)?;
+        gone += maintain::erased::remove_replaced(lake, &table.name, &base)?;
     }
     let edit = |metadata: &mut serde_json::Value| streams.edit(&table.name, metadata);
     let erasure = Erasure { edit: Some(&edit), ..erasure(entity, table, Some(number)) };
@@ -315,12 +338,20 @@ fn erase_table(
         state.replacing = Some(base.to_owned());
         ledger.write()
     })?;
-    removed += maintain::erased::remove_abandoned(lake, &table.name)?;
+    gone += maintain::erased::remove_abandoned(lake, &table.name)?;
     let holds = |of: &crate::lake::Table, location: &str| lake_erase::holds(of, &erasure, location);
     let leftovers = maintain::erased::remove_leftovers(lake, &table.name, &holds, table.ours)?;
-    removed += maintain::erased::remove_files(lake.storage(), &streams.leftovers(&lake.table(&table.name)?)?)?;
-    done.removed_files += removed + leftovers.removed;
+    gone += leftovers.gone;
+    gone += maintain::erased::remove_files(lake.storage(), &streams.leftovers(&lake.table(&table.name)?)?)?;
+    done.removed_files += gone.files;
+    done.kept_versions += gone.versions;
     done.left = leftovers.left;
+    if done.kept_versions > 0 {
+        done.left.push(format!(
+            "{} removed files stay in their bucket as earlier versions: remove those there, by a lifecycle rule for noncurrent versions for example",
+            done.kept_versions
+        ));
+    }
     let state = ledger.records[at].tables.entry(key).or_default();
     state.replacing = None;
     state.done = done.left.is_empty();

@@ -111,13 +111,8 @@ impl Table {
 
     /// Tags and branches, `main` among them once there is a snapshot.
     pub fn refs(&self) -> Result<BTreeMap<String, SnapshotReference>> {
-        // The crate keeps them to itself, its JSON form does not.
-        let wrong = |e| Error::internal(format!("the metadata of table `{}` has no JSON form: {e}", self.name));
-        let mut json = serde_json::to_value(self.metadata.as_ref()).map_err(wrong)?;
-        match json.get_mut("refs").map(serde_json::Value::take) {
-            None | Some(serde_json::Value::Null) => Ok(BTreeMap::new()),
-            Some(refs) => serde_json::from_value(refs).map_err(wrong),
-        }
+        references(&self.metadata)
+            .map_err(|e| Error::internal(format!("the metadata of table `{}` has no JSON form: {e}", self.name)))
     }
 
     /// Refuses what this build must not write.
@@ -176,6 +171,18 @@ impl Iterator for Ancestry<'_> {
         }
         self.next = snapshot.parent_snapshot_id().and_then(|id| self.metadata.snapshot_by_id(id)).cloned();
         Some(snapshot)
+    }
+}
+
+/// The property by which Project Nessie marks the tables that it keeps.
+pub(crate) const KEPT_BY_NESSIE: &str = "nessie.catalog.content-id";
+
+/// The tags and branches of a table: the crate keeps them to itself, its JSON
+/// form does not.
+pub(super) fn references(metadata: &TableMetadata) -> serde_json::Result<BTreeMap<String, SnapshotReference>> {
+    match serde_json::to_value(metadata)?.get_mut("refs").map(serde_json::Value::take) {
+        None | Some(serde_json::Value::Null) => Ok(BTreeMap::new()),
+        Some(refs) => serde_json::from_value(refs),
     }
 }
 

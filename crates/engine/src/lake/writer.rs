@@ -13,7 +13,7 @@ use std::io::Write;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Float64Type, Int64Type, SchemaRef as ArrowSchemaRef};
+use arrow::datatypes::{DataType, SchemaRef as ArrowSchemaRef};
 use iceberg::arrow::RecordBatchPartitionSplitter;
 use iceberg::spec::{DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, PrimitiveType, Schema, Struct};
 use parquet::arrow::ArrowWriter;
@@ -80,7 +80,7 @@ impl TableWriter {
         self.target_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
     }
 
-    /// Closes files at about so many rows as well, so that they become alike.
+    /// Closes files at so many rows as well, so that they become alike.
     pub fn target_rows(&mut self, rows: u64) {
         self.target_rows = usize::try_from(rows).unwrap_or(usize::MAX);
     }
@@ -96,22 +96,22 @@ impl TableWriter {
             return Ok(());
         }
         let batch = self.conform(batch)?;
-        for (partition, rows) in self.split(&batch)? {
-            if !self.open.contains_key(&partition) {
-                let file = self.create(&partition, &rows)?;
-                self.open.insert(partition.clone(), file);
-            }
-            let full = match self.open.get_mut(&partition) {
-                Some(file) => {
-                    file.writer.write(&rows).map_err(|e| cannot_encode(&file.location, e))?;
-                    file.rows += rows.num_rows();
-                    let bytes = file.writer.bytes_written() + file.writer.in_progress_size();
-                    bytes > self.target_bytes || file.rows >= self.target_rows
+        for (partition, mut rows) in self.split(&batch)? {
+            while rows.num_rows() > 0 {
+                if !self.open.contains_key(&partition) {
+                    let file = self.create(&partition, &rows)?;
+                    self.open.insert(partition.clone(), file);
                 }
-                None => false,
-            };
-            if full && let Some(file) = self.open.remove(&partition) {
-                self.close(partition, file)?;
+                let Some(file) = self.open.get_mut(&partition) else { break };
+                let part = rows.slice(0, rows.num_rows().min(self.target_rows.saturating_sub(file.rows).max(1)));
+                rows = rows.slice(part.num_rows(), rows.num_rows() - part.num_rows());
+                file.writer.write(&part).map_err(|e| cannot_encode(&file.location, e))?;
+                file.rows += part.num_rows();
+                let bytes = file.writer.bytes_written() + file.writer.in_progress_size();
+                let full = bytes > self.target_bytes || file.rows >= self.target_rows;
+                if full && let Some(file) = self.open.remove(&partition) {
+                    self.close(partition.clone(), file)?;
+                }
             }
         }
         Ok(())
@@ -386,14 +386,13 @@ fn repeats(column: &ArrayRef) -> bool {
         seen.insert(hasher.finish());
     };
     match column.data_type() {
-        DataType::Float64 => {
-            column.as_primitive::<Float64Type>().values()[..rows].iter().for_each(|v| add(&v.to_le_bytes()));
-        }
-        DataType::Int64 => {
-            column.as_primitive::<Int64Type>().values()[..rows].iter().for_each(|v| add(&v.to_le_bytes()));
-        }
         DataType::Utf8 => (0..rows).for_each(|i| add(column.as_string::<i32>().value(i).as_bytes())),
-        _ => return true,
+        other => {
+            let Some(width) = other.primitive_width().filter(|width| *width >= 8) else { return true };
+            let data = column.to_data();
+            let Some(values) = data.buffers().first() else { return true };
+            values[data.offset() * width..].chunks_exact(width).take(rows).for_each(add);
+        }
     }
     rows < 64 || seen.len() * 10 < rows * 7
 }

@@ -239,7 +239,14 @@ fn existing(table: &Table) -> String {
                 table.name()
             )
         }
-        (Some(only), _) => format!("its only snapshot is {}", show(only)),
+        (Some(only), _) => {
+            let text = format!("its only snapshot is {}", show(only));
+            match table.metadata().current_snapshot().and_then(|snapshot| snapshot.parent_snapshot_id()) {
+                // A catalog may keep one snapshot of each table, as Project Nessie does.
+                Some(_) => format!("{text}; earlier ones were expired, or the catalog does not keep them"),
+                None => text,
+            }
+        }
         _ => "it has no snapshot yet".to_owned(),
     }
 }

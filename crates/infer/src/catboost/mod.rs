@@ -40,6 +40,7 @@ use crate::error::{Error, Result};
 use crate::explain::{Contributions, Explainer, check_size};
 use crate::forest::Ensemble;
 use crate::model::{ClassProbabilities, Description, Model, Predictions, Raw, Signature};
+use crate::row::{self, RowPrediction, Scratch};
 use statistic::Statistic;
 
 /// The first bytes of a binary model.
@@ -241,6 +242,39 @@ impl Model for CatboostModel {
             _ => margin.clone().into(),
         };
         Ok(Predictions { margin: Some(margin.into()), ..Predictions::plain(prediction) })
+    }
+
+    fn score_row(&self, row: &[f64], scratch: &mut Scratch, found: &mut RowPrediction) -> Result<()> {
+        if self.bias.len() != 1 || !self.categories.is_empty() {
+            return row::as_batch(self, row, found);
+        }
+        scratch.singles.clear();
+        for slot in &self.slots {
+            let Slot::Number(at) = slot else { return row::as_batch(self, row, found) };
+            scratch.singles.push(row[self.numbers[*at]] as f32);
+        }
+        scratch.double_sums.clear();
+        scratch.double_sums.push(0.0);
+        self.trees.add_row(&scratch.singles, &mut scratch.single_trees, &mut scratch.double_sums);
+        let mut margin = scratch.double_sums[0];
+        if self.scale != 1.0 || self.bias[0] != 0.0 {
+            margin = margin * self.scale + self.bias[0];
+        }
+        found.margin = Some(margin);
+        found.probability = None;
+        found.probabilities.clear();
+        found.prediction = match self.transform {
+            Transform::Binary(border) => {
+                let share = sigmoid(margin);
+                found.probability = Some(share);
+                found.probabilities.extend([1.0 - share, share]);
+                f64::from(u8::from(margin > border))
+            }
+            Transform::Exp => margin.exp(),
+            Transform::Identity => margin,
+            Transform::Softmax | Transform::OneAgainstAll => return row::as_batch(self, row, found),
+        };
+        Ok(())
     }
 
     /// As CatBoost's `ShapValues`, of the raw score.

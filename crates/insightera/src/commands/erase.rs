@@ -136,7 +136,7 @@ fn done(report: &Report) -> String {
             out.push_str(&format!("{}: {} files removed\n", table.table, text::count(table.removed_files)));
         }
         for left in &table.left {
-            out.push_str(&format!("{}: not finished: {left}; erase again when it is older\n", table.table));
+            out.push_str(&format!("{}: not finished: {left}\n", table.table));
         }
     }
     out.push_str(&further(&report.pipelines, &report.kept));

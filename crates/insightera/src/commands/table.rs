@@ -202,6 +202,7 @@ async fn maintain(
             text::count(d.orphan_files as u64),
             text::bytes(d.orphan_bytes),
         ));
+        out.extend(d.not_removed.map(|why| format!("{}: nothing would be removed: {why}\n", d.table)));
     }
     for d in done {
         let left = if d.failed_files > 0 {
@@ -220,6 +221,7 @@ async fn maintain(
             text::count(d.orphan_files as u64),
             text::bytes(d.orphan_bytes),
         ));
+        out.extend(d.not_removed.map(|why| format!("{}: nothing was removed: {why}\n", d.table)));
     }
     Ok(Answer::done(out))
 }

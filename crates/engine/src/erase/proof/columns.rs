@@ -1,8 +1,6 @@
 //! Key columns and pages of Parquet files, below Arrow.
 
-use std::fs::File;
-use std::path::Path;
-
+use bytes::Bytes;
 use parquet::basic::{ConvertedType, LogicalType};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::DataType;
@@ -17,8 +15,8 @@ pub struct Wanted {
 }
 
 /// Rows that a file has, and how many of them have all values.
-pub fn count(path: &Path, wanted: &[Wanted]) -> Result<(u64, u64), String> {
-    let reader = open(path)?;
+pub fn count(file: Bytes, wanted: &[Wanted]) -> Result<(u64, u64), String> {
+    let reader = open(file)?;
     let columns = reader.metadata().file_metadata().schema_descr().columns().to_vec();
     let place = |wanted: &Wanted| {
         let of_id = columns.iter().position(|column| {
@@ -46,8 +44,7 @@ pub fn count(path: &Path, wanted: &[Wanted]) -> Result<(u64, u64), String> {
     Ok((rows, found))
 }
 
-fn open(path: &Path) -> Result<SerializedFileReader<File>, String> {
-    let file = File::open(path).map_err(|e| e.to_string())?;
+fn open(file: Bytes) -> Result<SerializedFileReader<Bytes>, String> {
     SerializedFileReader::new(file).map_err(|e| e.to_string())
 }
 
@@ -100,8 +97,8 @@ fn compare<T: DataType>(
 }
 
 /// Shows every unpacked page of a file.
-pub fn pages(path: &Path, show: &mut dyn FnMut(&[u8])) -> Result<(), String> {
-    let reader = open(path)?;
+pub fn pages(file: Bytes, show: &mut dyn FnMut(&[u8])) -> Result<(), String> {
+    let reader = open(file)?;
     for group in 0..reader.num_row_groups() {
         let group = reader.get_row_group(group).map_err(|e| e.to_string())?;
         for column in 0..group.num_columns() {

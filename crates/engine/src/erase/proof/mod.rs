@@ -6,33 +6,39 @@
 //! it looks at the bytes of every file in the tables' folders, of what streams
 //! remember, of quarantine and caches, packed and unpacked. What cannot be read
 //! makes the proof a failure. It holds the keyed hash, and no key.
+//!
+//! A SQLite catalog and local files it opens by itself; other catalogs and
+//! stores it asks through their clients, which the eraser has, too.
 
 mod avro;
 mod columns;
+mod files;
 mod traces;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use self::avro::Container;
 use self::columns::Wanted;
+use self::files::{Files, plain};
 use self::traces::{Traces, gunzip, scan};
+use crate::lake::storage::Storage;
 
 /// Where to look.
 pub struct Places<'a> {
-    /// The catalog's file.
-    pub catalog: &'a Path,
-    /// The catalog's name for itself.
-    pub catalog_name: &'a str,
+    /// Where each table's metadata file is, by namespace and name.
+    pub pointer: &'a dyn Fn(&str, &str) -> Result<String, String>,
+    /// The clients of the stores.
+    pub storage: &'a Storage,
     /// The project's folder: paths are told relative to it.
     pub project: &'a Path,
     /// Tables as namespace and name, and whether they have the key's columns.
     pub tables: Vec<(String, String, bool)>,
     /// Further folders.
-    pub folders: Vec<PathBuf>,
+    pub folders: Vec<String>,
 }
 
 /// One table.
@@ -107,12 +113,18 @@ pub fn prove(places: &Places<'_>, key: &[(&str, &str)], erasure: u64, hashes: Ve
         holding: Vec::new(),
         unreadable: Vec::new(),
     };
-    let shown = |path: &Path| path.strip_prefix(places.project).unwrap_or(path).display().to_string();
-    let mut folders = places.folders.clone();
+    let files = Files { storage: places.storage };
+    let shown = |location: &str| {
+        let path = plain(location);
+        Path::new(&path)
+            .strip_prefix(places.project)
+            .map_or_else(|_| path.clone(), |inside| inside.display().to_string())
+    };
+    let mut folders: Vec<String> = places.folders.iter().map(|folder| plain(folder)).collect();
     for (namespace, name, keyed) in &places.tables {
         let mut table = TableProof { table: format!("{namespace}.{name}"), ..TableProof::default() };
-        let pointer = pointer(places, namespace, name);
-        let walked = pointer.and_then(|pointer| walk(&pointer, key, *keyed, &mut table, &shown));
+        let pointer = (places.pointer)(namespace, name);
+        let walked = pointer.and_then(|pointer| walk(files, &pointer, key, *keyed, &mut table, &shown));
         match walked {
             Ok(Walked { folders: of_table, holding, unreadable }) => {
                 folders.extend(of_table);
@@ -125,15 +137,14 @@ pub fn prove(places: &Places<'_>, key: &[(&str, &str)], erasure: u64, hashes: Ve
     }
     folders.sort();
     folders.dedup();
-    let within: Vec<PathBuf> = folders.clone();
-    folders.retain(|folder| !within.iter().any(|other| other != folder && folder.starts_with(other)));
-    folders.retain(|folder| folder.exists());
+    let within = folders.clone();
+    folders.retain(|folder| !within.iter().any(|other| folder.starts_with(&format!("{other}/"))));
     match key.iter().map(|(_, value)| Traces::new(value)).collect::<Option<Vec<Traces>>>() {
         None => {
             proof.bytes_not_searched = Some("the key is too short to be told from other bytes".into());
         }
         Some(parts) => {
-            let found = scan(&folders, &parts, &shown);
+            let found = scan(files, &folders, &parts, &shown);
             (proof.files, proof.bytes, proof.unpacked_bytes) = (found.files, found.bytes, found.unpacked_bytes);
             proof.holding.extend(found.holding);
             proof.unreadable.extend(found.unreadable);
@@ -154,48 +165,41 @@ pub fn prove(places: &Places<'_>, key: &[(&str, &str)], erasure: u64, hashes: Ve
     proof
 }
 
-fn pointer(places: &Places<'_>, namespace: &str, name: &str) -> Result<String, String> {
+/// Where the record of a SQLite catalog points, read by the database alone.
+pub fn sqlite_pointer(catalog: &Path, catalog_name: &str, namespace: &str, name: &str) -> Result<String, String> {
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
-    let catalog = rusqlite::Connection::open_with_flags(places.catalog, flags).map_err(|e| e.to_string())?;
+    let catalog = rusqlite::Connection::open_with_flags(catalog, flags).map_err(|e| e.to_string())?;
     catalog.busy_timeout(std::time::Duration::from_secs(30)).map_err(|e| e.to_string())?;
     let sql = "SELECT metadata_location FROM iceberg_tables WHERE catalog_name = ?1 AND table_namespace = ?2 AND table_name = ?3";
-    catalog.query_row(sql, [places.catalog_name, namespace, name], |row| row.get(0)).map_err(|e| e.to_string())
-}
-
-fn path_of(location: &str) -> PathBuf {
-    let path = location.strip_prefix("file:").unwrap_or(location);
-    PathBuf::from(format!("/{}", path.trim_start_matches('/')))
-}
-
-fn read(location: &str) -> Result<Vec<u8>, String> {
-    std::fs::read(path_of(location)).map_err(|e| format!("{location}: {e}"))
+    catalog.query_row(sql, [catalog_name, namespace, name], |row| row.get(0)).map_err(|e| e.to_string())
 }
 
 #[derive(Default)]
 struct Walked {
-    folders: Vec<PathBuf>,
+    folders: Vec<String>,
     holding: Vec<String>,
     unreadable: Vec<String>,
 }
 
 fn walk(
+    files: Files<'_>,
     pointer: &str,
     key: &[(&str, &str)],
     keyed: bool,
     table: &mut TableProof,
-    shown: &dyn Fn(&Path) -> String,
+    shown: &dyn Fn(&str) -> String,
 ) -> Result<Walked, String> {
     let mut walked = Walked::default();
-    let mut bytes = read(pointer)?;
+    let mut bytes = files.needed(pointer)?;
     if bytes.starts_with(&[0x1f, 0x8b]) {
-        bytes = gunzip(&bytes)?;
+        bytes = gunzip(&bytes)?.into();
     }
     let metadata: Value = serde_json::from_slice(&bytes).map_err(|e| format!("{pointer}: {e}"))?;
-    table.metadata_file = shown(&path_of(pointer));
+    table.metadata_file = shown(pointer);
     let text = |value: &Value| value.as_str().map(str::to_owned);
-    walked.folders.extend(text(&metadata["location"]).map(|location| path_of(&location)));
+    walked.folders.extend(text(&metadata["location"]).map(|location| plain(&location)));
     for key in ["write.data.path", "write.metadata.path"] {
-        walked.folders.extend(text(&metadata["properties"][key]).map(|location| path_of(&location)));
+        walked.folders.extend(text(&metadata["properties"][key]).map(|location| plain(&location)));
     }
     for (name, reference) in metadata["refs"].as_object().into_iter().flatten() {
         table.refs.insert(name.clone(), reference["snapshot-id"].as_i64().unwrap_or_default());
@@ -213,29 +217,31 @@ fn walk(
     for snapshot in metadata["snapshots"].as_array().into_iter().flatten() {
         table.snapshots += 1;
         let list = text(&snapshot["manifest-list"]).ok_or("a snapshot has no manifest list")?;
-        let records = Container::read(&read(&list)?).and_then(|list| list.records());
+        let records = Container::read(&files.needed(&list)?).and_then(|list| list.records());
         for manifest in records.map_err(|e| format!("{list}: {e}"))? {
             manifests
                 .insert(text(&manifest["manifest_path"]).ok_or_else(|| format!("{list}: a manifest has no path"))?);
         }
     }
     table.manifests = manifests.len();
-    let mut files: BTreeMap<String, (bool, i64)> = BTreeMap::new();
+    let mut named: BTreeMap<String, (bool, i64)> = BTreeMap::new();
     for manifest in &manifests {
-        let records = Container::read(&read(manifest)?).and_then(|manifest| manifest.records());
+        let records = Container::read(&files.needed(manifest)?).and_then(|manifest| manifest.records());
         for entry in records.map_err(|e| format!("{manifest}: {e}"))? {
             let file = &entry["data_file"];
             let path = text(&file["file_path"]).ok_or_else(|| format!("{manifest}: a file has no path"))?;
-            let known = files.entry(path).or_insert((false, file["content"].as_i64().unwrap_or(0)));
+            let known = named.entry(path).or_insert((false, file["content"].as_i64().unwrap_or(0)));
             known.0 |= entry["status"].as_i64() != Some(2);
         }
     }
-    for (location, (alive, content)) in files {
-        let path = path_of(&location);
-        // A file that is only told of may be gone.
-        if !alive && !path.exists() {
-            continue;
-        }
+    for (location, (alive, content)) in named {
+        let file = match files.read(&location) {
+            Ok(Some(file)) => Ok(file),
+            // A file that is only told of may be gone.
+            Ok(None) if !alive => continue,
+            Ok(None) => Err("there is no such file".to_owned()),
+            Err(error) => Err(error),
+        };
         match content {
             0 => table.data_files += 1,
             _ => table.delete_files += 1,
@@ -243,13 +249,13 @@ fn walk(
         if !keyed || content == 1 {
             continue;
         }
-        match columns::count(&path, &wanted) {
-            Err(error) => walked.unreadable.push(format!("{}: {error}", shown(&path))),
+        match file.and_then(|file| columns::count(file, &wanted)) {
+            Err(error) => walked.unreadable.push(format!("{}: {error}", shown(&location))),
             Ok((rows, found)) => {
                 table.rows += rows;
                 table.rows_of_the_entity += found;
                 if found > 0 {
-                    walked.holding.push(shown(&path));
+                    walked.holding.push(shown(&location));
                 }
             }
         }

@@ -1,10 +1,12 @@
 //! What a key looks like in bytes, and which files have such bytes.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
 
 use super::avro::Container;
 use super::columns;
+use super::files::Files;
 
 /// Shorter texts are found everywhere.
 const SHORTEST: usize = 4;
@@ -71,42 +73,12 @@ impl Traces {
 
 /// Looks at every file below the folders, as it is and unpacked. A file holds a
 /// key that has traces of all of its parts.
-pub fn scan(folders: &[PathBuf], parts: &[Traces], shown: &dyn Fn(&Path) -> String) -> Scan {
+pub fn scan(files: Files<'_>, folders: &[String], parts: &[Traces], shown: &dyn Fn(&str) -> String) -> Scan {
     let mut scan = Scan::default();
-    let mut open: Vec<PathBuf> = folders.to_vec();
-    while let Some(path) = open.pop() {
-        if path.is_dir() {
-            match std::fs::read_dir(&path) {
-                Ok(entries) => open.extend(entries.flatten().map(|entry| entry.path())),
-                Err(error) => scan.unreadable.push(format!("{}: {error}", shown(&path))),
-            }
-            continue;
-        }
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => {
-                scan.unreadable.push(format!("{}: {error}", shown(&path)));
-                continue;
-            }
-        };
-        scan.files += 1;
-        scan.bytes += bytes.len() as u64;
-        let mut seen: Vec<bool> = parts.iter().map(|part| part.are_in(&bytes)).collect();
-        let mut look = |unpacked: &[u8]| {
-            scan.unpacked_bytes += unpacked.len() as u64;
-            for (seen, part) in seen.iter_mut().zip(parts) {
-                *seen = *seen || part.are_in(unpacked);
-            }
-        };
-        if let Err(error) = unpack(&path, &bytes, &mut look) {
-            scan.unreadable.push(format!("{}: {error}", shown(&path)));
-        }
-        let named = path
-            .to_str()
-            .is_some_and(|path| parts.iter().all(|part| part.word.is_some() && part.are_in(path.as_bytes())));
-        if seen.iter().all(|seen| *seen) || named {
-            scan.holding.push(shown(&path));
+    for folder in folders {
+        let mut unlisted = |path: &str, error: String| scan.unreadable.push(format!("{}: {error}", shown(path)));
+        for location in files.below(folder, &mut unlisted) {
+            look_at(files, &location, parts, shown, &mut scan);
         }
     }
     scan.holding.sort();
@@ -114,20 +86,43 @@ pub fn scan(folders: &[PathBuf], parts: &[Traces], shown: &dyn Fn(&Path) -> Stri
     scan
 }
 
-fn unpack(path: &Path, bytes: &[u8], look: &mut dyn FnMut(&[u8])) -> Result<(), String> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+fn look_at(files: Files<'_>, location: &str, parts: &[Traces], shown: &dyn Fn(&str) -> String, scan: &mut Scan) {
+    let bytes = match files.read(location) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return,
+        Err(error) => return scan.unreadable.push(format!("{}: {error}", shown(location))),
+    };
+    scan.files += 1;
+    scan.bytes += bytes.len() as u64;
+    let mut seen: Vec<bool> = parts.iter().map(|part| part.are_in(&bytes)).collect();
+    let mut look = |unpacked: &[u8]| {
+        scan.unpacked_bytes += unpacked.len() as u64;
+        for (seen, part) in seen.iter_mut().zip(parts) {
+            *seen = *seen || part.are_in(unpacked);
+        }
+    };
+    if let Err(error) = unpack(location, bytes, &mut look) {
+        scan.unreadable.push(format!("{}: {error}", shown(location)));
+    }
+    let named = parts.iter().all(|part| part.word.is_some() && part.are_in(location.as_bytes()));
+    if seen.iter().all(|seen| *seen) || named {
+        scan.holding.push(shown(location));
+    }
+}
+
+fn unpack(location: &str, bytes: Bytes, look: &mut dyn FnMut(&[u8])) -> Result<(), String> {
     if bytes.starts_with(b"PAR1") {
-        columns::pages(path, look)
+        columns::pages(bytes, look)
     } else if bytes.starts_with(b"Obj\x01") {
-        Container::read(bytes)?.blocks().for_each(look);
+        Container::read(&bytes)?.blocks().for_each(look);
         Ok(())
     } else if bytes.starts_with(&[0x1f, 0x8b]) {
         // Of a file that was cut off, what is there.
         let mut text = Vec::new();
-        let _ = flate2::read::MultiGzDecoder::new(bytes).read_to_end(&mut text);
+        let _ = flate2::read::MultiGzDecoder::new(&bytes[..]).read_to_end(&mut text);
         look(&text);
         Ok(())
-    } else if name.ends_with(".parquet") || name.ends_with(".avro") {
+    } else if location.ends_with(".parquet") || location.ends_with(".avro") {
         Err("it is damaged, or being written".into())
     } else {
         Ok(())

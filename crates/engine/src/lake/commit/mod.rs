@@ -283,7 +283,13 @@ fn swap(lake: &Lake, base: &Table, updates: &[TableUpdate], metadata: TableMetad
             Swap::Conflict => {
                 // The unknown attempt, or another writer's?
                 let now = settle(lake, base.name())?;
-                return Ok(if is_or_was(&now, &next) { Applied::Done(now) } else { Applied::Conflict });
+                if is_or_was(&now, &next) {
+                    return Ok(Applied::Done(now));
+                }
+                return match unknown {
+                    Some(error) if !tells(&now, base, &next) => Err(untold(base.name(), &error)),
+                    _ => Ok(Applied::Conflict),
+                };
             }
             Swap::Unknown(error) if faults::bug(Bug::UnknownIsFailure) => {
                 drop(error);
@@ -303,6 +309,31 @@ fn swap(lake: &Lake, base: &Table, updates: &[TableUpdate], metadata: TableMetad
         }
     }
     Err(unknown.unwrap_or_else(|| Error::internal("a swap without an outcome")))
+}
+
+/// Whether a table that does not show `next` shows that it never was its state.
+/// Where the server keeps one snapshot its ancestry does not go back to the base;
+/// then the progress of a pipeline tells, and nothing of other changes of rows.
+fn tells(now: &Table, base: &Table, next: &Next<'_>) -> bool {
+    let adds_rows = next.updates.iter().any(|update| matches!(update, TableUpdate::AddSnapshot { .. }));
+    let prefix = keys::progress("");
+    let of_a_pipeline = next.updates.iter().any(|update| match update {
+        TableUpdate::SetProperties { updates } => updates.keys().any(|key| key.starts_with(&prefix)),
+        _ => false,
+    });
+    let (mut cut, mut reached) = (false, false);
+    for snapshot in now.ancestry() {
+        reached |= Some(snapshot.snapshot_id()) == base.current_snapshot_id();
+        cut = snapshot.parent_snapshot_id().is_some_and(|id| now.metadata().snapshot_by_id(id).is_none());
+    }
+    !next.location.is_empty() || !adds_rows || of_a_pipeline || reached || !cut
+}
+
+fn untold(name: &TableName, error: &Error) -> Error {
+    Error::unavailable(format!(
+        "whether the change of table `{name}` was made is not known: its answer was lost ({error}), others changed the table since, and the catalog does not keep the snapshots between"
+    ))
+    .hint("look whether its rows are in the table before doing it again")
 }
 
 /// Whether `next` is the table's state or has been on its way to it. The
@@ -327,6 +358,7 @@ fn is_or_was(now: &Table, next: &Next<'_>) -> bool {
                 for key in ["last-updated-ms", "metadata-log", "snapshot-log"] {
                     json.as_object_mut()?.remove(key);
                 }
+                json["properties"].as_object_mut()?.retain(|key, _| !key.starts_with("nessie."));
                 Some(json)
             };
             state(now.metadata()).is_some_and(|found| Some(found) == state(next.metadata))

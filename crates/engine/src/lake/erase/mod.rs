@@ -112,9 +112,17 @@ pub struct Erased {
     pub snapshots: Vec<Moved>,
     /// Files that were removed from the storage.
     pub removed_files: u64,
+    /// Removed files that their store keeps as earlier versions.
+    #[serde(skip_serializing_if = "is_none")]
+    pub kept_versions: u64,
     /// What could not be removed yet, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What [`erase`] would erase; changes nothing.
@@ -172,7 +180,8 @@ pub fn erase(
         history::metadata(lake, base, erasure, &history, &written, change).map(Some)
     })?;
     if let Some(location) = base_location.filter(|_| forgotten) {
-        done.removed_files = maintain::erased::remove_replaced(lake, name, &location)?;
+        let gone = maintain::erased::remove_replaced(lake, name, &location)?;
+        (done.removed_files, done.kept_versions) = (gone.files, gone.versions);
     }
     Ok(done)
 }

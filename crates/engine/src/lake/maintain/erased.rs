@@ -7,6 +7,7 @@
 //! so that after an accident the same call finds what is left.
 
 use std::collections::BTreeSet;
+use std::ops::AddAssign;
 
 use super::check_collectable;
 use super::orphans;
@@ -18,30 +19,58 @@ use crate::lake::storage::{self, Storage, local_path};
 use crate::lake::table::Table;
 use crate::lake::{Lake, TableName, durable};
 
+/// Files that were removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Gone {
+    /// How many.
+    pub files: u64,
+    /// Those among them that their store keeps as earlier versions.
+    pub versions: u64,
+}
+
+impl AddAssign for Gone {
+    fn add_assign(&mut self, more: Self) {
+        self.files += more.files;
+        self.versions += more.versions;
+    }
+}
+
+impl Gone {
+    /// Removes one more file.
+    fn remove(&mut self, storage: &Storage, location: &str) -> Result<()> {
+        let kept = storage.keeps_versions(location)?;
+        if storage.remove(location)? {
+            self.files += 1;
+            self.versions += u64::from(kept);
+        }
+        Ok(())
+    }
+}
+
 /// Removes the files that only the metadata file `base` of the table needs, and
 /// the metadata files before it. Answers how many there were.
 ///
 /// # Errors
 /// When the table cannot be read, or a file cannot be removed; calling again
 /// goes on.
-pub fn remove_replaced(lake: &Lake, name: &TableName, base: &str) -> Result<u64> {
+pub fn remove_replaced(lake: &Lake, name: &TableName, base: &str) -> Result<Gone> {
     let now = lake.table(name)?;
     let storage = now.storage();
     if !storage.exists(base) {
-        return Ok(0);
+        return Ok(Gone::default());
     }
     check_collectable(&now)?;
     if now.metadata_location() == base {
-        return Ok(0);
+        return Ok(Gone::default());
     }
     let before = Table::load(name.clone(), base.to_owned(), storage.clone())?;
     let mut needed_metadata = reach::metadata_files(&now);
     let unneeded = Reached::of_what_is_there(&before)?.without(&Reached::all(&now)?);
-    let mut count = 0;
+    let mut gone = Gone::default();
     let top = now.metadata().location();
     let mut sweep = |paths: &BTreeSet<String>| -> Result<()> {
         for location in paths {
-            count += u64::from(storage.remove(location)?);
+            gone.remove(storage, location)?;
             storage::remove_empty_folders(location, top);
         }
         forgotten(paths)
@@ -56,7 +85,7 @@ pub fn remove_replaced(lake: &Lake, name: &TableName, base: &str) -> Result<u64>
     if !reach::metadata_files(&now).contains(base) {
         sweep(&BTreeSet::from([base.to_owned()]))?;
     }
-    Ok(count)
+    Ok(gone)
 }
 
 /// Removes what an erasure wrote under the table's folders and did not commit,
@@ -65,9 +94,9 @@ pub fn remove_replaced(lake: &Lake, name: &TableName, base: &str) -> Result<u64>
 ///
 /// # Errors
 /// When a file cannot be removed.
-pub fn remove_abandoned(lake: &Lake, name: &TableName) -> Result<u64> {
+pub fn remove_abandoned(lake: &Lake, name: &TableName) -> Result<Gone> {
     // Where orphans cannot be told nothing is removed; the leftovers say why.
-    let Ok(files) = orphans::unreached(lake, name) else { return Ok(0) };
+    let Ok(files) = orphans::unreached(lake, name) else { return Ok(Gone::default()) };
     let abandoned = |location: &String| location.rsplit('/').next().is_some_and(|name| name.contains(MARK));
     let files: Vec<String> = files.into_iter().map(|file| file.location).filter(abandoned).collect();
     remove_files(lake.storage(), &files)
@@ -78,13 +107,13 @@ pub fn remove_abandoned(lake: &Lake, name: &TableName) -> Result<u64> {
 ///
 /// # Errors
 /// When a file cannot be removed.
-pub fn remove_files(storage: &Storage, locations: &[String]) -> Result<u64> {
-    let mut count = 0;
+pub fn remove_files(storage: &Storage, locations: &[String]) -> Result<Gone> {
+    let mut gone = Gone::default();
     for location in locations {
-        count += u64::from(storage.remove(location)?);
+        gone.remove(storage, location)?;
     }
     forgotten(locations)?;
-    Ok(count)
+    Ok(gone)
 }
 
 /// The names of removed files, too, must not come back after a power loss.
@@ -101,7 +130,7 @@ fn forgotten<'a>(locations: impl IntoIterator<Item = &'a String>) -> Result<()> 
 #[derive(Debug, Default)]
 pub struct Leftovers {
     /// Files that were removed.
-    pub removed: u64,
+    pub gone: Gone,
     /// Files that stay, and why.
     pub left: Vec<String>,
 }
@@ -141,13 +170,16 @@ pub fn remove_leftovers(
                 if file.modified_ms < limit {
                     gone.push(file.location);
                 } else {
-                    done.left.push(format!("`{}` is younger than a day: a commit may need it", file.location));
+                    done.left.push(format!(
+                        "`{}` is younger than a day: a commit may need it; erase again when it is older",
+                        file.location
+                    ));
                 }
             }
         }
         Err(error) => done.left.push(format!("files that no snapshot needs were not looked at: {error}")),
     }
-    done.removed = remove_files(lake.storage(), &gone)?;
+    done.gone = remove_files(lake.storage(), &gone)?;
     gone.iter().for_each(|location| storage::remove_empty_folders(location, lake.warehouse()));
     // Files that others have removed, expiry for example, and of which nothing
     // is left to see, must not come back either.

@@ -33,11 +33,15 @@ pub(crate) fn setting(table: &super::Table, key: &str) -> Result<Option<i64>> {
 
 /// Refuses to remove files of a table that shares them with another.
 pub(super) fn check_collectable(table: &super::Table) -> Result<()> {
-    match table.metadata().properties().get("gc.enabled").map(String::as_str) {
-        Some("false") => {
-            Err(Error::invalid(format!("table `{}` has gc.enabled = false: its files are not removed", table.name()))
-                .hint("it may share files with another table; set gc.enabled to true if it does not"))
-        }
-        _ => Ok(()),
+    let properties = table.metadata().properties();
+    if properties.get("gc.enabled").is_none_or(|value| value != "false") {
+        return Ok(());
     }
+    let hint = if properties.contains_key(super::table::KEPT_BY_NESSIE) {
+        "branches, tags and earlier commits of Project Nessie may need them: its own garbage collector, nessie-gc, knows"
+    } else {
+        "it may share files with another table; set gc.enabled to true if it does not"
+    };
+    Err(Error::invalid(format!("table `{}` has gc.enabled = false: its files are not removed", table.name()))
+        .hint(hint))
 }

@@ -76,6 +76,9 @@ pub struct Due {
     pub orphan_files: usize,
     /// Their bytes.
     pub orphan_bytes: u64,
+    /// Why no file would be removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_removed: Option<String>,
 }
 
 /// What was done for a table.
@@ -103,6 +106,9 @@ pub struct Report {
     pub orphan_bytes: u64,
     /// Orphans left for the next time.
     pub orphans_left: usize,
+    /// Why no file was removed and no snapshot expired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_removed: Option<String>,
 }
 
 impl Policy {
@@ -134,19 +140,33 @@ pub fn due(lake: &Lake, name: &TableName, policy: &Policy) -> Result<Due> {
     let now = lake.clock().now_millis();
     let live = files::live_files(&table, table.current_snapshot_id())?;
     let groups = rewrite::plan(&table, &live, &policy.options(), &vec![true; live.data.len()])?;
-    let expired = expire::plan(&table, &policy.rules(now), now)?;
-    let orphans = orphans::find(lake, name, policy.search(now))?;
-    Ok(Due {
+    let due = Due {
         table: name.to_string(),
         rewrite_files: groups.iter().map(|group| group.files.len()).sum(),
         rewrite_bytes: groups.iter().map(rewrite::Group::bytes).sum(),
         rewrite_groups: groups.len(),
+        ..Due::default()
+    };
+    if let Some(why) = not_removed(&table) {
+        return Ok(Due { not_removed: Some(why), ..due });
+    }
+    let expired = expire::plan(&table, &policy.rules(now), now)?;
+    let orphans = orphans::find(lake, name, policy.search(now))?;
+    Ok(Due {
         expire_snapshots: expired.snapshots.len(),
         keep_snapshots: expired.kept,
         expire_refs: expired.refs,
         orphan_files: orphans.files.len(),
         orphan_bytes: orphans.bytes,
+        ..due
     })
+}
+
+/// Why files of a table must stay, if they must: they are rewritten all the
+/// same.
+fn not_removed(table: &Table) -> Option<String> {
+    let error = super::check_collectable(table).err()?;
+    Some(error.get_hint().map_or_else(|| error.to_string(), |hint| format!("{error} ({hint})")))
 }
 
 /// Rewrites data files, then manifests, expires snapshots, and moves orphans
@@ -155,23 +175,30 @@ pub async fn maintain(lake: &Lake, context: &SessionContext, name: &TableName, p
     let now = lake.clock().now_millis();
     let files = rewrite::rewrite(lake, context, name, &policy.options(), None).await?;
     let manifests = manifests::rewrite(lake, name, None)?;
-    let (expired, removed) = expire::expire(lake, name, &policy.rules(now))?;
-    let orphans = orphans::find(lake, name, policy.search(now))?;
-    if !orphans.files.is_empty() {
-        orphans::quarantine(lake, name, &orphans)?;
-    }
-    Ok(Report {
+    let report = Report {
         table: name.to_string(),
         rewritten_files: files.rewritten_files,
         added_files: files.added_files,
         failed_files: files.failed_files,
         rewritten_manifests: manifests.rewritten,
         added_manifests: manifests.added,
+        ..Report::default()
+    };
+    if let Some(why) = not_removed(&lake.table(name)?) {
+        return Ok(Report { not_removed: Some(why), ..report });
+    }
+    let (expired, removed) = expire::expire(lake, name, &policy.rules(now))?;
+    let orphans = orphans::find(lake, name, policy.search(now))?;
+    if !orphans.files.is_empty() {
+        orphans::quarantine(lake, name, &orphans)?;
+    }
+    Ok(Report {
         expired_snapshots: expired.snapshots.len(),
         removed,
         orphan_files: orphans.files.len(),
         orphan_bytes: orphans.bytes,
         orphans_left: orphans.beyond_cap,
+        ..report
     })
 }
 
@@ -218,7 +245,10 @@ async fn what_is_due(
     let table = lake.table(name)?;
     let live = files::live_files(&table, table.current_snapshot_id())?;
     let groups = rewrite::plan(&table, &live, options, &vec![true; live.data.len()])?;
-    let old = expire::plan(&table, &policy.rules(now), now)?;
+    let mut old = expire::plan(&table, &policy.rules(now), now)?;
+    if super::check_collectable(&table).is_err() {
+        old.snapshots.clear();
+    }
     let mut report = Report { table: name.to_string(), ..Report::default() };
     if groups.is_empty() && old.snapshots.is_empty() {
         return Ok(None);

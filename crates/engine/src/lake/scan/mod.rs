@@ -11,6 +11,7 @@ mod bounds;
 mod columns;
 mod equality;
 mod keys;
+mod local;
 mod read;
 
 use std::any::Any;

@@ -1,6 +1,7 @@
 //! The plan that reads the files of a scan.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
@@ -9,7 +10,7 @@ use datafusion::common::stats::Precision;
 use datafusion::common::{Column, DFSchema, Result as DfResult, ScalarValue, Statistics};
 use datafusion::config::TableParquetOptions;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
+use datafusion::datasource::physical_plan::parquet::{CachedParquetFileReaderFactory, ParquetFileReaderFactory};
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
@@ -22,10 +23,12 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 use iceberg::spec::{DataContentType, DataFileFormat};
+use object_store::path::Path;
 
 use super::columns::{ByFieldId, TableColumns, id_of};
 use super::equality::{DeletedValues, EqualityDeletes, NotDeleted};
 use super::keys::KeyIn;
+use super::local::LocalFiles;
 use super::{Scan, Source, external};
 use crate::lake::deletes::{self, Positions};
 use crate::lake::faults::{self, Bug};
@@ -189,6 +192,9 @@ impl Scan {
     ) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
         let Output { schema, columns } = self.output(sets).map_err(external)?;
         let given = schema.table_schema().clone();
+        let places = group.files.iter().filter(|file| file.stored.object_store.is_none());
+        let places: HashMap<_, _> =
+            places.map(|file| (file.stored.path.clone(), storage::local_path(&file.location))).collect();
         let threads = state.config().target_partitions();
         let (files, chosen) = self.choose_rows(group.files, threads).map_err(external)?;
         if files.is_empty() {
@@ -222,12 +228,14 @@ impl Scan {
         if let Some(store) = group.stored.object_store.clone() {
             state.runtime_env().register_object_store(group.stored.store.as_ref(), store);
         }
-        let mut config =
-            FileScanConfigBuilder::new(group.stored.store.clone(), self.parquet(schema, &group.stored, pushed, state)?)
-                .with_file_groups(FileGroup::new(files).split_files(threads))
-                .with_statistics(statistics)
-                .with_projection_indices(Some(read.clone()))?
-                .with_limit(limit.filter(|_| sets.is_empty() && keys.is_none()));
+        let mut config = FileScanConfigBuilder::new(
+            group.stored.store.clone(),
+            self.parquet(schema, &group.stored, places, pushed, state)?,
+        )
+        .with_file_groups(FileGroup::new(files).split_files(threads))
+        .with_statistics(statistics)
+        .with_projection_indices(Some(read.clone()))?
+        .with_limit(limit.filter(|_| sets.is_empty() && keys.is_none()));
         if let Some(columns) = columns {
             config = config.with_expr_adapter(Some(Arc::new(ByFieldId(Arc::new(columns)))));
         }
@@ -258,6 +266,7 @@ impl Scan {
         &self,
         schema: TableSchema,
         stored: &StoredPath,
+        places: HashMap<Path, PathBuf>,
         pushed: Option<&Arc<dyn PhysicalExpr>>,
         state: &dyn Session,
     ) -> DfResult<Arc<ParquetSource>> {
@@ -274,11 +283,17 @@ impl Scan {
             source = source.with_predicate(predicate.clone());
         }
         // The files of a table never change: their footers are read once in a process.
-        if matches!(self.source, Source::Table { .. }) {
-            let runtime = state.runtime_env();
-            let footers = runtime.cache_manager.get_file_metadata_cache();
-            let reader = CachedParquetFileReaderFactory::new(runtime.object_store(&stored.store)?, footers);
-            source = source.with_parquet_file_reader_factory(Arc::new(reader));
+        let runtime = state.runtime_env();
+        let store = runtime.object_store(&stored.store)?;
+        let kept = matches!(self.source, Source::Table { .. });
+        let footers = kept.then(|| runtime.cache_manager.get_file_metadata_cache());
+        let reader: Option<Arc<dyn ParquetFileReaderFactory>> = match footers {
+            footers if stored.object_store.is_none() => Some(Arc::new(LocalFiles { places, store, footers })),
+            Some(footers) => Some(Arc::new(CachedParquetFileReaderFactory::new(store, footers))),
+            None => None,
+        };
+        if let Some(reader) = reader {
+            source = source.with_parquet_file_reader_factory(reader);
         }
         Ok(Arc::new(source))
     }

@@ -193,6 +193,18 @@ impl Storage {
         }
     }
 
+    /// Whether a file's store says that it keeps the file as an earlier version
+    /// when it is removed. One that is not there is not kept.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub fn keeps_versions(&self, location: &str) -> Result<bool> {
+        match self.place(location)? {
+            Place::Local(_) => Ok(false),
+            Place::Object(object) => object.keeps_versions(),
+        }
+    }
+
     /// Begins a new file, whose name nobody else uses.
     pub fn create(&self, location: &str) -> Result<Output> {
         match self.place(location)? {

@@ -101,6 +101,7 @@ pub(super) struct Bucket {
     /// Its address in DataFusion's registry.
     pub url: ObjectStoreUrl,
     address: String,
+    provider: Provider,
 }
 
 impl fmt::Debug for Bucket {
@@ -122,7 +123,7 @@ impl Bucket {
         let scheme = format!("{:?}", parts.provider).to_ascii_lowercase();
         let url = ObjectStoreUrl::parse(format!("{scheme}{own}://{}", parts.host.replace('@', ".")))
             .map_err(|e| Error::invalid(format!("`{}` is not the address of a bucket: {e}", parts.address)))?;
-        Ok(Self { store, url, address: parts.address.clone() })
+        Ok(Self { store, url, address: parts.address.clone(), provider: parts.provider })
     }
 }
 
@@ -280,6 +281,19 @@ impl Object {
     /// The size.
     pub fn head(&self) -> Result<u64> {
         self.ask("find", |store, path| async move { store.head(&path).await.map(|meta| meta.size) })
+    }
+
+    /// Whether the bucket gave the object a version. Google's gives every object
+    /// a generation, whether or not it keeps earlier ones: it does not tell.
+    pub fn keeps_versions(&self) -> Result<bool> {
+        match self.ask("find", |store, path| async move { store.head(&path).await }) {
+            // Without versioning, or while it is suspended, the version is `null`.
+            Ok(found) => {
+                Ok(self.bucket.provider != Provider::Gcs && found.version.is_some_and(|version| version != "null"))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Creates the object if there is none. An answer that got lost is not

@@ -8,21 +8,24 @@
 //! them at the same moment is not noticed; nothing is decided on them.
 //!
 //! Status 409 is a conflict; 5xx, no answer, and an answer that cannot be read
-//! are unknown outcomes.
+//! are unknown outcomes. A server may take a change and leave a part of it out:
+//! what is no change of rows is looked for in its answer ([`answer::left_out`]).
 
+mod answer;
 mod client;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use iceberg::TableRequirement;
 use iceberg::spec::TableMetadata;
+use iceberg::{TableRequirement, TableUpdate};
 use insightera_core::ErrorKind;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::answer::TableAnswer;
 use self::client::{Answer, Client, Failure};
 use super::{Catalog, FORMAT, FORMAT_PROPERTY, Loaded, Next, Swap, check_format};
 use crate::config::RestSettings;
@@ -46,25 +49,6 @@ impl fmt::Debug for RestCatalog {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct TableAnswer {
-    metadata_location: Option<String>,
-    metadata: TableMetadata,
-    #[serde(default)]
-    config: Option<HashMap<String, String>>,
-    #[serde(default)]
-    storage_credentials: Option<Vec<StorageCredential>>,
-}
-
-#[derive(Deserialize)]
-struct StorageCredential {
-    #[serde(default)]
-    prefix: String,
-    #[serde(default)]
-    config: HashMap<String, String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
 struct Page<T> {
     #[serde(alias = "identifiers", alias = "namespaces")]
     items: Vec<T>,
@@ -82,21 +66,6 @@ struct Identifier {
 struct NamespaceAnswer {
     #[serde(default)]
     properties: Option<HashMap<String, String>>,
-}
-
-impl From<TableAnswer> for Loaded {
-    fn from(answer: TableAnswer) -> Self {
-        let mut properties = answer.config.unwrap_or_default();
-        // The longest prefix that fits is the most specific.
-        let location = answer.metadata.location();
-        let credentials = answer.storage_credentials.unwrap_or_default();
-        let fitting = credentials.into_iter().filter(|c| location.starts_with(&c.prefix));
-        if let Some(credential) = fitting.max_by_key(|c| c.prefix.len()) {
-            properties.extend(credential.config);
-        }
-        let location = answer.metadata_location.unwrap_or_default();
-        Self { location, metadata: Some(Arc::new(answer.metadata)), properties }
-    }
 }
 
 impl RestCatalog {
@@ -209,6 +178,31 @@ fn creation(metadata: &TableMetadata) -> serde_json::Result<Value> {
     ]))
 }
 
+/// The updates with the schemas and partition specs as the next metadata has
+/// them. Some servers give numbers to those without, others insist on them.
+fn numbered(updates: &[TableUpdate], base: &TableMetadata, next: &TableMetadata) -> serde_json::Result<Value> {
+    let known: HashSet<i32> = base.schemas_iter().map(|schema| schema.schema_id()).collect();
+    let mut schemas: Vec<_> = next.schemas_iter().filter(|schema| !known.contains(&schema.schema_id())).collect();
+    schemas.sort_by_key(|schema| schema.schema_id());
+    let known: HashSet<i32> = base.partition_specs_iter().map(|spec| spec.spec_id()).collect();
+    let mut specs: Vec<_> = next.partition_specs_iter().filter(|spec| !known.contains(&spec.spec_id())).collect();
+    specs.sort_by_key(|spec| spec.spec_id());
+    let (mut schemas, mut specs) = (schemas.into_iter(), specs.into_iter());
+    let mut updates = serde_json::to_value(updates)?;
+    for update in updates.as_array_mut().into_iter().flatten() {
+        // One that the table has already is its current one from then on.
+        if update["action"] == "add-schema" {
+            let schema = schemas.next().unwrap_or(next.current_schema());
+            update["schema"] = serde_json::to_value(schema.as_ref())?;
+            update["last-column-id"] = next.last_column_id().into();
+        } else if update["action"] == "add-spec" {
+            let spec = specs.next().unwrap_or(next.default_partition_spec());
+            update["spec"] = serde_json::to_value(spec.as_ref())?;
+        }
+    }
+    Ok(updates)
+}
+
 fn no_json(error: impl fmt::Display) -> Error {
     Error::internal(format!("a change of a table has no JSON form: {error}"))
 }
@@ -316,7 +310,8 @@ impl Catalog for RestCatalog {
     fn swap(&self, base: &Table, next: Next<'_>) -> Swap {
         let bodies = requirements(base).and_then(|requirements| {
             let requirements = serde_json::to_value(requirements).map_err(no_json)?;
-            Ok((requirements, serde_json::to_value(next.updates).map_err(no_json)?))
+            let updates = numbered(next.updates, base.metadata(), next.metadata).map_err(no_json)?;
+            Ok((requirements, updates))
         });
         let (requirements, updates) = match bodies {
             Ok(bodies) => bodies,
@@ -328,6 +323,19 @@ impl Catalog for RestCatalog {
             Swap::Refused(error) if error.kind() == ErrorKind::Invalid => match self.load(base.name()) {
                 Ok(Some(now)) if now.location != base.metadata_location() => Swap::Conflict,
                 _ => Swap::Refused(error),
+            },
+            Swap::Done(Some(loaded)) => match answer::left_out(next.updates, &loaded) {
+                Ok(left_out) if left_out.is_empty() => Swap::Done(Some(loaded)),
+                Ok(left_out) => Swap::Refused(
+                    Error::invalid(format!(
+                        "the catalog at `{}` answered a change of table `{}` and left out {}",
+                        self.client.address(),
+                        base.name(),
+                        left_out.join(", ")
+                    ))
+                    .hint(answer::hint(&loaded)),
+                ),
+                Err(error) => Swap::Refused(error),
             },
             other => other,
         }
