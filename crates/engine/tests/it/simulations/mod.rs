@@ -85,7 +85,7 @@ fn every_known_bug_of_streams_that_is_put_back_is_found_by_a_simulation() {
         ("NoMetadataFsync", 1),
         ("NoDirectoryFsync", 1),
         ("DeleteOnUnknown", 2),
-        ("UnknownIsFailure", 1),
+        ("UnknownIsFailure", 10),
         ("LostManifests", 34),
         ("OrphansOfAnyAge", 22),
     ];

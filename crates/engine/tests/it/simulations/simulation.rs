@@ -263,10 +263,10 @@ impl Simulation<'_> {
                 }
                 Err(error) => {
                     let allowed = match error.kind() {
+                        // A table that was being made when something happened.
+                        _ if self.troubled && error.to_string().contains(OTHERS) => true,
                         ErrorKind::Unavailable => troubled,
                         ErrorKind::Conflict if stream => streams > 1 || troubled,
-                        // A table that was being made when something happened.
-                        ErrorKind::Data => self.troubled && error.to_string().contains(OTHERS),
                         kind => !stream && is_of_others(kind),
                     };
                     if !allowed {
