@@ -1,8 +1,8 @@
 """Streams against Spark Structured Streaming, on the same kind of events, in one run.
 
     python bench/stream.py                  # writes STREAM.md
-    python bench/stream.py topic            # from a filled Kafka topic of four partitions; prints
-    python bench/stream.py live             # from an open-loop producer to the live output topic; prints
+    python bench/stream.py topic            # from a filled Kafka topic of four partitions; writes STREAM-KAFKA.md
+    python bench/stream.py live             # from an open-loop producer to the live output topic; the same
 
 Events are lines of JSON in files, so that no broker's speed is in the figures.
 Ours: `insightera stream NAME --until-end` in a new process over files that are
@@ -177,6 +177,27 @@ def with_project(project, work):
         shutil.move(saved, project)
 
 
+def told(kind, what, text):
+    """Prints a figure, and keeps it with the others of topics."""
+    print(f"{kind}, {what}: {text}", flush=True)
+    kept = WORK / "kafka.json"
+    figures = json.loads(kept.read_text()) if kept.exists() else {}
+    version = subprocess.run([binary(), "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    figures[f"{kind}, {what}"] = f"{text} ({datetime.date.today()}, {machine()}, {version}, load {os.getloadavg()[0]:.1f} at the end)"
+    kept.write_text(json.dumps(figures))
+    lines = [f"- {name}: {figure}" for name, figure in sorted(figures.items())]
+    (ROOT / "bench/STREAM-KAFKA.md").write_text("\n".join([
+        "# Streams from a Kafka topic", "",
+        "`python bench/stream.py topic` and `live` print and write this; the broker, the producer and the reader of the output run "
+        "on the same processors. One run a line.", "", *lines, ""]))
+
+
+def machine():
+    model = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                  if line.startswith("model name")), "unknown")
+    return f"{os.cpu_count()} cores {model}"
+
+
 def filled_topic(project, kind, known, options):
     """All events of a topic of four partitions, from the first poll to the last commit."""
     file = keyed_events(kind, known, min(options.events, 2_000_000))
@@ -194,8 +215,9 @@ def filled_topic(project, kind, known, options):
     report = report[0]
     if (report["events"], report["dead"], report["late"]) != (options.events, 0, 0):
         sys.exit(f"{kind}: {report}")
-    print(f"{kind}: {options.events:,} events of a topic of 4 partitions in {report['seconds']:.1f} s, "
-          f"{options.events / report['seconds']:,.0f} events/s, {cost['peak'] / 2**20:,.0f} MiB", flush=True)
+    told(kind, "filled topic", f"{options.events:,} events of 4 partitions in {report['seconds']:.1f} s, first poll to last commit: "
+         f"**{options.events / report['seconds']:,.0f} events/s**, {1e6 * cost['cpu'] / options.events:.1f} us of processor an event, "
+         f"{cost['peak'] / 2**20:,.0f} MiB")
 
 
 def live_topic(project, kind, known, options):
@@ -224,9 +246,9 @@ def live_topic(project, kind, known, options):
         found = with_project(project, run)
     finally:
         kafka.broker.close()
-    print(f"{kind}: {options.rate:,} events/s for {options.seconds} s: scheduled send to live output p50 {found['p50']:.1f} ms, "
-          f"p99 {found['p99']:.1f} ms, max {found['max']:.0f} ms of {found['measured']:,}; {found['missing']} of "
-          f"{found['sent']:,} missing; the producer was {found['producer_behind_ms']:.1f} ms behind at most", flush=True)
+    told(kind, f"live, {options.rate:,} events/s", f"{options.seconds} s: scheduled send to live output p50 **{found['p50']:.1f} ms**, "
+         f"p99 **{found['p99']:.1f} ms**, max {found['max']:.0f} ms of {found['measured']:,}; {found['missing']} of "
+         f"{found['sent']:,} missing; the producer was {found['producer_behind_ms']:.1f} ms behind at most")
     if found["missing"]:
         sys.exit("predictions are missing")
 
@@ -282,8 +304,6 @@ def main():
             rows.append((kind, name, f"{count:,}", f"{middle['rate']:,.0f} ({spread})", f"{middle['seconds']:.1f}",
                          f"{1e6 * middle['cpu'] / count:.1f}", f"{middle['peak'] / 2**20:,.0f}"))
             print(*rows[-1], sep="\t", flush=True)
-    machine = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                    if line.startswith("model name")), "unknown")
     version = subprocess.run([binary(), "--version"], capture_output=True, text=True, check=True).stdout.strip()
     import pyspark
 
@@ -292,7 +312,7 @@ def main():
 
 Printed by `python bench/stream.py`; what is measured stands there.
 
-- machine: {os.cpu_count()} cores {machine}; {version}; pyspark {pyspark.__version__} local[2], Iceberg 1.10.2
+- machine: {machine()}; {version}; pyspark {pyspark.__version__} local[2], Iceberg 1.10.2
 - median of {options.repeats} runs (minimum-maximum), {datetime.date.today()}
 
 | stream | engine | events | events/s | seconds | CPU us an event | peak MiB |
