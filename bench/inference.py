@@ -271,6 +271,20 @@ def report_model(key, options, rows):
     return [*lines, ""]
 
 
+def scaling_alone(options):
+    """What more threads bring to every model, written to SCALING.md."""
+    few, many = options.threads[0], options.threads[-1]
+    lines = ["# What more threads bring", "", "`python bench/inference.py --scaling` prints and writes this.", "", f"- machine: {machine()}",
+             f"- {SCALING_ROUNDS} short rounds of: the model and arithmetic alone on {few} thread and on {many}, in turn; medians over the rounds", "",
+             "| model | gains | arithmetic gains | of it | middle half |", "|---|---|---|---|---|"]  # fmt: skip
+    for key in options.models.split(","):
+        file, title, *_ = MODELS[key]
+        gain, best, low, middle, high = scaling(FOLDER / file, OURS, options, FOLDER / f"rows{options.rows}")
+        lines.append(f"| {title} | {gain:.2f}x | {best:.2f}x | {middle:.2f} | {low:.2f}-{high:.2f} |")
+        print(lines[-1], flush=True)
+    (ROOT / "bench/SCALING.md").write_text("\n".join(lines) + "\n")
+
+
 def main():
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("--rows", type=int, default=1_000_000)
@@ -279,6 +293,7 @@ def main():
     parse.add_argument("--threads", default="1,2", type=lambda text: [int(t) for t in text.split(",")])
     parse.add_argument("--models", default=",".join(MODELS))
     parse.add_argument("--engines", default="", help="only these peers besides the model's own library")
+    parse.add_argument("--scaling", action="store_true", help="ours alone, with one thread and with all")
     parse.add_argument("--binary", type=Path, default=ROOT / "target/release/examples/score_bench")
     parse.add_argument("--out", type=Path, default=ROOT / "bench/INFERENCE.md")
     options = parse.parse_args()
@@ -307,6 +322,8 @@ def main():
         "- one row: ours `RowScorer::score_record`, a record of names and values; xgboost and lightgbm through their C interfaces (inplace predict, single-row fast); others through Python",
         "- rows explained: exact contributions of every column on one thread, as xgboost's `pred_contribs` gives them", "",
     ]  # fmt: skip
+    if options.scaling:
+        return scaling_alone(options)
     for key in options.models.split(","):
         lines += report_model(key, options, FOLDER / f"rows{options.rows}")
         options.out.write_text("\n".join(lines))
