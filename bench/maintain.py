@@ -43,7 +43,7 @@ class Project:
     """A project with one table of so many files."""
 
     def __init__(self, name, files, rows, binary):
-        self.folder, self.files, self.rows, self.binary = FOLDER / name, files, rows, binary
+        self.folder, self.files, self.rows, self.binary = FOLDER / f"{name}-{files}-{rows}", files, rows, binary
 
     def catalog(self):
         from pyiceberg.catalog.sql import SqlCatalog
