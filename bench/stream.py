@@ -235,7 +235,7 @@ def live_topic(project, kind, known, options):
             try:
                 # A few seconds for the group; what is sent at the beginning is not measured.
                 time.sleep(8)
-                found = kafka.load("live", f"{kind}-live", f"{kind}-out", options.rate, options.seconds, file)
+                found = kafka.load("live", f"{kind}-live", f"{kind}-out", options.rate, options.seconds, file, options.linger)
                 if stream.poll() is not None:
                     sys.exit(f"the stream ended: {(WORK / 'live.log').read_text()[-3000:]}")
                 return found
@@ -248,7 +248,8 @@ def live_topic(project, kind, known, options):
         kafka.broker.close()
     told(kind, f"live, {options.rate:,} events/s", f"{options.seconds} s: scheduled send to live output p50 **{found['p50']:.1f} ms**, "
          f"p99 **{found['p99']:.1f} ms**, max {found['max']:.0f} ms of {found['measured']:,}; {found['missing']} of "
-         f"{found['sent']:,} missing; the producer was {found['producer_behind_ms']:.1f} ms behind at most")
+         f"{found['sent']:,} missing; the producer was {found['producer_behind_ms']:.1f} ms behind at most, linger {options.linger} ms")
+    print("99th percentiles of each second, ms:", found["p99_by_second"])
     if found["missing"]:
         sys.exit("predictions are missing")
 
@@ -269,6 +270,7 @@ def main():
     parse.add_argument("mode", nargs="?", choices=["files", "topic", "live"], default="files")
     parse.add_argument("--rate", type=int, default=10_000, help="live: events a second")
     parse.add_argument("--seconds", type=int, default=60, help="live")
+    parse.add_argument("--linger", type=int, default=1, help="live: `linger.ms` of the producer")
     parse.add_argument("--students", type=int, default=112_000, help="about nine in ten of them are active")
     parse.add_argument("--events", type=int, default=4_000_000,
                        help="topic: 15,000,000 take a minute or more")
