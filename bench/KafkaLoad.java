@@ -27,13 +27,15 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  *
  * fill SERVERS TOPIC PARTITIONS FILE COUNT: so many events, from its beginning again at its end, as fast as it goes.
  * create SERVERS TOPIC PARTITIONS: an empty topic.
- * live SERVERS TOPIC OUTPUT RATE SECONDS FILE LINGER: an open loop: event i is due at i / RATE, is sent then or as soon after
- * as it goes, and has the time it was due in its header `scheduled-send-time` (nanoseconds of this process). LINGER is the
+ * live SERVERS TOPIC OUTPUT RATE SECONDS FILE LINGER: an open loop: event i is due at i / RATE, is sent at the next millisecond or
+ * as soon after as it goes, and has the time it was due in its header `scheduled-send-time` (nanoseconds of this process). LINGER is the
  * producer's `linger.ms`. Beside it the output topic is read; a message's header `insightera-id` ends in the partition and
  * offset of its event. Answers the latencies from due to read, in milliseconds, of the events that were due after the first
  * tenth, and their 99th percentiles second by second.
  */
 public class KafkaLoad {
+    private static final long TICK = 1_000_000;
+
     public static void main(String[] arguments) throws Exception {
         String servers = arguments[1];
         Properties settings = new Properties();
@@ -139,8 +141,9 @@ public class KafkaLoad {
         long behind = 0;
         for (int index = 0; index < count; index++) {
             long at = start + (long) (index * 1e9 / rate);
+            // All that are due are sent together: a processor that wakes up for each has little time left for others.
             while (System.nanoTime() < at) {
-                LockSupport.parkNanos(Math.min(200_000L, at - System.nanoTime()));
+                LockSupport.parkNanos(TICK);
             }
             behind = Math.max(behind, System.nanoTime() - at);
             int line = index % keys.length;

@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::cast;
@@ -77,15 +77,12 @@ impl Sent {
     /// # Errors
     /// When one was not.
     pub fn wait(&self) -> Result<()> {
-        let end = Instant::now() + FLUSH;
-        let mut state = self.way.state();
-        while state.0 > 0 && state.1.is_none() {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                let late = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
-                return Err(self.undelivered(late));
-            }
-            state = self.way.arrived.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        let state = self.way.state();
+        let under_way = |state: &mut (usize, Option<KafkaError>)| state.0 > 0 && state.1.is_none();
+        let waited = self.way.arrived.wait_timeout_while(state, FLUSH, under_way);
+        let (state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return Err(self.undelivered(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)));
         }
         state.1.clone().map_or(Ok(()), |error| Err(self.undelivered(error)))
     }

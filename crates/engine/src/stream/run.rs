@@ -519,7 +519,7 @@ impl Stream {
             std::mem::take(&mut self.held)
         };
         let learned = self.flow.learn(&parts);
-        for news in self.program.decoder.news() {
+        for news in self.program.schemas.as_ref().map(|schemas| schemas.news()).unwrap_or_default() {
             self.warn(&news);
         }
         match learned {
