@@ -41,10 +41,13 @@ const SECTION: &str = "[source.kafka]";
 /// How long leaving a group may take, and how long the request to do so.
 const FAREWELL: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_millis(300);
-/// How soon after a poll with events the next one takes some. An event that
-/// comes alone is not held up; of many those that come meanwhile are taken
-/// together, since a poll costs as much as some dozens of events.
-const PACE: f64 = 0.002;
+/// Seconds between two polls that take events: as many times what the last one
+/// was worked on, within limits. A poll costs as much as some dozens of events,
+/// here and at the brokers: many small ones leave no processor to be quick with.
+/// An event that comes alone is not held up.
+const PACE: f64 = 4.0;
+const LEAST_PACE: f64 = 0.001;
+const MOST_PACE: f64 = 0.005;
 /// Events of a poll.
 const POLL_EVENTS: usize = 16 * 1024;
 
@@ -75,8 +78,35 @@ pub struct Kafka {
     assigned: BTreeMap<u32, i64>,
     at_end: BTreeSet<u32>,
     read: BTreeMap<u32, RawPart>,
-    /// When the last poll with events took them, monotonic seconds.
+    pace: Pace,
+}
+
+/// When the last poll with events took them and when it gave them out,
+/// monotonic seconds, and the bytes of the partition that had most.
+#[derive(Debug, Default)]
+struct Pace {
     taken: f64,
+    given: f64,
+    bytes: usize,
+}
+
+impl Pace {
+    /// How long events that are there wait for others; `called` is when they
+    /// were asked for.
+    fn wait(&self, called: f64, now: f64) -> Duration {
+        let worked = (called - self.given).max(0.0);
+        let next = self.taken + (PACE * worked).clamp(LEAST_PACE, MOST_PACE);
+        Duration::from_secs_f64((next - now).clamp(0.0, MOST_PACE))
+    }
+}
+
+/// Events of one partition that come after one another.
+struct Run {
+    partition: u32,
+    position: i64,
+    part: RawPart,
+    /// Whether it has a message that was not read before.
+    is_new: bool,
 }
 
 /// What the client tells us. Its own log goes nowhere: what matters comes as
@@ -180,7 +210,7 @@ impl Kafka {
             member: group.member.clone().map(|member| named("group.instance.id").unwrap_or(member)),
         };
         let (topic, options) = (topic.to_owned(), options.clone());
-        Ok(Self { topic, identity, clock, consumer, options, group, assigned, at_end, read, taken: 0.0 })
+        Ok(Self { topic, identity, clock, consumer, options, group, assigned, at_end, read, pace: Pace::default() })
     }
 
     fn watermarks(&self, partition: u32) -> Result<(i64, i64)> {
@@ -322,6 +352,24 @@ impl Kafka {
     }
 }
 
+/// Notes how far a run of events came. One of a partition that is not read, or
+/// that brought nothing, leaves no trace.
+fn end(
+    run: Option<Run>,
+    assigned: &mut BTreeMap<u32, i64>,
+    at_end: &mut BTreeSet<u32>,
+    read: &mut BTreeMap<u32, RawPart>,
+) {
+    let Some(Run { partition, position, part, is_new }) = run else { return };
+    if is_new {
+        assigned.insert(partition, position);
+        at_end.remove(&partition);
+    }
+    if part.next_offset > 0 {
+        read.insert(partition, part);
+    }
+}
+
 /// Waits until a broker has answered.
 ///
 /// # Errors
@@ -402,57 +450,80 @@ impl Source for Kafka {
 
     fn poll(&mut self, max_bytes: usize, wait: Duration) -> Result<Vec<RawPart>> {
         let now = self.clock.now_micros();
-        let (mut bytes, mut events) = (0, 0);
+        let called = self.clock.monotonic_seconds();
+        let (mut bytes, mut events, mut paced) = (0, 0, false);
         let mut problems = Vec::new();
         let mut patience = wait;
+        let mut run: Option<Run> = None;
         while bytes < max_bytes && events < POLL_EVENTS {
             // Also when the group asks for something.
             let Some(found) = self.consumer.poll(patience) else { break };
+            patience = Duration::ZERO;
             let message = match found {
                 Ok(message) => message,
                 Err(KafkaError::PartitionEOF(partition)) => {
+                    end(run.take(), &mut self.assigned, &mut self.at_end, &mut self.read);
                     self.at_end.insert(partition as u32);
-                    patience = Duration::ZERO;
                     continue;
                 }
                 Err(error) => {
                     problems.push(error);
-                    patience = Duration::ZERO;
                     continue;
                 }
             };
-            if events == 0 {
-                let early = self.taken + PACE - self.clock.monotonic_seconds();
-                if early > 0.0 {
-                    std::thread::sleep(Duration::from_secs_f64(early.min(PACE)));
-                }
-                self.taken = self.clock.monotonic_seconds();
-            }
-            patience = Duration::ZERO;
             let partition = message.partition() as u32;
-            if message.offset() < self.assigned.get(&partition).copied().unwrap_or(i64::MAX) {
+            let mut of_partition = match run.take() {
+                Some(run) if run.partition == partition => run,
+                other => {
+                    end(other, &mut self.assigned, &mut self.at_end, &mut self.read);
+                    let position = self.assigned.get(&partition).copied().unwrap_or(i64::MAX);
+                    let part = self.read.remove(&partition);
+                    let part = part.unwrap_or_else(|| RawPart { partition, ..RawPart::default() });
+                    Run { partition, position, part, is_new: false }
+                }
+            };
+            if message.offset() < of_partition.position {
+                run = Some(of_partition);
                 continue;
             }
-            let part = self.read.entry(partition).or_insert_with(|| RawPart { partition, ..RawPart::default() });
-            self.assigned.insert(partition, message.offset() + 1);
-            part.next_offset = message.offset() + 1;
-            self.at_end.remove(&partition);
+            if !paced {
+                paced = true;
+                let wait = self.pace.wait(called, self.clock.monotonic_seconds());
+                if !wait.is_zero() {
+                    std::thread::sleep(wait);
+                }
+                self.pace.taken = self.clock.monotonic_seconds();
+            }
+            let part = &mut of_partition.part;
+            of_partition.position = message.offset() + 1;
+            of_partition.is_new = true;
+            part.next_offset = of_partition.position;
             // A tombstone is no event; its offset counts.
-            let Some(payload) = message.payload() else { continue };
-            part.payload.extend_from_slice(payload);
-            part.ends.push(part.payload.len());
-            part.keys.extend_from_slice(message.key().unwrap_or_default());
-            part.key_ends.push(part.keys.len());
-            part.offsets.push(message.offset());
-            part.arrivals.push(match message.timestamp() {
-                Timestamp::NotAvailable => now,
-                Timestamp::CreateTime(ms) | Timestamp::LogAppendTime(ms) => ms.saturating_mul(1000),
-            });
-            bytes += payload.len();
-            events += 1;
+            if let Some(payload) = message.payload() {
+                if part.payload.is_empty() {
+                    part.payload.reserve(self.pace.bytes);
+                }
+                part.payload.extend_from_slice(payload);
+                part.ends.push(part.payload.len());
+                part.keys.extend_from_slice(message.key().unwrap_or_default());
+                part.key_ends.push(part.keys.len());
+                part.offsets.push(message.offset());
+                part.arrivals.push(match message.timestamp() {
+                    Timestamp::NotAvailable => now,
+                    Timestamp::CreateTime(ms) | Timestamp::LogAppendTime(ms) => ms.saturating_mul(1000),
+                });
+                bytes += payload.len();
+                events += 1;
+            }
+            run = Some(of_partition);
         }
+        end(run, &mut self.assigned, &mut self.at_end, &mut self.read);
         for problem in problems {
             self.interpret(problem)?;
+        }
+        if events > 0 {
+            self.pace.given = self.clock.monotonic_seconds();
+            self.pace.bytes = self.read.values().map(|part| part.payload.len()).max().unwrap_or(0);
         }
         Ok(std::mem::take(&mut self.read).into_values().collect())
     }
