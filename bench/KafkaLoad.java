@@ -4,10 +4,12 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 import java.util.Properties;
-import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.locks.LockSupport;
 import java.util.stream.Collectors;
 import org.apache.kafka.clients.admin.Admin;
@@ -25,12 +27,15 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  *
  * fill SERVERS TOPIC PARTITIONS FILE COUNT: so many events, from its beginning again at its end, as fast as it goes.
  * create SERVERS TOPIC PARTITIONS: an empty topic.
- * live SERVERS TOPIC OUTPUT RATE SECONDS FILE: an open loop: event i is due at i / RATE, is sent then or as soon after as it
- * goes, and has the time it was due in its header `scheduled-send-time` (nanoseconds of this process). Beside it the output
- * topic is read; a message's header `insightera-id` ends in the partition and offset of its event. Answers the
- * latencies from due to read, in milliseconds, of the events that were due after the first tenth.
+ * live SERVERS TOPIC OUTPUT RATE SECONDS FILE LINGER: an open loop: event i is due at i / RATE, is sent at the next millisecond or
+ * as soon after as it goes, and has the time it was due in its header `scheduled-send-time` (nanoseconds of this process). LINGER is the
+ * producer's `linger.ms`. Beside it the output topic is read; a message's header `insightera-id` ends in the partition and
+ * offset of its event. Answers the latencies from due to read, in milliseconds, of the events that were due after the first
+ * tenth, and their 99th percentiles second by second.
  */
 public class KafkaLoad {
+    private static final long TICK = 1_000_000;
+
     public static void main(String[] arguments) throws Exception {
         String servers = arguments[1];
         Properties settings = new Properties();
@@ -38,7 +43,7 @@ public class KafkaLoad {
         settings.put("key.serializer", ByteArraySerializer.class.getName());
         settings.put("value.serializer", ByteArraySerializer.class.getName());
         boolean fill = arguments[0].equals("fill");
-        settings.put("linger.ms", fill ? "50" : "0");
+        settings.put("linger.ms", fill ? "50" : arguments.length > 7 ? arguments[7] : "1");
         settings.put("batch.size", fill ? "262144" : "16384");
         settings.put("acks", "1");
         try (Admin admin = Admin.create(Map.of("bootstrap.servers", servers));
@@ -78,20 +83,56 @@ public class KafkaLoad {
         System.out.println("{\"sent\": " + sent + "}");
     }
 
+    /** By partition and offset: a time, or 0. Arrays, so that measuring takes little of the processors that are measured. */
+    private static final class Times {
+        private final long[][] times;
+
+        Times(int partitions, int count) {
+            times = new long[partitions][count];
+        }
+
+        void put(int partition, long offset, long time) {
+            if (times[partition][(int) offset] == 0) {
+                times[partition][(int) offset] = time;
+            }
+        }
+    }
+
     private static void live(String servers, KafkaProducer<byte[], byte[]> producer, String[] arguments) throws Exception {
         String topic = arguments[2];
         double rate = Double.parseDouble(arguments[4]);
-        int count = (int) (rate * Double.parseDouble(arguments[5]));
+        double seconds = Double.parseDouble(arguments[5]);
+        int count = (int) (rate * seconds);
         List<String> lines = Files.readAllLines(Path.of(arguments[6]));
-        // By partition and offset: when an event was due, and when its prediction was read.
-        Map<String, Long> due = new ConcurrentHashMap<>(2 * count);
-        Map<String, Long> read = new ConcurrentHashMap<>(2 * count);
+        byte[][] keys = new byte[Math.min(count, lines.size())][], events = new byte[keys.length][];
+        for (int index = 0; index < keys.length; index++) {
+            String line = lines.get(index);
+            int tab = line.indexOf('\t');
+            keys[index] = line.substring(0, tab).getBytes(StandardCharsets.UTF_8);
+            events[index] = line.substring(tab + 1).getBytes(StandardCharsets.UTF_8);
+        }
+        int partitions = producer.partitionsFor(topic).size();
+        Times due = new Times(partitions, count), read = new Times(partitions, count);
+        AtomicInteger answered = new AtomicInteger();
         KafkaConsumer<byte[], byte[]> consumer = outputs(servers, arguments[3]);
         Thread reader = new Thread(() -> {
-            while (!Thread.currentThread().isInterrupted() && read.size() < count) {
+            int found = 0;
+            while (!Thread.currentThread().isInterrupted() && found < count) {
                 for (ConsumerRecord<byte[], byte[]> one : consumer.poll(Duration.ofMillis(50))) {
-                    String id = new String(one.headers().lastHeader("insightera-id").value(), StandardCharsets.UTF_8);
-                    read.putIfAbsent(id.substring(id.indexOf('/') + 1), System.nanoTime());
+                    byte[] id = one.headers().lastHeader("insightera-id").value();
+                    int end = id.length;
+                    long offset = 0, partition = 0, unit = 1;
+                    while (id[--end] != '/') {
+                        offset += unit * (id[end] - '0');
+                        unit *= 10;
+                    }
+                    unit = 1;
+                    while (id[--end] != '/') {
+                        partition += unit * (id[end] - '0');
+                        unit *= 10;
+                    }
+                    read.put((int) partition, offset, System.nanoTime());
+                    found++;
                 }
             }
         });
@@ -100,15 +141,18 @@ public class KafkaLoad {
         long behind = 0;
         for (int index = 0; index < count; index++) {
             long at = start + (long) (index * 1e9 / rate);
+            // All that are due are sent together: a processor that wakes up for each has little time left for others.
             while (System.nanoTime() < at) {
-                LockSupport.parkNanos(Math.min(200_000L, at - System.nanoTime()));
+                LockSupport.parkNanos(TICK);
             }
             behind = Math.max(behind, System.nanoTime() - at);
-            ProducerRecord<byte[], byte[]> record = record(topic, lines.get(index % lines.size()));
+            int line = index % keys.length;
+            ProducerRecord<byte[], byte[]> record = new ProducerRecord<>(topic, keys[line], events[line]);
             record.headers().add("scheduled-send-time", ByteBuffer.allocate(8).putLong(at).array());
             producer.send(record, (where, error) -> {
                 if (error == null) {
-                    due.put(where.partition() + "/" + where.offset(), at);
+                    due.put(where.partition(), where.offset(), at);
+                    answered.incrementAndGet();
                 }
             });
         }
@@ -117,13 +161,43 @@ public class KafkaLoad {
         reader.interrupt();
         reader.join();
         long from = start + (long) (count * 1e8 / rate);
-        double[] latencies = due.entrySet().stream().filter(one -> one.getValue() >= from && read.containsKey(one.getKey()))
-            .mapToDouble(one -> (read.get(one.getKey()) - one.getValue()) / 1e6).sorted().toArray();
-        long missing = due.keySet().stream().filter(one -> !read.containsKey(one)).count();
+        List<List<Double>> bySecond = new ArrayList<>();
+        for (int second = 0; second < Math.ceil(seconds); second++) {
+            bySecond.add(new ArrayList<>());
+        }
+        List<Double> all = new ArrayList<>();
+        long missing = 0, found = 0;
+        for (int partition = 0; partition < partitions; partition++) {
+            for (int offset = 0; offset < count; offset++) {
+                long sent = due.times[partition][offset], came = read.times[partition][offset];
+                if (sent == 0) {
+                    continue;
+                }
+                if (came == 0) {
+                    missing++;
+                    continue;
+                }
+                found++;
+                double latency = (came - sent) / 1e6;
+                bySecond.get((int) Math.min(seconds - 1, (sent - start) / 1_000_000_000L)).add(latency);
+                if (sent >= from) {
+                    all.add(latency);
+                }
+            }
+        }
+        String seconds99 = bySecond.stream().map(one -> String.format("%.1f", quantile(one, 0.99)))
+            .collect(Collectors.joining(", "));
         System.out.printf("{\"sent\": %d, \"read\": %d, \"missing\": %d, \"measured\": %d, \"p50\": %.3f, \"p99\": %.3f, "
-            + "\"max\": %.3f, \"producer_behind_ms\": %.3f}%n", due.size(), read.size(), missing, latencies.length,
-            latencies[latencies.length / 2], latencies[latencies.length * 99 / 100], latencies[latencies.length - 1],
-            behind / 1e6);
+            + "\"max\": %.3f, \"producer_behind_ms\": %.3f, \"p99_by_second\": [%s]}%n", answered.get(), found, missing,
+            all.size(), quantile(all, 0.5), quantile(all, 0.99), quantile(all, 1.0), behind / 1e6, seconds99);
+    }
+
+    private static double quantile(List<Double> values, double share) {
+        if (values.isEmpty()) {
+            return -1;
+        }
+        Collections.sort(values);
+        return values.get((int) Math.min(values.size() - 1, (long) (values.size() * share)));
     }
 
     private static KafkaConsumer<byte[], byte[]> outputs(String servers, String topic) {

@@ -68,14 +68,16 @@ sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
 
 
 class Broker:
-    """One broker in a folder of its own; with `users` (name to password) also by TLS and SASL."""
+    """One broker in a folder of its own; with `users` (name to password) also by TLS and SASL. `more` are lines of its
+    settings, `java` arguments of its virtual machine."""
 
-    def __init__(self, folder, users=None):
-        self.folder, self.classpath = Path(folder), libraries()
+    def __init__(self, folder, users=None, more="", java=()):
+        self.folder, self.classpath, self.java_arguments = Path(folder), libraries(), list(java)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.port, controller = free_port(), free_port()
         self.settings = self.folder / "server.properties"
         settings = SETTINGS.format(port=self.port, controller=controller, folder=self.folder)
+        settings += more
         scram, self.ports = [], {}
         if users:
             self.certificate("broker")
@@ -132,7 +134,7 @@ class Broker:
     def start(self):
         log = open(self.folder / "broker.log", "a")
         self.process = subprocess.Popen(
-            ["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", self.classpath, "kafka.Kafka", str(self.settings)],
+            ["java", "-Xmx512m", "-XX:+UseSerialGC", *self.java_arguments, "-cp", self.classpath, "kafka.Kafka", str(self.settings)],
             stdout=log, stderr=log)
         deadline = time.monotonic() + 90
         while True:

@@ -1,6 +1,7 @@
 //! The engine of Insightera: the lake, the registry, SQL, and the runs that
 //! score features into prediction tables.
 
+mod background;
 pub mod config;
 pub mod erase;
 pub mod features;

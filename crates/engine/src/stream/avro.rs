@@ -7,10 +7,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use insightera_events::{Scalar, Walk};
 use serde_json::Value;
-
-use super::cells::Walk;
-use super::json::Scalar;
 
 /// Values within each other.
 const DEPTH: usize = 128;

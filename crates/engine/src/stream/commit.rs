@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::checkpoints::{self, Pending};
 use super::flow::SideRows;
+use super::live::Sent;
 use super::metrics::Times;
 use super::program::{Program, Scorer};
 use crate::lake::commit::{Change, Samples, StreamMove, StreamOutcome, StreamState, commit_stream, samples_of};
@@ -48,6 +49,8 @@ pub struct Interval {
     pub inputs: BTreeMap<String, Consumed>,
     /// The newest prediction time, microseconds since the epoch.
     pub timestamp: i64,
+    /// Its predictions on their way to the live topic.
+    pub sent: Option<Sent>,
 }
 
 /// What was committed.

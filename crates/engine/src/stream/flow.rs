@@ -14,8 +14,8 @@ use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType, UInt32Typ
 use insightera_core::Clock;
 use insightera_core::stream::{Disposition, EventOutput, QuantileSketch};
 use insightera_entities::hash::FeatureHasher;
+use insightera_events::Problem;
 
-use super::decode::Problem;
 use super::join::JoinTable;
 use super::metrics::Times;
 use super::program::{AlertPlan, Program, Scorer};
@@ -209,7 +209,8 @@ impl Flow {
     /// # Errors
     /// `Unavailable` while a schema registry is away.
     pub fn learn(&self, parts: &[RawPart]) -> Result<()> {
-        self.program.decoder.learn(parts)
+        let Some(schemas) = &self.program.schemas else { return Ok(()) };
+        parts.iter().try_for_each(|part| (0..part.len()).try_for_each(|index| schemas.learn(part.payload(index))))
     }
 
     /// The same, for those who have nothing else to do meanwhile.

@@ -326,7 +326,7 @@ impl Replay {
         }
         let ranges = BTreeMap::from([(REPLAYS, (self.number, self.number + 1))]);
         let (times, states, samples) = Default::default();
-        Ok(Interval { ranges, rows, times, sides, states, samples, scorer, inputs, timestamp })
+        Ok(Interval { ranges, rows, times, sides, states, samples, scorer, inputs, timestamp, sent: None })
     }
 }
 

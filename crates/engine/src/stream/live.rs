@@ -6,7 +6,7 @@
 //! same then: the place of its event, which the header `insightera-id` has.
 
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -43,26 +43,80 @@ pub struct LiveTopic {
     topic: String,
     key: Vec<String>,
     producer: ThreadedProducer<Told>,
+    sent: Sent,
 }
 
-/// What could not be delivered.
+/// Predictions that were sent, to wait for by another thread than the one that
+/// sends the next.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    topic: String,
+    way: Arc<Way>,
+}
+
+/// Predictions on their way, and what could not be delivered.
+#[derive(Debug, Default)]
+struct Way {
+    state: Mutex<(usize, Option<KafkaError>)>,
+    arrived: Condvar,
+}
+
+impl Way {
+    fn state(&self) -> MutexGuard<'_, (usize, Option<KafkaError>)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sent {
+    fn new(topic: &str) -> Self {
+        Self { topic: topic.to_owned(), way: Arc::default() }
+    }
+
+    /// Waits until all of them were taken by the topic's brokers.
+    ///
+    /// # Errors
+    /// When one was not.
+    pub fn wait(&self) -> Result<()> {
+        let state = self.way.state();
+        let under_way = |state: &mut (usize, Option<KafkaError>)| state.0 > 0 && state.1.is_none();
+        let waited = self.way.arrived.wait_timeout_while(state, FLUSH, under_way);
+        let (state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return Err(self.undelivered(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)));
+        }
+        state.1.clone().map_or(Ok(()), |error| Err(self.undelivered(error)))
+    }
+
+    fn undelivered(&self, error: KafkaError) -> Error {
+        Error::data(format!("predictions could not be sent to the topic `{}` of [live]: {error}", self.topic))
+            .hint("nothing is lost: start the stream again, and it sends what it had not committed once more")
+            .cause(error)
+    }
+}
+
+/// What the client tells us.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<Option<KafkaError>>>, Arc<Refusals>);
+struct Told(Arc<Refusals>);
 
 impl ClientContext for Told {
     fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
 
     fn error(&self, error: KafkaError, why: &str) {
-        self.1.note(&error, why);
+        self.0.note(&error, why);
     }
 }
 
 impl ProducerContext for Told {
-    type DeliveryOpaque = ();
+    type DeliveryOpaque = Arc<Way>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
+    fn delivery(&self, result: &DeliveryResult<'_>, way: Arc<Way>) {
+        let mut state = way.state();
+        state.0 -= 1;
         if let Err((error, _)) = result {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| error.clone());
+            state.1.get_or_insert_with(|| error.clone());
+        }
+        if state.0 == 0 || state.1.is_some() {
+            way.arrived.notify_all();
         }
     }
 }
@@ -98,7 +152,7 @@ impl LiveTopic {
                 Ok(metadata) => break metadata,
                 Err(error) => {
                     waited += ATTEMPT;
-                    if let Some(refused) = producer.context().1.error(SECTION, &settings.options) {
+                    if let Some(refused) = producer.context().0.error(SECTION, &settings.options) {
                         return Err(refused.cause(error));
                     }
                     if waited >= PATIENCE {
@@ -112,7 +166,7 @@ impl LiveTopic {
             return Err(Error::not_found(format!("there is no topic `{topic}`"))
                 .hint("create it, or correct `topic` in [live]"));
         }
-        Ok(Self { topic, key: key.to_vec(), producer })
+        Ok(Self { sent: Sent::new(&topic), topic, key: key.to_vec(), producer })
     }
 
     /// Sends rows, each made of the event at its place.
@@ -126,41 +180,30 @@ impl LiveTopic {
         let lines = lines.into_inner();
         let keys = self.keys(rows).map_err(wrong)?;
         let mut id = String::new();
+        self.sent.way.state().0 += places.len();
         for ((line, key), (partition, offset)) in lines.split(|byte| *byte == b'\n').zip(&keys).zip(places) {
             id.clear();
             // Writing to a string cannot fail.
             let _ = write!(id, "{pipeline}/{partition}/{offset}");
             let headers = OwnedHeaders::new().insert(Header { key: "insightera-id", value: Some(id.as_bytes()) });
-            let mut record = BaseRecord::to(&self.topic).key(key.as_str()).payload(line).headers(headers);
+            let way = self.sent.way.clone();
+            let mut record =
+                BaseRecord::with_opaque_to(&self.topic, way).key(key.as_str()).payload(line).headers(headers);
             while let Err((error, again)) = self.producer.send(record) {
                 if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                    return Err(self.undelivered(error));
+                    return Err(self.sent.undelivered(error));
                 }
                 std::thread::sleep(FULL);
                 record = again;
             }
         }
-        self.check()
+        let failed = self.sent.way.state().1.clone();
+        failed.map_or(Ok(()), |error| Err(self.sent.undelivered(error)))
     }
 
-    /// Waits until all that was sent has been taken.
-    ///
-    /// # Errors
-    /// When something was not.
-    pub fn flush(&self) -> Result<()> {
-        self.producer.flush(FLUSH).map_err(|e| self.undelivered(e))?;
-        self.check()
-    }
-
-    fn check(&self) -> Result<()> {
-        let told = self.producer.context().0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        told.map_or(Ok(()), |error| Err(self.undelivered(error)))
-    }
-
-    fn undelivered(&self, error: KafkaError) -> Error {
-        Error::data(format!("predictions could not be sent to the topic `{}` of [live]: {error}", self.topic))
-            .hint("nothing is lost: start the stream again, and it sends what it had not committed once more")
-            .cause(error)
+    /// What was sent since this was called last.
+    pub fn take_sent(&mut self) -> Sent {
+        std::mem::replace(&mut self.sent, Sent::new(&self.topic))
     }
 
     /// The text of each row's key: its column, or a JSON array of its columns.

@@ -31,16 +31,13 @@
 //!   of the joined features at that moment; not of how polls were cut.
 
 mod avro;
-mod cells;
 mod checkpoints;
 mod commit;
 mod compare;
-mod decode;
 mod expression;
 mod feed;
 mod flow;
 mod join;
-mod json;
 #[cfg(feature = "kafka")]
 mod kafka_client;
 mod letters;
@@ -64,7 +61,6 @@ mod source;
 mod states;
 mod status;
 mod takeover;
-mod time;
 mod upkeep;
 mod windows;
 mod worker;

@@ -31,10 +31,21 @@ impl LiveTopic {
     }
 
     /// Never called.
+    pub fn take_sent(&mut self) -> Sent {
+        match *self {}
+    }
+}
+
+/// Predictions that were sent; there are none.
+#[derive(Debug, Clone)]
+pub enum Sent {}
+
+impl Sent {
+    /// Never called.
     ///
     /// # Errors
     /// Never.
-    pub fn flush(&self) -> Result<()> {
+    pub fn wait(&self) -> Result<()> {
         match *self {}
     }
 }

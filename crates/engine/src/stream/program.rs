@@ -5,10 +5,10 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use insightera_core::closest;
+use insightera_events::Decoder;
 use insightera_infer::Model;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::decode::Decoder;
 use super::expression::Expression;
 use super::join::Join;
 use super::remembered::MOST;
@@ -32,6 +32,8 @@ pub struct Program {
     pub pipeline: StreamPipeline,
     /// Payloads to columns.
     pub decoder: Decoder,
+    /// What payloads are written by, where they are no JSON.
+    pub schemas: Option<Arc<Schemas>>,
     /// The fields of the payload.
     pub payload_schema: SchemaRef,
     /// Columns that are computed of them.
@@ -103,9 +105,10 @@ impl Program {
         let pipeline = workspace.project().stream(name)?;
         let file = pipeline.file.display().to_string();
         let context = session(workspace, &pipeline.events.time_zone)?;
-        let mut decoder = Decoder::new(&pipeline.events, &pipeline.entity_key);
-        if let Some(schemas) = Schemas::new(&pipeline.file, &pipeline.events)? {
-            decoder = decoder.with_schemas(schemas);
+        let mut decoder = pipeline.events.decoder(&pipeline.entity_key);
+        let schemas = Schemas::new(&pipeline.file, &pipeline.events)?.map(Arc::new);
+        if let Some(schemas) = &schemas {
+            decoder = decoder.with_written(schemas.clone());
         }
         let mut fields = decoder.fields();
         let payload_schema: SchemaRef = Arc::new(Schema::new(fields.clone()));
@@ -167,6 +170,7 @@ impl Program {
         let (sides, late_side) = set_aside_tables(&pipeline);
         let mut program = Self {
             decoder,
+            schemas,
             payload_schema,
             computed,
             event_schema,

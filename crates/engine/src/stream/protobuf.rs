@@ -10,13 +10,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use insightera_events::{Scalar, Walk};
 use prost_reflect::{
     DescriptorPool, DynamicMessage, FileDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value,
 };
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver};
-
-use super::cells::Walk;
-use super::json::Scalar;
 
 /// The name of a registry's schema among those that it refers to.
 const ROOT: &str = "insightera/schema.proto";

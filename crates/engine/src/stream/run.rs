@@ -26,6 +26,7 @@ use super::status::{self, LiveStatus};
 use super::takeover::{Sharing, in_two_partitions};
 use super::upkeep::upkeep;
 use super::worker::Worker;
+use crate::background::Background;
 use crate::config::SourceSettings;
 use crate::erase::ErasedEntities;
 use crate::lake::commit::Samples;
@@ -162,9 +163,10 @@ pub async fn run(workspace: &Workspace, name: &str, options: &StreamOptions) -> 
     };
     let fresh = Arc::new(Fresh::default());
     let outbox = Arc::new(outbox(workspace, &program, options)?);
-    let refresh = refresher(workspace.clone(), program.clone(), fresh.clone(), join.clone(), scorer.clone());
-    let refresh = tokio::spawn(refresh);
-    let upkeep = tokio::spawn(upkeep(workspace.clone(), program.clone(), options.on_warning.clone()));
+    let refresher = refresher(workspace.clone(), program.clone(), fresh.clone(), join.clone(), scorer.clone());
+    let refresher = Background::spawn("refresher of a stream", refresher)?;
+    let upkeep = upkeep(workspace.clone(), program.clone(), options.on_warning.clone());
+    let upkeep = Background::spawn("upkeep of a stream", upkeep)?;
     let (workspace, mut options) = (workspace.clone(), options.clone());
     let (told, own, alerts) = (options.on_alert.take(), outbox.clone(), program.clone());
     options.on_alert = Some(Arc::new(move |alert: &Alert| {
@@ -178,8 +180,7 @@ pub async fn run(workspace: &Workspace, name: &str, options: &StreamOptions) -> 
     }));
     let work = move || runs(&workspace, &program, (scorer, join), &options, &fresh);
     let done = tokio::task::spawn_blocking(work).await;
-    refresh.abort();
-    upkeep.abort();
+    drop((refresher, upkeep));
     if let Some(outbox) = Arc::into_inner(outbox) {
         outbox.close(LAST_NOTICES).await;
     }
@@ -518,7 +519,7 @@ impl Stream {
             std::mem::take(&mut self.held)
         };
         let learned = self.flow.learn(&parts);
-        for news in self.program.decoder.news() {
+        for news in self.program.schemas.as_ref().map(|schemas| schemas.news()).unwrap_or_default() {
             self.warn(&news);
         }
         match learned {
@@ -630,10 +631,7 @@ impl Stream {
             return Ok(());
         }
         self.finish_commit(true)?;
-        if let Some(live) = &self.live {
-            // What is committed is not sent again.
-            live.flush()?;
-        }
+        self.interval.sent = self.live.as_mut().map(LiveTopic::take_sent);
         self.interval.states = self.states();
         self.interval.samples = self.samples();
         if let Some(join) = &self.flow.join {
@@ -740,5 +738,5 @@ impl Stream {
 fn empty(flow: &Flow) -> Interval {
     let (ranges, rows, times, sides, states, samples, inputs) = Default::default();
     let (scorer, timestamp) = (flow.scorer.clone(), flow.timestamp);
-    Interval { ranges, rows, times, sides, states, samples, scorer, inputs, timestamp }
+    Interval { ranges, rows, times, sides, states, samples, scorer, inputs, timestamp, sent: None }
 }

@@ -11,9 +11,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use insightera_events::{Problem, Walk, Written as ReadsPayloads};
+
 use super::avro;
-use super::cells::Walk;
-use super::decode::Problem;
 use super::protobuf;
 use super::registry::{SchemaRegistry, Written};
 use crate::config::{EventFormat, EventSettings, SchemaSettings};
@@ -128,11 +128,18 @@ impl Schemas {
         compile(self.format, &written.text, &written.references, self.message.as_deref())
     }
 
-    /// Takes a payload's values in.
-    ///
-    /// # Errors
-    /// What is wrong with the event.
-    pub fn read(&self, payload: &[u8], walk: &mut Walk<'_>) -> std::result::Result<(), (Problem, String)> {
+    /// What is new since it was asked last.
+    pub fn news(&self) -> Vec<String> {
+        let mut news = std::mem::take(&mut *self.strange.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Origin::Registry(_, learned) = &self.from {
+            news.append(&mut lock(learned).news);
+        }
+        news
+    }
+}
+
+impl ReadsPayloads for Schemas {
+    fn read(&self, payload: &[u8], walk: &mut Walk<'_>) -> std::result::Result<(), (Problem, String)> {
         let (compiled, value) = match &self.from {
             Origin::File(compiled) => (compiled.clone(), payload),
             Origin::Registry(_, learned) => {
@@ -153,15 +160,6 @@ impl Schemas {
                 Ok(())
             }
         }
-    }
-
-    /// What is new since it was asked last.
-    pub fn news(&self) -> Vec<String> {
-        let mut news = std::mem::take(&mut *self.strange.lock().unwrap_or_else(PoisonError::into_inner));
-        if let Origin::Registry(_, learned) = &self.from {
-            news.append(&mut lock(learned).news);
-        }
-        news
     }
 }
 

@@ -10,8 +10,8 @@ use arrow::array::{
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int32Type, Int64Type, TimestampMicrosecondType};
 use iceberg::spec::Transform;
+use insightera_events::Problem;
 
-use super::decode::Problem;
 use crate::lake::schema::{Column, timestamptz};
 use crate::lake::{NewTable, TableName};
 use crate::sql::query;

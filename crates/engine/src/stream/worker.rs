@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::commit::{Committed, Committer, Interval};
+use super::live::Sent;
 use super::metrics::Metrics;
 use super::run::StreamOptions;
+use crate::background::step_back;
 use crate::notify::Warn;
 use crate::{Error, Result};
 
@@ -33,11 +35,15 @@ impl Worker {
         let (outgoing, results) = channel();
         let own = committer.clone();
         let thread = std::thread::spawn(move || {
+            // Events that come are predicted first.
+            step_back();
             let keep_trying = |tries: u32| !stop.load(Ordering::SeqCst) || tries <= LAST_TRIES;
             while let Ok(interval) = incoming.recv() {
-                let mut committer = own.lock().unwrap_or_else(PoisonError::into_inner);
-                let result = committer.commit(&interval, &keep_trying);
-                drop(committer);
+                // What is committed is not sent again.
+                let result = interval.sent.as_ref().map_or(Ok(()), Sent::wait).and_then(|()| {
+                    let mut committer = own.lock().unwrap_or_else(PoisonError::into_inner);
+                    committer.commit(&interval, &keep_trying)
+                });
                 let failed = result.is_err();
                 let committed = result.as_ref().ok().cloned();
                 let gone = outgoing.send(result).is_err();

@@ -11,8 +11,8 @@ use insightera_core::ErrorKind;
 
 use super::*;
 use crate::config::{FieldKind, FieldSettings, SchemaRegistrySettings, TimeFormat};
-use crate::stream::decode::Decoder;
 use crate::stream::source::RawPart;
+use insightera_events::Decoder;
 
 const SCHEMA: &str = r#"{"type": "record", "name": "Event", "namespace": "campus", "fields": [
     {"name": "nim", "type": "string"},
@@ -69,7 +69,7 @@ fn settings(schema: SchemaSettings) -> EventSettings {
 fn decoder(schema: SchemaSettings) -> Decoder {
     let events = settings(schema);
     let schemas = Schemas::new(Path::new("live.toml"), &events).unwrap().unwrap();
-    Decoder::new(&events, &["nim".into()]).with_schemas(schemas)
+    events.decoder(&["nim".into()]).with_written(std::sync::Arc::new(schemas))
 }
 
 fn by_file() -> Decoder {

@@ -41,6 +41,10 @@ const SECTION: &str = "[source.kafka]";
 /// How long leaving a group may take, and how long the request to do so.
 const FAREWELL: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_millis(300);
+/// How soon after a poll with events the next one takes some. An event that
+/// comes alone is not held up; of many those that come meanwhile are taken
+/// together, since a poll costs as much as some dozens of events.
+const PACE: f64 = 0.002;
 /// Events of a poll.
 const POLL_EVENTS: usize = 16 * 1024;
 
@@ -71,6 +75,8 @@ pub struct Kafka {
     assigned: BTreeMap<u32, i64>,
     at_end: BTreeSet<u32>,
     read: BTreeMap<u32, RawPart>,
+    /// When the last poll with events took them, monotonic seconds.
+    taken: f64,
 }
 
 /// What the client tells us. Its own log goes nowhere: what matters comes as
@@ -136,6 +142,8 @@ impl Kafka {
         config.set("client.id", "insightera");
         config.set("fetch.wait.max.ms", "5");
         config.set("queued.max.messages.kbytes", "65536");
+        // Else a partition whose queue was full once is not read for a second.
+        config.set("fetch.queue.backoff.ms", "2");
         for (key, value) in options {
             if let Some((_, wanted)) = OURS.iter().find(|(ours, wanted)| ours == key && wanted != value) {
                 return Err(Error::invalid(format!("[source.kafka] `{key}` cannot be `{value}`"))
@@ -172,7 +180,7 @@ impl Kafka {
             member: group.member.clone().map(|member| named("group.instance.id").unwrap_or(member)),
         };
         let (topic, options) = (topic.to_owned(), options.clone());
-        Ok(Self { topic, identity, clock, consumer, options, group, assigned, at_end, read })
+        Ok(Self { topic, identity, clock, consumer, options, group, assigned, at_end, read, taken: 0.0 })
     }
 
     fn watermarks(&self, partition: u32) -> Result<(i64, i64)> {
@@ -413,6 +421,13 @@ impl Source for Kafka {
                     continue;
                 }
             };
+            if events == 0 {
+                let early = self.taken + PACE - self.clock.monotonic_seconds();
+                if early > 0.0 {
+                    std::thread::sleep(Duration::from_secs_f64(early.min(PACE)));
+                }
+                self.taken = self.clock.monotonic_seconds();
+            }
             patience = Duration::ZERO;
             let partition = message.partition() as u32;
             if message.offset() < self.assigned.get(&partition).copied().unwrap_or(i64::MAX) {

@@ -4,9 +4,9 @@
 use chrono::{DateTime, NaiveDate};
 
 use super::decode::Problem;
+use super::field::FieldKind;
 use super::json::Scalar;
 use super::time::TimeReader;
-use crate::config::FieldKind;
 
 /// A field and how it is read.
 #[derive(Debug)]

@@ -6,15 +6,12 @@ use std::sync::Arc;
 use arrow::array::{
     ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
 };
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, TimeUnit};
 
 use super::cells::{Cell, Event, Layout, Node, Walk, Wanted};
+use super::field::{CHANGE_COLUMNS, CHANGE_TIMESTAMP, FieldKind, FieldSettings, TimeFormat};
 use super::json::{self, Next, Reader};
-use super::schemas::Schemas;
-use super::source::RawPart;
 use super::time::TimeReader;
-use crate::config::{CHANGE_COLUMNS, CHANGE_TIMESTAMP, EventFormat, EventSettings, FieldKind, TimeFormat};
-use crate::lake::schema::timestamptz;
 
 /// Why an event was set aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +53,30 @@ impl Problem {
     }
 }
 
+/// What is wanted of payloads.
+#[derive(Debug, Clone, Copy)]
+pub struct Payloads<'a> {
+    /// The fields, in the order of the columns.
+    pub fields: &'a [FieldSettings],
+    /// The field with the event's time.
+    pub time: &'a str,
+    /// The zone of times without one.
+    pub time_zone: &'a str,
+    /// Fields without which an event is set aside.
+    pub key: &'a [String],
+    /// Whether payloads are Debezium's change events.
+    pub is_change: bool,
+}
+
+/// Reads payloads that are no JSON.
+pub trait Written: std::fmt::Debug + Send + Sync {
+    /// Takes a payload's values in.
+    ///
+    /// # Errors
+    /// What is wrong with the event.
+    fn read(&self, payload: &[u8], walk: &mut Walk<'_>) -> Result<(), (Problem, String)>;
+}
+
 /// Reads payloads.
 #[derive(Debug)]
 pub struct Decoder {
@@ -63,8 +84,8 @@ pub struct Decoder {
     time: usize,
     key: Vec<usize>,
     is_change: bool,
-    /// What payloads are written by; none is JSON.
-    schemas: Option<Schemas>,
+    /// What reads payloads that are no JSON.
+    written: Option<Arc<dyn Written>>,
 }
 
 /// Columns that are being filled.
@@ -86,18 +107,17 @@ enum Builder {
 }
 
 impl Decoder {
-    /// Reads the declared fields; events without a value in `key` are set
-    /// aside.
-    pub fn new(events: &EventSettings, key: &[String]) -> Self {
-        let is_change = events.format == EventFormat::Debezium;
+    /// Reads what is wanted of JSON.
+    pub fn new(wanted: Payloads<'_>) -> Self {
+        let Payloads { fields, time, time_zone, key, is_change } = wanted;
         let layout = Layout { wanted: Vec::new(), nodes: vec![Node::default()], count: 0 };
-        let mut decoder = Self { layout, time: 0, key: Vec::new(), is_change, schemas: None };
+        let mut decoder = Self { layout, time: 0, key: Vec::new(), is_change, written: None };
         // A converter that keeps schemas puts the event into `payload`.
         let rows =
             |row: &[&[&'static str]]| -> Vec<Vec<&'static str>> { row.iter().map(|path| path.to_vec()).collect() };
         let after = if is_change { rows(&[&["after"], &["payload", "after"]]) } else { rows(&[&[]]) };
-        for field in &events.fields {
-            decoder.want(&field.name, &field.kind, &events.time_zone, &after, &field.path);
+        for field in fields {
+            decoder.want(&field.name, &field.kind, time_zone, &after, &field.path);
         }
         if is_change {
             let whole = rows(&[&[], &["payload"]]);
@@ -108,15 +128,15 @@ impl Decoder {
         decoder.layout.count = decoder.layout.wanted.len();
         if is_change {
             let before = rows(&[&["before"], &["payload", "before"]]);
-            for field in &events.fields {
-                decoder.want(&field.name, &field.kind, &events.time_zone, &before, &field.path);
+            for field in fields {
+                decoder.want(&field.name, &field.kind, time_zone, &before, &field.path);
             }
-            if events.time == CHANGE_TIMESTAMP {
+            if time == CHANGE_TIMESTAMP {
                 decoder.time = decoder.layout.count - 1;
             }
         }
-        for (index, field) in events.fields.iter().enumerate() {
-            if field.name == events.time {
+        for (index, field) in fields.iter().enumerate() {
+            if field.name == time {
                 decoder.time = index;
             }
             if key.contains(&field.name) {
@@ -126,24 +146,10 @@ impl Decoder {
         decoder
     }
 
-    /// Payloads are written by these.
-    pub fn with_schemas(mut self, schemas: Schemas) -> Self {
-        self.schemas = Some(schemas);
+    /// Payloads are read by `written`.
+    pub fn with_written(mut self, written: Arc<dyn Written>) -> Self {
+        self.written = Some(written);
         self
-    }
-
-    /// Learns the schemas of these events, so that they can be read.
-    ///
-    /// # Errors
-    /// `Unavailable` while the registry is away; others when it refuses.
-    pub fn learn(&self, parts: &[RawPart]) -> crate::Result<()> {
-        let Some(schemas) = &self.schemas else { return Ok(()) };
-        parts.iter().try_for_each(|part| (0..part.len()).try_for_each(|index| schemas.learn(part.payload(index))))
-    }
-
-    /// What is new about the events' schemas since it was asked last.
-    pub fn news(&self) -> Vec<String> {
-        self.schemas.as_ref().map(Schemas::news).unwrap_or_default()
     }
 
     /// Another field, at `path` below each of `roots`.
@@ -179,7 +185,7 @@ impl Decoder {
             FieldKind::Long => DataType::Int64,
             FieldKind::Double => DataType::Float64,
             FieldKind::Boolean => DataType::Boolean,
-            FieldKind::Timestamp(_) => timestamptz(),
+            FieldKind::Timestamp(_) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
         };
         self.layout.wanted[..self.layout.count]
             .iter()
@@ -206,13 +212,13 @@ impl Decoder {
         let event = &mut columns.event;
         event.clear(&self.layout);
         let mut walk = Walk { layout: &self.layout, event: &mut *event };
-        let walked = match &self.schemas {
+        let walked = match &self.written {
             None => {
                 let text = std::str::from_utf8(payload).map_err(|error| (Problem::Json, error.to_string()))?;
                 let mut json = Reader::new(text);
                 walk.value(0, &mut json).and_then(|()| json.end()).map_err(|error| (Problem::Json, error))
             }
-            Some(schemas) => schemas.read(payload, &mut walk),
+            Some(written) => written.read(payload, &mut walk),
         };
         if !self.is_change
             && let Some(problem) = event.problem.take()
@@ -348,7 +354,6 @@ impl Walk<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{FieldSettings, TimeFormat};
     use arrow::array::AsArray;
     use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
 
@@ -365,20 +370,8 @@ mod tests {
             field("deep", FieldKind::Boolean, "a.b.c"),
             field("timestamp", FieldKind::Timestamp(TimeFormat::Iso), "timestamp"),
         ];
-        let events = EventSettings {
-            format: EventFormat::Json,
-            fields,
-            columns: Vec::new(),
-            time: "timestamp".into(),
-            time_zone: "UTC".into(),
-            filter: None,
-            allowed_lateness: 0,
-            max_future: 0,
-            late_grace: None,
-            schema: None,
-            message: None,
-        };
-        Decoder::new(&events, &["nim".into()])
+        let (time, time_zone, is_change) = ("timestamp", "UTC", false);
+        Decoder::new(Payloads { fields: &fields, time, time_zone, key: &["nim".to_owned()], is_change })
     }
 
     #[test]
@@ -403,20 +396,9 @@ mod tests {
     #[test]
     fn a_change_event_gives_the_row_after_it_or_before_a_deletion() {
         let field = |name: &str, kind| FieldSettings { name: name.into(), kind, path: vec![name.into()] };
-        let events = EventSettings {
-            format: EventFormat::Debezium,
-            fields: vec![field("nim", FieldKind::String), field("n", FieldKind::Long)],
-            columns: Vec::new(),
-            time: CHANGE_TIMESTAMP.into(),
-            time_zone: "UTC".into(),
-            filter: None,
-            allowed_lateness: 0,
-            max_future: 0,
-            late_grace: None,
-            schema: None,
-            message: None,
-        };
-        let decoder = Decoder::new(&events, &["nim".into()]);
+        let fields: Vec<_> = vec![field("nim", FieldKind::String), field("n", FieldKind::Long)];
+        let (time, time_zone, is_change) = (CHANGE_TIMESTAMP, "UTC", true);
+        let decoder = Decoder::new(Payloads { fields: &fields, time, time_zone, key: &["nim".to_owned()], is_change });
         let names: Vec<String> = decoder.fields().iter().map(|field| field.name().clone()).collect();
         assert_eq!(names, ["nim", "n", "change_op", "change_timestamp"]);
         let mut columns = decoder.columns(4);
@@ -457,20 +439,9 @@ mod tests {
             kind: if name == "f0" { FieldKind::Timestamp(TimeFormat::Seconds) } else { FieldKind::Long },
             path: vec![name.clone()],
         };
-        let events = EventSettings {
-            format: EventFormat::Json,
-            fields: names.iter().map(field).collect(),
-            columns: Vec::new(),
-            time: "f0".into(),
-            time_zone: "UTC".into(),
-            filter: None,
-            allowed_lateness: 0,
-            max_future: 0,
-            late_grace: None,
-            schema: None,
-            message: None,
-        };
-        let decoder = Decoder::new(&events, &["f1".into()]);
+        let fields: Vec<_> = names.iter().map(field).collect();
+        let (time, time_zone, is_change) = ("f0", "UTC", false);
+        let decoder = Decoder::new(Payloads { fields: &fields, time, time_zone, key: &["f1".to_owned()], is_change });
         let mut columns = decoder.columns(2);
         let entries: Vec<String> = (0..130).rev().map(|n| format!(r#""f{n}":{n}"#)).collect();
         decoder.read(format!("{{{}}}", entries.join(",")).as_bytes(), &mut columns).unwrap();

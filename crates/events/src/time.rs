@@ -3,7 +3,7 @@
 use arrow::array::timezone::Tz;
 use chrono::{NaiveDate, NaiveDateTime, TimeZone};
 
-use crate::config::TimeFormat;
+use super::field::TimeFormat;
 
 /// Reads points in time of one format.
 #[derive(Debug, Clone)]
