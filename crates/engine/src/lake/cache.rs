@@ -27,14 +27,14 @@ struct Parsed {
 
 /// A file that somebody replaced or cut all the same is read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct State {
+pub(super) struct State {
     bytes: u64,
     modified: SystemTime,
 }
 
 impl State {
     /// Of a local file that is there; objects of stores are never replaced.
-    fn of(location: &str) -> Option<Self> {
+    pub(super) fn of(location: &str) -> Option<Self> {
         if !storage::is_local(location) {
             return None;
         }

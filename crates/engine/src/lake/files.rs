@@ -1,13 +1,15 @@
 //! Which files make up a snapshot, and which delete files apply to each.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 use iceberg::spec::{
     DataContentType, DataFile, Manifest, ManifestContentType, ManifestEntryRef, ManifestFile, ManifestList,
     ManifestStatus, SnapshotRef,
 };
 
+use super::cache::State;
+use super::storage;
 use super::table::Table;
 use crate::{Error, Result};
 
@@ -82,13 +84,16 @@ fn applies(delete: &LiveFile, data: &LiveFile, table: &Table) -> bool {
 static MANIFESTS: LazyLock<Mutex<HashMap<String, Arc<Vec<ManifestEntryRef>>>>> = LazyLock::new(Mutex::default);
 const MANIFEST_CACHE: usize = 512;
 
+fn manifests() -> MutexGuard<'static, HashMap<String, Arc<Vec<ManifestEntryRef>>>> {
+    MANIFESTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// The entries of one manifest, inherited values filled in.
 pub fn manifest_entries(table: &Table, manifest: &ManifestFile) -> Result<Arc<Vec<ManifestEntryRef>>> {
-    let mut cache = MANIFESTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     // A manifest written before its commit is read with the sequence number
     // that its list gave it, so the list's answer is part of the key.
     let key = format!("{}#{}", manifest.manifest_path, manifest.sequence_number);
-    if let Some(found) = cache.get(&key) {
+    if let Some(found) = manifests().get(&key) {
         return Ok(found.clone());
     }
     let bytes = table.storage().read(&manifest.manifest_path)?;
@@ -107,6 +112,7 @@ pub fn manifest_entries(table: &Table, manifest: &ManifestFile) -> Result<Arc<Ve
         })
         .collect();
     let inherited = Arc::new(inherited);
+    let mut cache = manifests();
     if cache.len() >= MANIFEST_CACHE {
         cache.clear();
     }
@@ -128,16 +134,44 @@ fn inherit(entry: &mut iceberg::spec::ManifestEntry, manifest: &ManifestFile) {
     }
 }
 
+/// Manifest lists, by location; as many as have so many entries in all.
+static LISTS: LazyLock<Mutex<Lists>> = LazyLock::new(Mutex::default);
+const LIST_CACHE: usize = 20_000;
+
+#[derive(Default)]
+struct Lists {
+    parsed: HashMap<String, (Option<State>, Arc<Vec<ManifestFile>>)>,
+    entries: usize,
+}
+
+fn lists() -> MutexGuard<'static, Lists> {
+    LISTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// The manifest list of a snapshot.
 pub fn manifest_list(table: &Table, snapshot: &SnapshotRef) -> Result<Vec<ManifestFile>> {
     let location = snapshot.manifest_list();
+    let state = State::of(location);
+    if let Some((then, list)) = lists().parsed.get(location)
+        && *then == state
+        && (state.is_some() || !storage::is_local(location))
+    {
+        return Ok(list.to_vec());
+    }
     let bytes = table.storage().read(location)?;
     let list = ManifestList::parse_with_version(&bytes, table.metadata().format_version()).map_err(|e| {
         Error::data(format!("the manifest list `{location}` of table `{}` cannot be read", table.name()))
             .hint("restore the file from a backup, or roll the table back to another snapshot")
             .cause(e)
     })?;
-    Ok(list.consume_entries().into_iter().collect())
+    let list: Vec<ManifestFile> = list.consume_entries().into_iter().collect();
+    let mut kept = lists();
+    if kept.entries + list.len() > LIST_CACHE {
+        *kept = Lists::default();
+    }
+    kept.entries += list.len().max(1);
+    kept.parsed.insert(location.to_owned(), (state, Arc::new(list.clone())));
+    Ok(list)
 }
 
 /// The live files of `snapshot_id`; none of it is an empty table.

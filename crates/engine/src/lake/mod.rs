@@ -12,6 +12,7 @@
 //! whole or not at all; no code outside [`commit`] moves a pointer; no code
 //! outside [`maintain`] removes a file.
 
+mod avro_names;
 mod cache;
 pub mod catalog;
 pub mod changes;
@@ -102,6 +103,7 @@ impl Lake {
     /// does not decide it, and of what is not a table.
     pub fn new(catalog: Arc<dyn Catalog>, storage: Storage, warehouse: String, clock: Arc<dyn Clock>) -> Self {
         let footers = Arc::new(DefaultFilesMetadataCache::new(FOOTER_BYTES));
+        avro_names::use_plain_names();
         Self { catalog, storage, warehouse, clock, metadata: MetadataCache::default(), footers }
     }
 

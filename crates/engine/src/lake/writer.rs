@@ -4,8 +4,8 @@
 //! `write.parquet.row-group-size-bytes`, `write.parquet.page-size-bytes`,
 //! `write.target-file-size-bytes`, `write.data.path`. Key columns get a bloom
 //! filter; every file has a page index. A dictionary is written only for
-//! columns whose first batch repeats values: for the others it costs time and
-//! gains nothing.
+//! columns whose first batch repeats values, and random numbers are not
+//! compressed by Snappy and LZ4: it would cost time and gain nothing.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -210,8 +210,9 @@ impl TableWriter {
     }
 
     fn properties(&self, first: &RecordBatch) -> Result<WriterProperties> {
+        let codec = compression(&self.table)?;
         let mut builder = WriterProperties::builder()
-            .set_compression(compression(&self.table)?)
+            .set_compression(codec)
             .set_statistics_enabled(EnabledStatistics::Page)
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
             .set_data_page_size_limit(number(&self.table, "write.parquet.page-size-bytes", 1024 * 1024)?)
@@ -237,7 +238,10 @@ impl TableWriter {
                 builder = builder.set_column_bloom_filter_fpp(path.clone(), 0.01);
             }
             if !repeats(column) {
-                builder = builder.set_column_dictionary_enabled(path, false);
+                builder = builder.set_column_dictionary_enabled(path.clone(), false);
+                if matches!(codec, Compression::SNAPPY | Compression::LZ4_RAW) && is_random(column) {
+                    builder = builder.set_column_compression(path, Compression::UNCOMPRESSED);
+                }
             }
         }
         Ok(builder.build())
@@ -397,6 +401,22 @@ fn repeats(column: &ArrayRef) -> bool {
     rows < 64 || seen.len() * 10 < rows * 7
 }
 
+/// Whether Snappy and LZ4, which look for four bytes that were there before,
+/// would find nothing in the first rows: of hashes and measured numbers they
+/// make a copy, which every reader copies back.
+fn is_random(column: &ArrayRef) -> bool {
+    const SAMPLE: usize = 2048;
+    let data = column.to_data();
+    let (Some(8), Some(values)) = (column.data_type().primitive_width(), data.buffers().first()) else { return false };
+    let halves = values[data.offset() * 8..].chunks_exact(4).take(2 * column.len().min(SAMPLE));
+    let (mut seen, mut all) = (HashSet::with_capacity(2 * SAMPLE), 0);
+    for half in halves {
+        seen.insert(half);
+        all += 1;
+    }
+    all >= SAMPLE && seen.len() * 16 >= all * 15
+}
+
 /// Column sizes, counts and bounds of a written file.
 pub(super) fn statistics(parquet: &ParquetMetaData, schema: &Schema) -> DataFileBuilder {
     let mut builder = DataFileBuilder::default();
@@ -495,12 +515,28 @@ fn upper_bound(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
     fn a_partition_value_cannot_leave_its_folder() {
         assert_eq!(escape("domain=a/../b c"), "domain=a%2F..%2Fb%20c");
         assert_eq!(escape(".."), "%2E%2E");
+    }
+
+    #[test]
+    fn only_numbers_without_a_pattern_are_random() {
+        use arrow::array::{Float64Array, Int64Array};
+        let mixed = |n: i64| {
+            (n.wrapping_mul(0x9e37_79b9_7f4a_7c15_u64 as i64) >> 7) ^ n.wrapping_mul(0x94d0_49bb_1331_11eb_u64 as i64)
+        };
+        let random: ArrayRef = Arc::new(Int64Array::from_iter_values((0..4096).map(mixed)));
+        let measured: ArrayRef = Arc::new(Float64Array::from_iter_values((0..4096).map(|n| f64::from(n).sqrt().sin())));
+        let rounded: ArrayRef = Arc::new(Float64Array::from_iter_values((0..4096).map(|n| f64::from(n) / 4.0)));
+        let counted: ArrayRef = Arc::new(Int64Array::from_iter_values(1_700_000_000_000_000..1_700_000_000_004_096));
+        assert!(is_random(&random) && is_random(&measured) && is_random(&random.slice(1000, 2000)));
+        assert!(!is_random(&rounded) && !is_random(&counted) && !is_random(&random.slice(0, 100)));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod statement;
 mod tokens;
 mod transformer;
 mod travel;
+mod widened;
 
 pub(crate) use asof::AsOfJoin;
 pub(crate) use error::plan_error;

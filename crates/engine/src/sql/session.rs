@@ -11,9 +11,11 @@ use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::asof;
+use super::widened::WidenArguments;
 use crate::lake::scan::ScanNotes;
 use crate::workspace::Workspace;
 use crate::{Error, Result};
@@ -91,8 +93,13 @@ fn with_memory(workspace: &Workspace, time_zone: &str, partitions: usize, memory
         )
         .build()
         .map_err(|e| Error::internal(format!("the query engine cannot start: {e}")).cause(e))?;
-    let builder =
-        SessionStateBuilder::new().with_config(config).with_runtime_env(Arc::new(runtime)).with_default_features();
+    let mut rules = PhysicalOptimizer::default().rules;
+    rules.push(Arc::new(WidenArguments));
+    let builder = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(Arc::new(runtime))
+        .with_default_features()
+        .with_physical_optimizer_rules(rules);
     let state =
         asof::build(builder).map_err(|e| Error::internal(format!("the query engine cannot start: {e}")).cause(e))?;
     Ok(SessionContext::new_with_state(state))

@@ -4,10 +4,14 @@
 use std::path::Path;
 use std::time::Instant;
 
+use insightera_engine::lake::maintain::orphans;
 use insightera_engine::lake::maintain::policy::{self, Policy};
+use insightera_engine::lake::storage::local_path;
+use insightera_engine::lake::{NewTable, commit};
 use insightera_engine::{Workspace, sql};
 
 use crate::project::{PIPELINE, TestProject, block_on, grades_columns, grades_rows};
+use crate::sequences::age;
 
 /// Commits between two looks of a stream after its tables, one each second.
 const LOOK: usize = 60;
@@ -92,4 +96,36 @@ fn rewritten_files_are_alike_and_near_their_target() {
     assert!(sizes.len() > 3, "{sizes:?}");
     assert!(sizes.iter().all(|size| *size * 4 >= TARGET * 3 && *size * 5 <= TARGET * 9), "{sizes:?} for {TARGET}");
     assert_eq!(project.count("SELECT count(*) FROM gold.grades"), 24 * 4000);
+}
+
+/// The first metadata file of a table that never was in the catalog holds
+/// nothing; a table that was dropped may be wanted back.
+#[test]
+fn a_table_that_was_never_made_is_an_orphan_and_one_that_was_dropped_is_not() {
+    let mut project = TestProject::new(PIPELINE);
+    let name = TestProject::name("gold.grades");
+    let (lake, columns) = (project.workspace.lake(), grades_columns());
+    let (partition_by, properties, location) = Default::default();
+    let new = NewTable { name: name.clone(), columns, partition_by, properties, location };
+    // As if its maker had ended before the catalog knew of it.
+    let draft = commit::create(lake, &lake.draft_table(&new).unwrap()).unwrap();
+    assert!(lake.catalog().drop_table(&name).unwrap());
+    project.reopen();
+    project.create("gold.grades", grades_columns());
+    project.append("gold.grades", grades_rows(0..3, 0.0));
+    age(&project.folder.join("warehouse"));
+    let lake = project.workspace.lake();
+    let search = orphans::default_search(lake.clock().now_millis());
+    let found = orphans::find(lake, &name, search).unwrap();
+    assert_eq!(found.files.len(), 1, "{:?}", found.files);
+    assert_eq!(local_path(&found.files[0]), local_path(draft.metadata_location()));
+    orphans::quarantine(lake, &name, &found).unwrap();
+    assert_eq!(project.count("SELECT count(*) FROM gold.grades"), 3);
+
+    assert!(lake.catalog().drop_table(&name).unwrap());
+    project.reopen();
+    project.create("gold.grades", grades_columns());
+    age(&project.folder.join("warehouse"));
+    let error = orphans::find(project.workspace.lake(), &name, search).unwrap_err().to_string();
+    assert!(error.contains("belongs to a table with the uuid"), "{error}");
 }

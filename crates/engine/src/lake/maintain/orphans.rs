@@ -192,14 +192,32 @@ fn check_uuid(table: &Table, location: &str) -> Result<()> {
         return Ok(());
     }
     match Table::load(table.name().clone(), location.to_owned(), table.storage().clone()) {
-        Ok(other) if other.metadata().uuid() != table.metadata().uuid() => Err(Error::invalid(format!(
-            "`{location}` belongs to a table with the uuid {}: no orphans of table `{}` can be told",
-            other.metadata().uuid(),
-            table.name()
-        ))
-        .hint("move the file out of the table's folder if it does not belong there")),
+        Ok(other) if other.metadata().uuid() != table.metadata().uuid() && !never_began(&other, table) => {
+            Err(Error::invalid(format!(
+                "`{location}` belongs to a table with the uuid {}: no orphans of table `{}` can be told",
+                other.metadata().uuid(),
+                table.name()
+            ))
+            .hint("move the file out of the table's folder if it does not belong there"))
+        }
         _ => Ok(()),
     }
+}
+
+/// Whether the other is a table of the very same place that nothing was ever
+/// committed to: what a writer leaves that ends between the first metadata
+/// file and the catalog's entry. A table that was dropped has a later metadata
+/// file beside its first, if anything was ever in it. So no row is lost with
+/// such a file, only the definition of an empty table.
+fn never_began(other: &Table, table: &Table) -> bool {
+    let metadata = other.metadata();
+    let (there, here) = (metadata.location(), table.metadata().location());
+    is_below(there.trim_end_matches('/'), here.trim_end_matches('/'))
+        && is_below(here.trim_end_matches('/'), there.trim_end_matches('/'))
+        && metadata.last_sequence_number() == 0
+        && metadata.snapshots().next().is_none()
+        && metadata.metadata_log().is_empty()
+        && check_collectable(other).is_ok()
 }
 
 /// Moves orphans into the quarantine, keeping their paths under the table's

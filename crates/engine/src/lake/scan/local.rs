@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -72,30 +73,24 @@ impl LocalFile {
         let wrong = |place: &PathBuf, what: &str, error: std::io::Error| {
             ParquetError::General(format!("cannot {what} {}: {error}", place.display()))
         };
-        let file = match self.file.take() {
+        let mut file = match self.file.take() {
             Some(file) => file,
             None => File::open(&self.place).map_err(|e| wrong(&self.place, "open", e))?,
         };
         let length = range.end.saturating_sub(range.start);
-        let mut bytes = vec![0; usize::try_from(length).map_err(|e| ParquetError::General(e.to_string()))?];
-        read_at(&file, &mut bytes, range.start)
-            .map_err(|e| wrong(&self.place, &format!("read bytes {} to {} of", range.start, range.end), e))?;
+        // Room that is filled at once need not be cleared before.
+        let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(|e| ParquetError::General(e.to_string()))?);
+        let read = file.seek(SeekFrom::Start(range.start));
+        let read = read.and_then(|_| file.by_ref().take(length).read_to_end(&mut bytes));
+        let whole = read.and_then(|found| match found as u64 == length {
+            true => Ok(()),
+            false => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        });
+        whole.map_err(|e| wrong(&self.place, &format!("read bytes {} to {} of", range.start, range.end), e))?;
         self.file = Some(file);
         self.metrics.bytes_scanned.add(bytes.len());
         Ok(bytes.into())
     }
-}
-
-#[cfg(unix)]
-fn read_at(file: &File, bytes: &mut [u8], at: u64) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, bytes, at)
-}
-
-#[cfg(not(unix))]
-fn read_at(mut file: &File, bytes: &mut [u8], at: u64) -> std::io::Result<()> {
-    use std::io::{Read, Seek, SeekFrom};
-    file.seek(SeekFrom::Start(at))?;
-    file.read_exact(bytes)
 }
 
 impl AsyncFileReader for LocalFile {

@@ -3,13 +3,14 @@
 //!
 //! Files go to DataFusion's own Parquet reader, many at a time: pruned by
 //! column bounds first ([`bounds`]), columns found by field id ([`columns`]),
-//! position deletes as row selections, equality deletes as a filter above
-//! ([`equality`]). With a set of entity keys ([`keys`]) the rows are found first
+//! each filter checked once and while it pays ([`filters`]), position deletes
+//! as row selections, equality deletes as a filter above ([`equality`]). With a set of entity keys ([`keys`]) the rows are found first
 //! ([`super::keyed`]), and of the other columns only those rows are decoded.
 
 mod bounds;
 mod columns;
 mod equality;
+mod filters;
 mod keys;
 mod local;
 mod read;

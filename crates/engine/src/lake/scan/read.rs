@@ -17,6 +17,7 @@ use datafusion::datasource::table_schema::TableSchema;
 use datafusion::logical_expr::{Expr, ScalarUDF};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions;
+use datafusion::physical_expr_adapter::{DefaultPhysicalExprAdapterFactory, PhysicalExprAdapterFactory};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::filter::FilterExec;
@@ -27,6 +28,7 @@ use object_store::path::Path;
 
 use super::columns::{ByFieldId, TableColumns, id_of};
 use super::equality::{DeletedValues, EqualityDeletes, NotDeleted};
+use super::filters::OnceEach;
 use super::keys::KeyIn;
 use super::local::LocalFiles;
 use super::{Scan, Source, external};
@@ -236,9 +238,11 @@ impl Scan {
         .with_statistics(statistics)
         .with_projection_indices(Some(read.clone()))?
         .with_limit(limit.filter(|_| sets.is_empty() && keys.is_none()));
-        if let Some(columns) = columns {
-            config = config.with_expr_adapter(Some(Arc::new(ByFieldId(Arc::new(columns)))));
-        }
+        let adapters: Arc<dyn PhysicalExprAdapterFactory> = match columns {
+            Some(columns) => Arc::new(ByFieldId(Arc::new(columns))),
+            None => Arc::new(DefaultPhysicalExprAdapterFactory),
+        };
+        config = config.with_expr_adapter(Some(Arc::new(OnceEach(adapters))));
         let mut plan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(config.build());
 
         let given = Arc::new(given.project(&read)?);

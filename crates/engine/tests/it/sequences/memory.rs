@@ -52,6 +52,9 @@ struct Sequence<'a> {
     columns: usize,
     /// Who was erased from the table that is there now.
     erased: Vec<usize>,
+    /// Where the table is, and whether another was there before it.
+    location: String,
+    shared: bool,
     tools: &'a Tools,
     done: &'a Done,
     trace: Vec<String>,
@@ -67,8 +70,10 @@ pub fn run(folder: &Path, seed: u64, tools: &Tools, done: &Done) -> std::result:
     let mut walker = Walker::default();
     let found = walker.walk(&world.pointer().unwrap_or_default())?;
     let ledger = Ledger { uuid: Some(found.uuid.clone()), ..Ledger::default() };
-    let (used, columns, erased, trace) = Default::default();
-    let mut sequence = Sequence { world, ledger, random, walker, found, used, columns, erased, tools, done, trace };
+    let location = world.location().map_err(|e| e.to_string())?;
+    let (used, columns, erased, shared, trace) = Default::default();
+    let mut sequence =
+        Sequence { world, ledger, random, walker, found, used, columns, erased, location, shared, tools, done, trace };
     let mut result = Ok(());
     for number in 0..steps {
         result = sequence.step().map_err(|problem| {
@@ -280,7 +285,12 @@ impl Sequence<'_> {
         match (self.ledger.uuid == before, matches!(step, Step::DropAndCreate { .. })) {
             (true, true) if sure == 1 => return Err("the table was not dropped".into()),
             (false, false) => return Err("it is another table".into()),
-            (false, true) => self.erased.clear(),
+            (false, true) => {
+                self.erased.clear();
+                let location = self.world.location().map_err(|e| e.to_string())?;
+                self.shared = location == self.location;
+                self.location = location;
+            }
             _ => {}
         }
         self.check_erased(&step, happened)?;
@@ -290,9 +300,9 @@ impl Sequence<'_> {
     /// Whether the step may answer this without an accident.
     fn may_fail(&self, step: &Step, error: &Error) -> bool {
         match step {
-            // Two tables in one folder.
+            // Files of two tables in one folder.
             Step::Orphans { .. } | Step::OrphansBeside { .. } => {
-                error.to_string().contains("belongs to a table with the uuid")
+                self.shared && error.to_string().contains("belongs to a table with the uuid")
             }
             // An erasure between the parts of a rewrite takes its files away.
             Step::Two(one, two, _) => {

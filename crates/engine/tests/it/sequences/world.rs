@@ -129,6 +129,11 @@ impl World {
         self.lake.table(&table_name())
     }
 
+    /// Where the table is.
+    pub fn location(&self) -> Result<String> {
+        self.table().map(|table| table.metadata().location().to_owned())
+    }
+
     pub fn pointer(&self) -> Option<String> {
         self.catalog.pointers().remove(&table_name())
     }

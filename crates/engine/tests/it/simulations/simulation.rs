@@ -15,8 +15,6 @@ use super::source::{Plan, Topic};
 use super::world::{Done, Ended, Fate, Job, Share, TABLES, World, is_of_others};
 use crate::sequences::{Seeded, age};
 
-/// What is said where files of two tables are in one folder.
-const OTHERS: &str = "belongs to a table with the uuid";
 /// The shortest simulation.
 const STEPS: usize = 5;
 
@@ -44,9 +42,7 @@ struct Simulation<'a> {
     events: Vec<Vec<Event>>,
     /// Whether the topic does not say when an event came.
     timeless: bool,
-    /// Whether something has gone wrong, and whether the files of the windows
-    /// were lost.
-    troubled: bool,
+    /// Whether the files of the windows were lost.
     lost: bool,
     done: &'a Done,
     trace: Vec<String>,
@@ -58,9 +54,9 @@ pub fn run(folder: &Path, seed: u64, done: &Done) -> Result<Vec<String>, String>
     let mut random = Seeded::new(seed);
     let (steps, partitions) = (STEPS + random.below(4), 1 + random.below(3));
     let (events, trace) = (vec![Vec::new(); partitions], Vec::new());
-    let (timeless, troubled, lost) = (random.below(4) == 0, false, false);
+    let (timeless, lost) = (random.below(4) == 0, false);
     let world = World::new(folder);
-    let mut simulation = Simulation { world, random, events, timeless, troubled, lost, done, trace };
+    let mut simulation = Simulation { world, random, events, timeless, lost, done, trace };
     let mut result = Ok(());
     for number in 0..=steps {
         result = if number < steps { simulation.step() } else { simulation.compare() };
@@ -222,7 +218,6 @@ impl Simulation<'_> {
         self.done.add("pause until others had ended", pauses);
         let arrives = happened != Happened::Stop || self.one_in(2);
         self.world.pointers.settle(arrives);
-        self.troubled |= happened != Happened::Nothing || ended.iter().any(|ended| ended.happened);
         self.note(trouble, happened, &ended);
         self.judge(&jobs, &ended, happened)?;
         let positions = self.world.positions().map_err(|error| format!("the tables cannot be read: {error}"))?;
@@ -263,8 +258,6 @@ impl Simulation<'_> {
                 }
                 Err(error) => {
                     let allowed = match error.kind() {
-                        // A table that was being made when something happened.
-                        _ if self.troubled && error.to_string().contains(OTHERS) => true,
                         ErrorKind::Unavailable => troubled,
                         ErrorKind::Conflict if stream => streams > 1 || troubled,
                         kind => !stream && is_of_others(kind),
