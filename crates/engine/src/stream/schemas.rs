@@ -16,6 +16,7 @@ use insightera_events::{Problem, Walk, Written as ReadsPayloads};
 use super::avro;
 use super::protobuf;
 use super::registry::{SchemaRegistry, Written};
+use super::source::RawPart;
 use crate::config::{EventFormat, EventSettings, SchemaSettings};
 use crate::{Error, Result};
 
@@ -95,11 +96,19 @@ impl Schemas {
         Ok(Some(Self { format, message, from, strange: Mutex::default() }))
     }
 
+    /// Learns the schemas of these events, so that they can be read.
+    ///
+    /// # Errors
+    /// As [`SchemaRegistry::schema`].
+    pub fn learn_all(&self, parts: &[RawPart]) -> Result<()> {
+        parts.iter().try_for_each(|part| (0..part.len()).try_for_each(|index| self.learn(part.payload(index))))
+    }
+
     /// Learns the schema that a payload names.
     ///
     /// # Errors
     /// As [`SchemaRegistry::schema`].
-    pub fn learn(&self, payload: &[u8]) -> Result<()> {
+    fn learn(&self, payload: &[u8]) -> Result<()> {
         let (Origin::Registry(registry, learned), Ok((id, _))) = (&self.from, framed(payload)) else { return Ok(()) };
         if lock(learned).known.contains_key(&id) {
             return Ok(());

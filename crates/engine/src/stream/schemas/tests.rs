@@ -8,11 +8,10 @@ use apache_avro::types::Value;
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
 use insightera_core::ErrorKind;
+use insightera_events::Decoder;
 
 use super::*;
 use crate::config::{FieldKind, FieldSettings, SchemaRegistrySettings, TimeFormat};
-use crate::stream::source::RawPart;
-use insightera_events::Decoder;
 
 const SCHEMA: &str = r#"{"type": "record", "name": "Event", "namespace": "campus", "fields": [
     {"name": "nim", "type": "string"},
@@ -66,14 +65,14 @@ fn settings(schema: SchemaSettings) -> EventSettings {
     }
 }
 
-fn decoder(schema: SchemaSettings) -> Decoder {
+fn decoder(schema: SchemaSettings) -> (Decoder, Arc<Schemas>) {
     let events = settings(schema);
-    let schemas = Schemas::new(Path::new("live.toml"), &events).unwrap().unwrap();
-    events.decoder(&["nim".into()]).with_written(std::sync::Arc::new(schemas))
+    let schemas = Arc::new(Schemas::new(Path::new("live.toml"), &events).unwrap().unwrap());
+    (events.decoder(&["nim".into()]).with_written(schemas.clone()), schemas)
 }
 
 fn by_file() -> Decoder {
-    decoder(SchemaSettings::File { path: "event.avsc".into(), bytes: SCHEMA.into(), hash: String::new() })
+    decoder(SchemaSettings::File { path: "event.avsc".into(), bytes: SCHEMA.into(), hash: String::new() }).0
 }
 
 fn some(value: Value) -> Value {
@@ -225,7 +224,7 @@ fn every_event_is_read_by_the_schema_that_it_names() {
         ("/subjects/a%2Fb/versions/3", 200, COUNT),
         ("/schemas/ids/5", 200, JSON),
     ];
-    let decoder = decoder(SchemaSettings::Registry(registry(answers, &ASKED)));
+    let (decoder, schemas) = decoder(SchemaSettings::Registry(registry(answers, &ASKED)));
     let mut columns = decoder.columns(4);
     let payloads: [&[u8]; 5] = [
         &[0, 0, 0, 0, 1, 2, b'x', 4],
@@ -241,10 +240,10 @@ fn every_event_is_read_by_the_schema_that_it_names() {
         part.offsets.push(offset as i64);
         part.arrivals.push(0);
     }
-    in_runtime(|| decoder.learn(std::slice::from_ref(&part))).unwrap();
+    in_runtime(|| schemas.learn_all(std::slice::from_ref(&part))).unwrap();
     let asked = ASKED.load(Ordering::SeqCst);
     assert_eq!(asked, 5, "each schema once");
-    in_runtime(|| decoder.learn(std::slice::from_ref(&part))).unwrap();
+    in_runtime(|| schemas.learn_all(std::slice::from_ref(&part))).unwrap();
     assert_eq!(ASKED.load(Ordering::SeqCst), asked, "what is known is not asked for again");
     let problems: Vec<String> = (0..part.len())
         .filter_map(|at| decoder.read(part.payload(at), &mut columns).err())
@@ -257,9 +256,9 @@ fn every_event_is_read_by_the_schema_that_it_names() {
     let arrays = columns.finish();
     let counts = column(&arrays, &decoder, "count");
     assert_eq!(counts.as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [None, Some(9), None]);
-    let news = decoder.news();
+    let news = schemas.news();
     assert!(news.iter().any(|news| news.contains("258: new fields `count`, without none")), "{news:?}");
-    assert!(decoder.news().is_empty());
+    assert!(schemas.news().is_empty());
 }
 
 #[test]
