@@ -268,7 +268,7 @@ mod tests {
             "Average {",
         ),
         ("SELECT k, avg(s), avg(i), avg(l), avg(d), max(i), count(i) FROM t GROUP BY k ORDER BY k", "Widened {"),
-        ("SELECT stddev(i), corr(s, i), avg(DISTINCT s) FROM t", "Widened {"),
+        ("SELECT stddev(i), corr(s, l), avg(DISTINCT d) FROM t", "Widened {"),
         ("SELECT avg(i), avg(d) FROM t WHERE i IS NULL AND d IS NULL", "Average {"),
         ("SELECT avg(i) FROM t WHERE k = 'nothing'", "Average {"),
     ];
