@@ -1,7 +1,9 @@
 //! Numbers as DOUBLE, and their sums.
 
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, PrimitiveArray};
-use arrow::datatypes::{ArrowPrimitiveType, DataType, Float32Type, Int8Type, Int16Type, Int32Type, Int64Type};
+use arrow::datatypes::{
+    ArrowPrimitiveType, DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+};
 
 /// Whole numbers of up to 64 bits and FLOAT as DOUBLE, the nearest where there
 /// is none; `None` of what is none of these.
