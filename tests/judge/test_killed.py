@@ -52,17 +52,21 @@ def test_a_killed_run_loses_nothing_and_does_nothing_twice(prepared, tmp_path):
     assert counts == {"first": STUDENTS, "removed": 10, "update": 3, "insert": 5}, counts
     stages = [line.split("\t")[1] for line in operations]
     assert {"Data", "Manifest", "List", "Metadata", "Swap"} <= set(stages), set(stages)
+    last = len(operations)
+    # Swaps also by their own number: threads that make folders durable beside each other can need one operation less.
+    places = [*range(1, last + 1), *(f"swap@{number}" for number in range(1, stages.count("Swap") + 1))]
     for when in ("before", "after"):
-        for number, operation in enumerate(operations, 1):
+        for place in places:
             reset()
             killed = subprocess.run(
                 [project.binary, "--project", str(project.folder), "run", "risk"], capture_output=True,
-                env={**os.environ, "INSIGHTERA_FAULT": f"kill:{when}:{number}"})
-            assert killed.returncode < 0, f"it was not killed {when} {operation}"
+                env={**os.environ, "INSIGHTERA_FAULT": f"kill:{when}:{place}"})
+            spared = place == last and killed.returncode == 0
+            assert killed.returncode < 0 or spared, f"it was not killed {when} {place}: {killed}"
             answer = project.run()
             assert answer["status"] in ("committed", "unchanged")
-            assert ledger(project) == wanted, f"killed {when} {operation}"
+            assert ledger(project) == wanted, f"killed {when} {place}"
             code, verified = project.verify()
-            assert (code, verified["ok"]) == (0, True), f"killed {when} {operation}: {verified}"
+            assert (code, verified["ok"]) == (0, True), f"killed {when} {place}: {verified}"
     print(f"{len(operations)} durable operations, each killed before and after: "
           + ", ".join(f"{stages.count(stage)} {stage}" for stage in dict.fromkeys(stages)))
