@@ -14,22 +14,26 @@ use super::output::{OutColumn, Value};
 use super::plan::{AggregatePlan, Operation};
 use super::quantile::QuantileSketch;
 use super::settings::ColumnType;
+use super::slab::Cell;
 
 /// Flags of first and last: there is an event; its value is null.
 const THERE: u64 = 1;
 const NULL: u64 = 2;
 
-/// Sketches into which those of several tiles are merged.
+/// Room for an event: the sketches are those into which those of several tiles
+/// are merged.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
+    /// The words of the tile of the event at hand.
+    pub own: Vec<u64>,
     distinct: DistinctSketch,
     quantile: QuantileSketch,
 }
 
 /// The state of one tile, and where its blobs are.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Tile<'a> {
-    pub words: &'a [u64],
+pub(crate) struct Tile<'a, C> {
+    pub words: &'a [C],
     pub blobs: &'a Blobs,
 }
 
@@ -65,7 +69,7 @@ impl AggregatePlan {
                 words[1] = words[1].wrapping_add(1);
             }
             Operation::SumLong => {
-                let sum = wide(words).wrapping_add(i128::from(column.long(row)));
+                let sum = wide(words[0], words[1]).wrapping_add(i128::from(column.long(row)));
                 (words[0], words[1]) = (sum as u64, (sum >> 64) as u64);
                 words[2] = words[2].wrapping_add(1);
             }
@@ -111,6 +115,20 @@ impl AggregatePlan {
         }
     }
 
+    /// What [`Self::update`] makes of the words, without taking anything in.
+    pub fn foresee(&self, words: &mut [u64], blobs: &Blobs, batch: &Batch<'_>, row: usize) {
+        let keeps_blob = matches!(self.operation, Operation::Distinct | Operation::Quantile { .. })
+            || matches!(self.operation, Operation::Edge { .. }) && self.output == ColumnType::Bytes;
+        if keeps_blob {
+            words[self.at] = words[self.at].max(blobs.places() as u64 + 1);
+            if matches!(self.operation, Operation::Edge { .. }) {
+                words[self.at + 1] = batch.event_times[row] as u64;
+            }
+        } else {
+            self.update(words, &mut Blobs::default(), batch, row);
+        }
+    }
+
     fn update_edge(
         &self,
         words: &mut [u64],
@@ -146,23 +164,23 @@ impl AggregatePlan {
 
     /// The result over tiles from old to new.
     #[inline]
-    pub fn finish<'a>(
+    pub fn finish<'a, C: Cell + 'a>(
         &self,
-        tiles: impl Iterator<Item = Tile<'a>> + Clone,
+        tiles: impl Iterator<Item = Tile<'a, C>> + Clone,
         scratch: &mut Scratch,
         out: &mut OutColumn,
     ) {
         let at = self.at;
         match self.operation {
             Operation::Count => {
-                let count = tiles.fold(0u64, |count, tile| count.wrapping_add(tile.words[at]));
+                let count = tiles.fold(0u64, |count, tile| count.wrapping_add(tile.words[at].number()));
                 out.push(Value::Long(count as i64));
             }
             Operation::SumDouble | Operation::Avg => {
                 let (mut sum, mut count) = (0.0, 0u64);
                 for tile in tiles {
-                    sum += f64::from_bits(tile.words[at]);
-                    count = count.wrapping_add(tile.words[at + 1]);
+                    sum += tile.words[at].double();
+                    count = count.wrapping_add(tile.words[at + 1].number());
                 }
                 out.push(match self.operation {
                     _ if count == 0 => Value::Null,
@@ -173,26 +191,27 @@ impl AggregatePlan {
             Operation::SumLong => {
                 let (mut sum, mut count) = (0i128, 0u64);
                 for tile in tiles {
-                    sum = sum.wrapping_add(wide(&tile.words[at..]));
-                    count = count.wrapping_add(tile.words[at + 2]);
+                    sum = sum.wrapping_add(wide(tile.words[at].number(), tile.words[at + 1].number()));
+                    count = count.wrapping_add(tile.words[at + 2].number());
                 }
                 let sum = i64::try_from(sum).ok().filter(|_| count > 0);
                 out.push(sum.map_or(Value::Null, Value::Long));
             }
             Operation::ExtremeDouble { greatest } => {
-                let values = tiles.filter(|tile| tile.words[at + 1] > 0).map(|tile| f64::from_bits(tile.words[at]));
+                let values = tiles.filter(|tile| tile.words[at + 1].number() > 0).map(|tile| tile.words[at].double());
                 let best = values.reduce(|best, value| if beyond(value, best, greatest) { value } else { best });
                 out.push(best.map_or(Value::Null, Value::Double));
             }
             Operation::ExtremeLong { greatest } => {
-                let values = tiles.filter(|tile| tile.words[at + 1] > 0).map(|tile| tile.words[at] as i64);
+                let values =
+                    tiles.filter(|tile| tile.words[at + 1].number() > 0).map(|tile| tile.words[at].number() as i64);
                 let best = if greatest { values.max() } else { values.min() };
                 out.push(best.map_or(Value::Null, Value::Long));
             }
             Operation::Edge { last, .. } => {
-                let there = tiles.filter(|tile| tile.words[at + 2] & THERE != 0);
+                let there = tiles.filter(|tile| tile.words[at + 2].number() & THERE != 0);
                 let edge = there.reduce(|best, tile| {
-                    let (time, held) = (tile.words[at + 1] as i64, best.words[at + 1] as i64);
+                    let (time, held) = (tile.words[at + 1].number() as i64, best.words[at + 1].number() as i64);
                     let replaces = if last { time >= held } else { time < held };
                     if replaces { tile } else { best }
                 });
@@ -201,7 +220,7 @@ impl AggregatePlan {
             Operation::Distinct => {
                 scratch.distinct.clear();
                 for tile in tiles {
-                    if let Some(Blob::Distinct(sketch)) = tile.blobs.get(tile.words[at]) {
+                    if let Some(Blob::Distinct(sketch)) = tile.blobs.get(tile.words[at].number()) {
                         scratch.distinct.merge(sketch);
                     }
                 }
@@ -210,7 +229,7 @@ impl AggregatePlan {
             Operation::Quantile { q } => {
                 scratch.quantile.clear();
                 for tile in tiles {
-                    if let Some(Blob::Quantile(sketch)) = tile.blobs.get(tile.words[at]) {
+                    if let Some(Blob::Quantile(sketch)) = tile.blobs.get(tile.words[at].number()) {
                         scratch.quantile.merge(sketch);
                     }
                 }
@@ -219,16 +238,16 @@ impl AggregatePlan {
         }
     }
 
-    fn edge_value<'a>(&self, tile: Tile<'a>) -> Value<'a> {
-        let word = tile.words[self.at];
-        if tile.words[self.at + 2] & NULL != 0 {
+    fn edge_value<'a, C: Cell>(&self, tile: Tile<'a, C>) -> Value<'a> {
+        let cell = tile.words[self.at];
+        if tile.words[self.at + 2].number() & NULL != 0 {
             return Value::Null;
         }
         match self.output {
-            ColumnType::Double => Value::Double(f64::from_bits(word)),
-            ColumnType::Long => Value::Long(word as i64),
-            ColumnType::Boolean => Value::Boolean(word != 0),
-            ColumnType::Bytes => match tile.blobs.get(word) {
+            ColumnType::Double => Value::Double(cell.double()),
+            ColumnType::Long => Value::Long(cell.number() as i64),
+            ColumnType::Boolean => Value::Boolean(cell.number() != 0),
+            ColumnType::Bytes => match tile.blobs.get(cell.number()) {
                 Some(Blob::Bytes(bytes)) => Value::Bytes(bytes),
                 _ => Value::Null,
             },
@@ -236,8 +255,8 @@ impl AggregatePlan {
     }
 }
 
-fn wide(words: &[u64]) -> i128 {
-    (i128::from(words[1] as i64) << 64) | i128::from(words[0])
+fn wide(low: u64, high: u64) -> i128 {
+    (i128::from(high as i64) << 64) | i128::from(low)
 }
 
 /// Whether `value` replaces `held`: NaN is greater than every number, and of

@@ -108,6 +108,11 @@ impl Blobs {
         Ok(self.put(blob))
     }
 
+    /// How many words for blobs there were at most at a time.
+    pub fn places(&self) -> usize {
+        self.places.len()
+    }
+
     pub fn heap_bytes(&self) -> u64 {
         self.held + (self.places.capacity() * size_of::<Blob>() + self.free.capacity() * 4) as u64
     }

@@ -38,19 +38,20 @@ pub(crate) fn write_rows(rows: &KeyedRows, blobs: &Blobs, layout: &RowLayout<'_>
         writer.number((number - next) as u64);
         next = number + 1;
     }
+    let mut words = Vec::new();
     for number in numbers {
         match rows.key(number) {
             Key::Id(id) => writer.number(id),
             Key::Bytes(bytes) => writer.bytes(bytes),
         }
-        let row = rows.row(number);
+        rows.slab.read(number, &mut words);
         match layout {
-            RowLayout::Tile(set) => write_tiles(set, &row[1..], blobs, writer),
+            RowLayout::Tile(set) => write_tiles(set, &words, blobs, writer),
             RowLayout::Rings { plan, sets, .. } => {
-                for (index, at) in *sets {
+                for ((index, at), newest) in sets.iter().zip(&rows.slab.head(number)[1..]) {
                     let set = &plan.sets[*index];
-                    writer.signed(row[*at] as i64);
-                    write_tiles(set, &row[*at + 1..*at + set.row_words()], blobs, writer);
+                    writer.signed(*newest as i64);
+                    write_tiles(set, &words[*at..*at + set.row_words()], blobs, writer);
                 }
             }
         }
@@ -101,19 +102,21 @@ pub(crate) fn read_rows(
         to.rows.leave(number);
     }
     to.rows.truncate_rows(len.min(before));
+    let mut words = Vec::new();
     for number in numbers {
         let key = to.read_key(reader)?;
         let hash = hash_of(key);
         if to.rows.find(key, hash).is_some() {
             return Err(StreamError::corrupt("a key is there twice"));
         }
-        to.check_limit(key)?;
+        to.check_limit(to.rows.growth(key))?;
         match number.cmp(&to.rows.len()) {
             std::cmp::Ordering::Less => to.rows.reenter(number, key, hash),
             std::cmp::Ordering::Equal => drop(to.rows.insert(key, hash)),
             std::cmp::Ordering::Greater => return Err(StreamError::corrupt("a row is missing")),
         }
-        to.read_row(layout, number, reader)?;
+        to.read_row(layout, number, &mut words, reader)?;
+        to.check_limit(0)?;
     }
     if to.rows.len() != len {
         return Err(StreamError::corrupt("rows are missing at the end"));
@@ -135,19 +138,21 @@ impl Restored<'_> {
         Ok(Key::Bytes(bytes))
     }
 
-    fn check_limit(&self, key: Key<'_>) -> Result<(), StreamError> {
-        let needed = self.others + self.rows.heap_bytes() + self.blobs.heap_bytes() + self.rows.growth(key);
+    fn check_limit(&self, more: u64) -> Result<(), StreamError> {
+        let needed = self.others + self.rows.heap_bytes() + self.blobs.heap_bytes() + more;
         if needed > self.limit { Err(StreamError::StateLimit { needed, limit: self.limit }) } else { Ok(()) }
     }
 
+    /// Drops the blobs of a row.
     fn clear(&mut self, layout: &RowLayout<'_>, number: usize) {
-        let row = self.rows.row_mut(number);
+        let mut words = Vec::new();
+        self.rows.slab.read(number, &mut words);
         match layout {
-            RowLayout::Tile(set) => clear(set, &mut row[1..], self.blobs),
+            RowLayout::Tile(set) => clear(set, &mut words, self.blobs),
             RowLayout::Rings { plan, sets, .. } => {
                 for (index, at) in *sets {
                     let set = &plan.sets[*index];
-                    for tile in row[*at + 1..*at + set.row_words()].chunks_exact_mut(set.words.len().max(1)) {
+                    for tile in words[*at..*at + set.row_words()].chunks_exact_mut(set.words.len().max(1)) {
                         clear(set, tile, self.blobs);
                     }
                 }
@@ -159,25 +164,28 @@ impl Restored<'_> {
         &mut self,
         layout: &RowLayout<'_>,
         number: usize,
+        words: &mut Vec<u64>,
         reader: &mut Reader<'_>,
-    ) -> Result<(), CheckpointError> {
-        let row = self.rows.row_mut(number);
+    ) -> Result<(), StreamError> {
+        // It is empty.
+        self.rows.slab.read(number, words);
         match layout {
-            RowLayout::Tile(set) => read_tiles(set, &mut row[1..], self.blobs, reader),
+            RowLayout::Tile(set) => read_tiles(set, words, self.blobs, reader)?,
             RowLayout::Rings { plan, sets, newest } => {
-                for (index, at) in *sets {
+                for (order, (index, at)) in sets.iter().enumerate() {
                     let set = &plan.sets[*index];
                     let header = reader.signed()?;
                     let tile = header >> 1;
                     if !set.tiles.is_tile(tile) || *newest == i64::MIN || tile > set.tiles.tile_of(*newest) {
-                        return Err(CheckpointError::Corrupt("a key's newest tile is out of range"));
+                        return Err(StreamError::corrupt("a key's newest tile is out of range"));
                     }
-                    row[*at] = header as u64;
-                    read_tiles(set, &mut row[*at + 1..*at + set.row_words()], self.blobs, reader)?;
+                    self.rows.slab.head_mut(number)[order + 1] = header as u64;
+                    read_tiles(set, &mut words[*at..*at + set.row_words()], self.blobs, reader)?;
                 }
-                Ok(())
             }
         }
+        self.rows.slab.write(number, words);
+        Ok(())
     }
 }
 

@@ -238,10 +238,17 @@ impl EachEvent {
             missing |= number.is_none();
             self.found.push((hash, number));
         }
-        if missing || self.plan.has_blobs {
+        if missing || self.plan.has_blobs || self.is_nearly_full() {
             return self.grow(batch, row, covered_from, new_key);
         }
         Ok(())
+    }
+
+    /// Whether an event could take the state beyond its limit by nothing but
+    /// greater numbers.
+    #[inline]
+    fn is_nearly_full(&self) -> bool {
+        self.state_bytes() + self.plan.widest > self.plan.settings().max_state_bytes
     }
 
     #[cold]
@@ -255,6 +262,7 @@ impl EachEvent {
         let mut needed = self.state_bytes() + self.plan.growth;
         let mut seeds = Vec::new();
         for (group, (_, number)) in self.groups.iter().zip(&self.found) {
+            needed += group.widening(&self.plan, *number, (batch, row));
             if number.is_some() {
                 continue;
             }

@@ -7,22 +7,20 @@
 
 use super::hash::{hash_bytes, hash_word};
 use super::input::Key;
+use super::slab::{Slab, grown};
 
-/// Rows of one allocation: growing never copies the slab.
-const CHUNK_SHIFT: usize = 6;
-const CHUNK: usize = 1 << CHUNK_SHIFT;
 /// Bits of a key reference that hold the key's length.
 const LENGTH_BITS: u32 = 24;
 /// Keys may not be longer.
 pub(crate) const KEY_LIMIT: usize = (1 << LENGTH_BITS) - 1;
 
-/// Rows by key. Word 0 of a row refers to its key and is not the caller's.
+/// Rows by key. Word 0 of a row's head refers to its key and is not the
+/// caller's.
 #[derive(Debug)]
 pub(crate) struct KeyedRows {
     /// Keys are numbers and stand in word 0.
     numbers: bool,
-    row_words: usize,
-    chunks: Vec<Box<[u64]>>,
+    pub slab: Slab,
     len: usize,
     /// 0, or the upper half of the key's hash and the row's number plus 1. The
     /// half hash also gives the place, so that growing reads no key.
@@ -50,18 +48,9 @@ pub(crate) fn full_hash_of(key: Key<'_>) -> u64 {
 }
 
 impl KeyedRows {
-    /// No rows of `words` words besides word 0.
-    pub fn new(numbers: bool, words: usize) -> Self {
-        Self {
-            numbers,
-            row_words: words + 1,
-            chunks: Vec::new(),
-            len: 0,
-            table: Vec::new(),
-            arena: Vec::new(),
-            garbage: 0,
-            dirty: Vec::new(),
-        }
+    /// No rows yet, kept in a slab that is empty.
+    pub fn new(numbers: bool, slab: Slab) -> Self {
+        Self { numbers, slab, len: 0, table: Vec::new(), arena: Vec::new(), garbage: 0, dirty: Vec::new() }
     }
 
     pub fn len(&self) -> usize {
@@ -72,20 +61,8 @@ impl KeyedRows {
         self.numbers
     }
 
-    #[inline]
-    pub fn row(&self, number: usize) -> &[u64] {
-        let at = (number & (CHUNK - 1)) * self.row_words;
-        &self.chunks[number >> CHUNK_SHIFT][at..at + self.row_words]
-    }
-
-    #[inline]
-    pub fn row_mut(&mut self, number: usize) -> &mut [u64] {
-        let at = (number & (CHUNK - 1)) * self.row_words;
-        &mut self.chunks[number >> CHUNK_SHIFT][at..at + self.row_words]
-    }
-
     pub fn key(&self, number: usize) -> Key<'_> {
-        let word = self.row(number)[0];
+        let word = self.slab.head(number)[0];
         if self.numbers { Key::Id(word) } else { Key::Bytes(self.bytes_of(word)) }
     }
 
@@ -96,7 +73,7 @@ impl KeyedRows {
 
     #[inline]
     fn is_key(&self, number: usize, key: Key<'_>) -> bool {
-        let word = self.row(number)[0];
+        let word = self.slab.head(number)[0];
         match key {
             Key::Id(id) => word == id,
             Key::Bytes(bytes) => self.bytes_of(word) == bytes,
@@ -172,9 +149,7 @@ impl KeyedRows {
         if guess as usize >= self.len {
             return 0;
         }
-        let row = self.row(guess as usize);
-        // A word of each cache line of a short row.
-        row.iter().take(64).step_by(8).fold(0, |sum, word| sum ^ word)
+        self.slab.touch(guess as usize)
     }
 
     /// Reads a guessed key.
@@ -183,7 +158,7 @@ impl KeyedRows {
         if self.numbers || guess as usize >= self.len {
             return 0;
         }
-        u64::from(self.bytes_of(self.row(guess as usize)[0]).first().copied().unwrap_or(0))
+        u64::from(self.bytes_of(self.slab.head(guess as usize)[0]).first().copied().unwrap_or(0))
     }
 
     /// As [`Self::find`], where a guess was made.
@@ -211,9 +186,7 @@ impl KeyedRows {
         if self.table_is_full() {
             bytes += (self.grown_table() - self.table.len()) * 8;
         }
-        if self.len == self.chunks.len() * CHUNK {
-            bytes += CHUNK * self.row_words * 8 + grown(self.chunks.len(), self.chunks.capacity(), 1) * 16;
-        }
+        bytes += self.slab.growth(self.len);
         if self.len == self.dirty.len() * 64 {
             bytes += grown(self.dirty.len(), self.dirty.capacity(), 1) * 8;
         }
@@ -224,9 +197,8 @@ impl KeyedRows {
     }
 
     pub fn heap_bytes(&self) -> u64 {
-        let rows = self.chunks.len() * CHUNK * self.row_words * 8;
-        (rows + self.chunks.capacity() * 16 + self.table.len() * 8 + self.arena.capacity() + self.dirty.capacity() * 8)
-            as u64
+        let rest = self.table.len() * 8 + self.arena.capacity() + self.dirty.capacity() * 8;
+        (self.slab.heap_bytes() + rest) as u64
     }
 
     /// Removes a row; the last one takes its number.
@@ -236,15 +208,7 @@ impl KeyedRows {
         if number != last {
             let entry = self.entry_of(last);
             self.table[entry] = self.table[entry] & !u64::from(u32::MAX) | (number as u64 + 1);
-            let (target, source) = (number & (CHUNK - 1), last & (CHUNK - 1));
-            let (target, source) = (target * self.row_words, source * self.row_words);
-            if number >> CHUNK_SHIFT == last >> CHUNK_SHIFT {
-                self.chunks[last >> CHUNK_SHIFT].copy_within(source..source + self.row_words, target);
-            } else {
-                let (before, after) = self.chunks.split_at_mut(last >> CHUNK_SHIFT);
-                before[number >> CHUNK_SHIFT][target..target + self.row_words]
-                    .copy_from_slice(&after[0][source..source + self.row_words]);
-            }
+            self.slab.copy(last, number);
             self.mark(number);
         }
         self.truncate_rows(last);
@@ -270,7 +234,7 @@ impl KeyedRows {
     pub fn leave(&mut self, number: usize) {
         let entry = self.entry_of(number);
         if !self.numbers {
-            self.garbage += self.row(number)[0] as usize & KEY_LIMIT;
+            self.garbage += self.slab.head(number)[0] as usize & KEY_LIMIT;
         }
         let mask = self.table.len() - 1;
         // What stands behind the hole moves up, unless that is before its home.
@@ -289,7 +253,7 @@ impl KeyedRows {
     /// For restoring: drops rows from `len` on, which have left the table.
     pub fn truncate_rows(&mut self, len: usize) {
         self.len = len;
-        self.chunks.truncate(len.div_ceil(CHUNK));
+        self.slab.truncate(len);
         self.dirty.truncate(len.div_ceil(64));
         if !len.is_multiple_of(64) {
             self.dirty[len / 64] &= (1 << (len % 64)) - 1;
@@ -299,9 +263,8 @@ impl KeyedRows {
     /// For restoring: gives a row that has left the table a key and empties it.
     pub fn reenter(&mut self, number: usize, key: Key<'_>, hash: u32) {
         let reference = self.keep(key);
-        let row = self.row_mut(number);
-        row.fill(0);
-        row[0] = reference;
+        self.slab.clear(number);
+        self.slab.head_mut(number)[0] = reference;
         self.enter(hash, number);
     }
 
@@ -317,11 +280,7 @@ impl KeyedRows {
 
     fn push_row(&mut self, key: Key<'_>) -> usize {
         let number = self.len;
-        if number == self.chunks.len() * CHUNK {
-            let more = grown(self.chunks.len(), self.chunks.capacity(), 1);
-            self.chunks.reserve_exact(self.chunks.capacity() - self.chunks.len() + more);
-            self.chunks.push(vec![0; CHUNK * self.row_words].into_boxed_slice());
-        }
+        self.slab.reserve(number);
         if number == self.dirty.len() * 64 {
             let more = grown(self.dirty.len(), self.dirty.capacity(), 1);
             self.dirty.reserve_exact(self.dirty.capacity() - self.dirty.len() + more);
@@ -329,9 +288,8 @@ impl KeyedRows {
         }
         self.len += 1;
         let reference = self.keep(key);
-        let row = self.row_mut(number);
-        row.fill(0);
-        row[0] = reference;
+        self.slab.clear(number);
+        self.slab.head_mut(number)[0] = reference;
         self.mark(number);
         number
     }
@@ -389,18 +347,12 @@ impl KeyedRows {
         let live = self.arena.len() - self.garbage;
         let old = std::mem::replace(&mut self.arena, Vec::with_capacity(live + live / 8));
         for number in 0..self.len {
-            let reference = self.row(number)[0];
+            let reference = self.slab.head(number)[0];
             let (start, length) = ((reference >> LENGTH_BITS) as usize, reference as usize & KEY_LIMIT);
             let moved = self.arena.len() as u64;
             self.arena.extend_from_slice(&old[start..start + length]);
-            self.row_mut(number)[0] = moved << LENGTH_BITS | length as u64;
+            self.slab.head_mut(number)[0] = moved << LENGTH_BITS | length as u64;
         }
         self.garbage = 0;
     }
-}
-
-/// By how much a vector grows for `more` elements: an eighth at least, so that
-/// little stands empty.
-fn grown(len: usize, capacity: usize, more: usize) -> usize {
-    if len + more <= capacity { 0 } else { (len + more - capacity).max(capacity / 8).max(64) }
 }

@@ -41,13 +41,15 @@
 //! beyond arrival + `max_future` are refused and move nothing.
 //!
 //! **State.** `each_event`: a key is a row of words in one slab,
-//! `8 + sum over sets of (8 + 8 * words * ring)` bytes, with `ring` the tiles
-//! of a window and of the lateness; 11 to 22 bytes of the hash table; and the
-//! key's bytes ([`Plan::bytes_per_key`]). For two counts over seven days with a
-//! day of lateness that is 144 + 22 + key. `on_close`: the same for each open
-//! window, with `8 * words` in place of the ring. A distinct count takes up to
-//! 2 KiB for each tile, then 4 KiB; a quantile 16 bytes for each of its bins. A
-//! key whose newest tile no event can see any more is removed by a sweep that
+//! `8 + sum over sets of (8 + width * words * ring)` bytes, with `ring` the
+//! tiles of a window and of the lateness, and `width` the bytes of the greatest
+//! word of 64 rows beside each other: 1 while counts and whole sums are below
+//! 256, then 2, 4 or 8; 11 to 22 bytes of the hash table; and the key's bytes
+//! ([`Plan::bytes_per_key`]). For two counts over seven days with a day of
+//! lateness that is 32 + 22 + key. `on_close`: for each open window
+//! `8 + 8 * words` bytes and the same table and key. A distinct count takes up
+//! to 2 KiB for each tile, then 4 KiB; a quantile 16 bytes for each of its bins.
+//! A key whose newest tile no event can see any more is removed by a sweep that
 //! advances with events. When an event could take the state beyond
 //! `max_state_bytes` it is refused, and those before it are in.
 //!
@@ -74,6 +76,7 @@ pub mod position;
 mod quantile;
 mod seed;
 mod settings;
+mod slab;
 #[cfg(test)]
 mod tests;
 mod tiles;

@@ -15,6 +15,7 @@ use super::keyed::{KEY_LIMIT, KeyedRows, hash_of};
 use super::output::{ClosedRows, Disposition, Value};
 use super::plan::{Plan, SetPlan};
 use super::settings::{KeyType, LatePolicy};
+use super::slab::Slab;
 use super::watermark::PartitionClock;
 
 /// The open windows of one partition. [`close`] gives the rows of closed ones,
@@ -45,7 +46,7 @@ struct Pane {
 impl Pane {
     fn new(plan: &Plan, set: &SetPlan) -> Self {
         let numbers = plan.settings().keys[set.key] == KeyType::Id;
-        Self { rows: KeyedRows::new(numbers, set.words.len()), blobs: Blobs::default() }
+        Self { rows: KeyedRows::new(numbers, Slab::wide(1, set.words.len())), blobs: Blobs::default() }
     }
 
     fn heap_bytes(&self) -> u64 {
@@ -224,7 +225,7 @@ impl OnClose {
             for pane in open.values_mut() {
                 for number in (0..pane.rows.len()).rev() {
                     if gone(set.key, pane.rows.key(number)) {
-                        clear(set, &mut pane.rows.row_mut(number)[1..], &mut pane.blobs);
+                        clear(set, pane.rows.slab.wide_row_mut(number), &mut pane.blobs);
                         pane.rows.remove(number);
                         count += 1;
                     }
@@ -327,7 +328,7 @@ impl Pane {
     #[inline]
     fn update(&mut self, set: &SetPlan, number: usize, batch: &Batch<'_>, row: usize) {
         self.rows.mark(number);
-        let tile = &mut self.rows.row_mut(number)[1..];
+        let tile = self.rows.slab.wide_row_mut(number);
         for aggregate in &set.aggregates {
             aggregate.update(tile, &mut self.blobs, batch, row);
         }
@@ -381,7 +382,7 @@ fn emit(set: &SetPlan, panes: &[Pane], scratch: &mut Scratch, out: &mut ClosedRo
         });
         let tiles = same.iter().map(|(_, at, number)| {
             let pane = &panes[*at];
-            Tile { words: &pane.rows.row(*number)[1..], blobs: &pane.blobs }
+            Tile { words: pane.rows.slab.wide_row(*number), blobs: &pane.blobs }
         });
         for (aggregate, column) in set.aggregates.iter().zip(&mut out.columns) {
             aggregate.finish(tiles.clone(), scratch, column);

@@ -1,5 +1,6 @@
 //! Checked settings, compiled to the layout of the state.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::codec::Writer;
@@ -7,6 +8,7 @@ use super::error::StreamError;
 use super::hash::hash_bytes;
 use super::output::{ClosedRows, EventOutput, OutColumn, SetOutput};
 use super::settings::{Aggregate, ColumnType, Function, KeyType, LatePolicy, Settings, WindowSet};
+use super::slab::CHUNK;
 use super::tiles::{SPAN_LIMIT, Tiles};
 
 /// Words of 8 bytes that the state of one key may have.
@@ -23,6 +25,8 @@ pub struct Plan {
     /// Bytes by which sketches and byte values of one event can grow, but for
     /// the values themselves.
     pub(crate) growth: u64,
+    /// Bytes by which greater numbers of one event can grow the rows.
+    pub(crate) widest: u64,
     /// Whether any state is held outside the rows.
     pub(crate) has_blobs: bool,
     pub(crate) fingerprint: u64,
@@ -141,9 +145,10 @@ impl Plan {
             WordKind::Bytes => 256,
         });
         let growth = growth.sum();
+        let widest = sets.iter().map(|set| (CHUNK * 7 * set.row_words()) as u64).sum();
         let has_blobs = sets.iter().any(|set| set.has_blobs);
         let fingerprint = fingerprint(&settings);
-        Ok(Arc::new(Self { settings, sets, reach_back, growth, has_blobs, fingerprint }))
+        Ok(Arc::new(Self { settings, sets, reach_back, growth, widest, has_blobs, fingerprint }))
     }
 
     /// The settings.
@@ -177,13 +182,15 @@ impl Plan {
     }
 
     /// Bytes of state that one key of `key_length` bytes takes in `each_event`,
-    /// at most: its row, its place in the key table (at its emptiest) and the
-    /// key itself. Sketches and byte values come on top.
-    pub fn bytes_per_key(&self, key: usize, key_length: usize) -> u64 {
-        let sets = self.sets.iter().filter(|set| set.key == key);
-        let words: u64 = sets.map(|set| 1 + set.ring as u64 * set.words.len() as u64).sum();
+    /// at least and at most: its row, its place in the key table (at its
+    /// emptiest) and the key itself. A row is small while counts and sums are
+    /// below 256. Sketches and byte values come on top.
+    pub fn bytes_per_key(&self, key: usize, key_length: usize) -> RangeInclusive<u64> {
+        let sets = || self.sets.iter().filter(|set| set.key == key);
+        let words: u64 = sets().map(|set| set.row_words() as u64).sum();
         let key_bytes = if self.settings.keys[key] == KeyType::Id { 0 } else { key_length as u64 * 9 / 8 };
-        (words + 1) * 8 + 22 + 1 + key_bytes
+        let rest = (1 + sets().count() as u64) * 8 + 22 + 1 + key_bytes;
+        rest + words..=rest + words * 8
     }
 }
 
@@ -212,10 +219,10 @@ impl SetPlan {
         self.aggregates.iter().map(|aggregate| OutColumn::new(aggregate.output)).collect()
     }
 
-    /// Words of a key's row that belong to this set in `each_event`: the
-    /// newest tile, then the ring.
+    /// Words of a key's row that belong to this set in `each_event`, besides
+    /// the newest tile.
     pub fn row_words(&self) -> usize {
-        1 + self.ring as usize * self.words.len()
+        self.ring as usize * self.words.len()
     }
 }
 

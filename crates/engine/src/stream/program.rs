@@ -401,11 +401,15 @@ pub async fn check(workspace: &Workspace, name: &str) -> Result<CheckReport> {
     let mut warnings = Vec::new();
     if let Some(windows) = &program.windows {
         let settings = windows.plan.settings();
-        let bytes: u64 = (0..settings.keys.len()).map(|key| windows.plan.bytes_per_key(key, 16)).sum();
-        let keys = settings.max_state_bytes / bytes.max(1);
+        let each: Vec<_> = (0..settings.keys.len()).map(|key| windows.plan.bytes_per_key(key, 16)).collect();
+        let (fewest, most): (u64, u64) = (each.iter().map(|r| r.start()).sum(), each.iter().map(|r| r.end()).sum());
+        let keys = |bytes: u64| settings.max_state_bytes / bytes.max(1);
         warnings.push(format!(
-            "the windows take up to {bytes} bytes for a key of 16 bytes, so {} MiB are enough for {keys} keys of a partition",
-            settings.max_state_bytes >> 20
+            "the windows take {fewest} bytes for a key of 16 bytes, up to {most} with counts and sums that are large \
+             or no whole numbers, so {} MiB are enough for {} keys of a partition, or {}",
+            settings.max_state_bytes >> 20,
+            keys(fewest),
+            keys(most),
         ));
     }
     if matches!(pipeline.source, SourceSettings::Kafka { .. }) && !pipeline.is_shareable() {

@@ -16,8 +16,8 @@ fn two_counts() -> Settings {
 }
 
 #[test]
-fn a_million_keys_of_seven_days_of_two_counts_stay_below_250_bytes_each() {
-    for (key, limit) in [(KeyType::Bytes, 200), (KeyType::Id, 180)] {
+fn a_million_keys_of_seven_days_of_two_counts_take_less_than_80_bytes_each() {
+    for (key, limit) in [(KeyType::Bytes, 80), (KeyType::Id, 65)] {
         let mut settings = Settings { max_state_bytes: 1 << 30, ..two_counts() };
         settings.sets[0].key = usize::from(key == KeyType::Id);
         let plan = Plan::new(settings).unwrap();
@@ -35,7 +35,7 @@ fn a_million_keys_of_seven_days_of_two_counts_stay_below_250_bytes_each() {
         assert_eq!(state.keys(), 1_000_000);
         let each = state.state_bytes() / 1_000_000;
         assert!(each < limit, "{key:?}: {each} bytes for each key");
-        assert!(most <= plan.bytes_per_key(usize::from(key == KeyType::Id), 10), "{most}");
+        assert!(most <= *plan.bytes_per_key(usize::from(key == KeyType::Id), 10).start(), "{most}");
     }
 }
 
@@ -60,6 +60,57 @@ fn state_refuses_to_grow_and_goes_on_with_the_keys_that_it_has() {
     process(&mut state, &later, &mut out).unwrap();
     process(&mut state, &[Event::at(at + 500, 30 * DAY, "new")], &mut out).unwrap();
     assert_eq!(state.keys(), 2);
+}
+
+/// Numbers that outgrow one byte, two and four make the rows beside them wider.
+#[test]
+fn rows_become_wider_where_they_must_and_as_narrow_again_when_they_are_restored() {
+    let mut settings = Settings { max_state_bytes: 1 << 30, ..two_counts() };
+    settings.sets[0].aggregates =
+        super::events::all_aggregates().into_iter().filter(|one| one.argument == Some(0)).take(2).collect();
+    let plan = Plan::new(settings).unwrap();
+    let mut state = EachEvent::new(&plan, 0, 0, Coverage::Everything);
+    let mut out = plan.event_output();
+    let first: Vec<Event> =
+        (0..6_400).map(|at| Event { double: Some(1.0), ..Event::at(at, at, &format!("{at:06}")) }).collect();
+    process(&mut state, &first, &mut out).unwrap();
+    let mut before = state.state_bytes();
+    // The sum of one key of a hundred chunks.
+    for (at, number) in [(6_400, 300.0), (6_401, 70_000.0), (6_402, 5e9)] {
+        let event = Event { double: Some(number), ..Event::at(at, at, "000100") };
+        process(&mut state, &[event], &mut out).unwrap();
+        let grown = state.state_bytes() - before;
+        assert!((64..40_000).contains(&grown), "{grown} bytes for {number}");
+        before = state.state_bytes();
+    }
+    let zero = Event { double: Some(-70_000.0 - 300.0 - 5e9), ..Event::at(6_403, 6_403, "000100") };
+    process(&mut state, &[zero], &mut out).unwrap();
+    assert_eq!(state.state_bytes(), before);
+    let restored = EachEvent::restore(&plan, &state.checkpoint()).unwrap();
+    assert!(restored.state_bytes() < before, "{} of {before}", restored.state_bytes());
+    let last = out.sets[0].columns[0].len() - 1;
+    assert_eq!(out.sets[0].columns[0].get(last), crate::stream::Value::Double(1.0));
+}
+
+#[test]
+fn a_number_that_would_widen_the_state_beyond_its_limit_is_refused_and_smaller_ones_go_on() {
+    let mut settings = Settings { max_state_bytes: 30_000, ..two_counts() };
+    settings.sets[0].aggregates = super::events::all_aggregates().into_iter().skip(3).take(1).collect();
+    let plan = Plan::new(settings).unwrap();
+    let mut state = EachEvent::new(&plan, 0, 0, Coverage::Everything);
+    let mut out = plan.event_output();
+    let one = |at: i64, name: &str, double: f64| Event { double: Some(double), ..Event::at(at, at, name) };
+    let events: Vec<Event> = (0..10_000).map(|at| one(at, &format!("key-{at}"), 1.0)).collect();
+    assert!(process(&mut state, &events, &mut out).is_err());
+    let (keys, at) = (state.keys(), state.next_offset());
+    // One after the other, each in another chunk.
+    let wide: Vec<Event> = (0..keys as i64).map(|key| one(at + key, &format!("key-{key}"), 1e12)).collect();
+    let refusal = process(&mut state, &wide, &mut out).unwrap_err();
+    assert!(matches!(refusal, StreamError::StateLimit { limit: 30_000, .. }), "{refusal}");
+    assert!(state.state_bytes() <= 30_000, "{}", state.state_bytes());
+    let at = state.next_offset();
+    process(&mut state, &[one(at, &format!("key-{}", keys - 1), 2.0)], &mut out).unwrap();
+    assert_eq!((state.keys(), state.next_offset()), (keys, at + 1));
 }
 
 #[test]

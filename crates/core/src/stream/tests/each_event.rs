@@ -6,6 +6,11 @@ use super::events::{Event, batches, cuts, entered, process, settings, streams, w
 use super::oracle::{aggregate, assert_cell, dispositions, same_key, windows};
 use crate::stream::{Coverage, EachEvent, LatePolicy, Part, Plan, Seed, Settings, Value};
 
+/// Numbers at the edges of what one, two and four bytes hold; sums of some
+/// hundreds of them are exact.
+const WIDTHS: &[f64] =
+    &[0.0, 1.0, 254.0, 255.0, 256.0, 65_535.0, 65_536.0, 4_294_967_295.0, 4_294_967_296.0, -1.0, 0.5];
+
 /// Compares every cell with the oracle's.
 fn compare(settings: &Settings, events: &[Event], cuts: &[usize]) {
     let plan = Plan::new(settings.clone()).unwrap();
@@ -52,6 +57,18 @@ proptest! {
     #[test]
     fn without_lateness_the_ring_is_exactly_one_window(events in streams(250), cuts in cuts()) {
         compare(&Settings { allowed_lateness: 0, ..settings() }, &events, &cuts);
+    }
+
+    #[test]
+    fn numbers_of_every_width_have_the_values_of_a_naive_fold(
+        mut events in streams(250),
+        numbers in proptest::collection::vec(proptest::sample::select(WIDTHS), 250),
+        cuts in cuts(),
+    ) {
+        for (event, number) in events.iter_mut().zip(numbers) {
+            (event.double, event.long) = (Some(number), Some(number as i64));
+        }
+        compare(&settings(), &events, &cuts);
     }
 
     #[test]
