@@ -26,7 +26,9 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  * Events for a benchmark. A file has lines `KEY TAB EVENT`; a key is always in the same partition.
  *
  * fill SERVERS TOPIC PARTITIONS FILE COUNT: so many events, from its beginning again at its end, as fast as it goes.
+ * more SERVERS TOPIC FILE COUNT: the same into a topic that is there.
  * create SERVERS TOPIC PARTITIONS: an empty topic.
+ * watch SERVERS TOPIC: says `ready`, and then when the first message that is new was read, in milliseconds since 1970.
  * live SERVERS TOPIC OUTPUT RATE SECONDS FILE LINGER: an open loop: event i is due at i / RATE, is sent at the next millisecond or
  * as soon after as it goes, and has the time it was due in its header `scheduled-send-time` (nanoseconds of this process). LINGER is the
  * producer's `linger.ms`. Beside it the output topic is read; a message's header `insightera-id` ends in the partition and
@@ -48,13 +50,15 @@ public class KafkaLoad {
         settings.put("acks", "1");
         try (Admin admin = Admin.create(Map.of("bootstrap.servers", servers));
              KafkaProducer<byte[], byte[]> producer = new KafkaProducer<>(settings)) {
-            if (!arguments[0].equals("live")) {
+            if (fill || arguments[0].equals("create")) {
                 create(admin, arguments[2], Integer.parseInt(arguments[3]));
             }
-            if (fill) {
-                fill(producer, arguments[2], Path.of(arguments[4]), Long.parseLong(arguments[5]));
-            } else if (arguments[0].equals("live")) {
-                live(servers, producer, arguments);
+            switch (arguments[0]) {
+                case "fill" -> fill(producer, arguments[2], Path.of(arguments[4]), Long.parseLong(arguments[5]));
+                case "more" -> fill(producer, arguments[2], Path.of(arguments[3]), Long.parseLong(arguments[4]));
+                case "live" -> live(servers, producer, arguments);
+                case "watch" -> watch(servers, arguments[2]);
+                default -> { }
             }
         }
     }
@@ -81,6 +85,16 @@ public class KafkaLoad {
         }
         producer.flush();
         System.out.println("{\"sent\": " + sent + "}");
+    }
+
+    private static void watch(String servers, String topic) {
+        try (KafkaConsumer<byte[], byte[]> consumer = outputs(servers, topic)) {
+            System.out.println("ready");
+            while (consumer.poll(Duration.ofMillis(50)).isEmpty()) {
+                // Nothing yet.
+            }
+            System.out.println(System.currentTimeMillis());
+        }
     }
 
     /** By partition and offset: a time, or 0. Arrays, so that measuring takes little of the processors that are measured. */

@@ -131,12 +131,14 @@ class Kafka:
         subprocess.run(["javac", "-cp", self.broker.classpath, "-d", WORK / "kafka/classes",
                         ROOT / "bench/KafkaLoad.java"], check=True)
 
+    def java(self, what, *arguments):
+        # One compiler and one collector: they run on the processors that are measured.
+        return ["java", "-Xmx768m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", f"{WORK}/kafka/classes:{self.broker.classpath}",
+                "KafkaLoad", what, self.broker.address, *map(str, arguments)]
+
     def load(self, what, *arguments):
         """Answers what the process said; its last line is JSON."""
-        # One compiler and one collector: they run on the processors that are measured.
-        done = subprocess.run(["java", "-Xmx768m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", f"{WORK}/kafka/classes:{self.broker.classpath}", "KafkaLoad",
-                               what, self.broker.address, *map(str, arguments)], capture_output=True, text=True,
-                              check=False)
+        done = subprocess.run(self.java(what, *arguments), capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(f"KafkaLoad {what}: {done.stderr[-3000:]}")
         return json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {}

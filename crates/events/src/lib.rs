@@ -1,14 +1,16 @@
 //! Payloads of events to columns: they are walked once, and only the declared
-//! fields are kept. It is compiled for speed: every event of every stream comes
-//! by here.
+//! fields are kept; and rows of predictions to JSON. It is compiled for speed:
+//! every event of every stream comes by here.
 
 mod cells;
 mod decode;
 mod field;
 mod json;
+mod lines;
 mod time;
 
 pub use cells::{Cell, Event, Layout, Node, Walk, Wanted};
 pub use decode::{Columns, Decoder, Payloads, Problem, Written};
 pub use field::{CHANGE_COLUMNS, CHANGE_TIMESTAMP, FieldKind, FieldSettings, TimeFormat};
 pub use json::Scalar;
+pub use lines::{Lines, lines};

@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
-use arrow::compute::{concat_batches, take};
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array, new_empty_array};
+use arrow::compute::{concat, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use datafusion::catalog::TableProvider;
+use datafusion::common::DataFusionError;
+use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 
@@ -149,18 +152,41 @@ impl Join {
         self.load_from(workspace, Some(consumed)).await
     }
 
+    /// The rows of the query, in one batch.
+    async fn rows(
+        &self,
+        workspace: &Workspace,
+        consumed: Option<&BTreeMap<String, Consumed>>,
+        by_hashes: bool,
+    ) -> std::result::Result<(Inputs, RecordBatch), NoRows> {
+        let (context, plan, inputs) = self.plan(workspace, consumed).await?;
+        context.state_ref().write().config_mut().options_mut().optimizer.prefer_hash_join = by_hashes;
+        let frame = DataFrame::new(context.state(), plan);
+        let schema: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
+        let batches = frame.collect().await.map_err(|e| match e.find_root() {
+            DataFusionError::ResourcesExhausted(_) => NoRows::Memory(e),
+            _ => NoRows::Other(plan_error(&self.what, &self.settings.sql, e)),
+        })?;
+        drop(context);
+        let rows = in_one(&schema, batches)
+            .map_err(|e| Error::internal(format!("{}: its rows do not fit together: {e}", self.what)).cause(e))?;
+        Ok((inputs, rows))
+    }
+
     async fn load_from(
         &self,
         workspace: &Workspace,
         consumed: Option<&BTreeMap<String, Consumed>>,
     ) -> Result<JoinTable> {
-        let failed = |e| plan_error(&self.what, &self.settings.sql, e);
-        let (context, plan, inputs) = self.plan(workspace, consumed).await?;
-        let frame = datafusion::dataframe::DataFrame::new(context.state(), plan);
-        let schema: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
-        let batches = frame.collect().await.map_err(failed)?;
-        let rows = concat_batches(&schema, &batches)
-            .map_err(|e| Error::internal(format!("{}: its rows do not fit together: {e}", self.what)).cause(e))?;
+        let (inputs, rows) = match self.rows(workspace, consumed, true).await {
+            // A join by hashes has one side in memory, one by sorting has not.
+            Err(NoRows::Memory(_)) => self.rows(workspace, consumed, false).await,
+            other => other,
+        }
+        .map_err(|e| match e {
+            NoRows::Memory(e) => plan_error(&self.what, &self.settings.sql, e),
+            NoRows::Other(e) => e,
+        })?;
         let keys = Keys::new(&rows, &self.settings.key)?;
         let mut index: HashMap<KeyHash, u32, BuildHasherDefault<HashOfHash>> = HashMap::default();
         index.reserve(rows.num_rows());
@@ -186,6 +212,36 @@ impl Join {
             index,
         })
     }
+}
+
+/// Why a query gave no rows.
+enum NoRows {
+    /// It took more memory than it may.
+    Memory(DataFusionError),
+    Other(Error),
+}
+
+impl From<Error> for NoRows {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// One batch of all rows, made column by column: what a column was made of goes
+/// before the next one is made.
+fn in_one(schema: &SchemaRef, batches: Vec<RecordBatch>) -> std::result::Result<RecordBatch, ArrowError> {
+    let count = batches.iter().map(RecordBatch::num_rows).sum();
+    let mut parts: Vec<Vec<ArrayRef>> = schema.fields().iter().map(|_| Vec::with_capacity(batches.len())).collect();
+    for batch in batches {
+        let (_, columns, _) = batch.into_parts();
+        parts.iter_mut().zip(columns).for_each(|(parts, column)| parts.push(column));
+    }
+    let columns = parts.into_iter().zip(schema.fields()).map(|(parts, field)| {
+        let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
+        if parts.is_empty() { Ok(new_empty_array(field.data_type())) } else { concat(&parts) }
+    });
+    let columns = columns.collect::<std::result::Result<_, _>>()?;
+    RecordBatch::try_new_with_options(schema.clone(), columns, &RecordBatchOptions::new().with_row_count(Some(count)))
 }
 
 impl JoinTable {

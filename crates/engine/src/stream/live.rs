@@ -12,7 +12,6 @@ use std::time::Duration;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
-use arrow::json::LineDelimitedWriter;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -130,8 +129,8 @@ impl LiveTopic {
         check_security(SECTION, &settings.options)?;
         let mut config = ClientConfig::new();
         config.set("client.id", "insightera");
-        // A prediction leaves when it is there; a poll's are together anyway.
-        config.set("linger.ms", "1");
+        // A prediction leaves when it is there, together with those of its poll.
+        config.set("linger.ms", "0.2");
         for (name, value) in &settings.options {
             if let Some((_, wanted)) = OURS.iter().find(|(ours, wanted)| ours == name && wanted != value) {
                 return Err(Error::invalid(format!("[live.kafka] `{name}` cannot be `{value}`"))
@@ -175,13 +174,11 @@ impl LiveTopic {
     /// When one that was sent before was not taken.
     pub fn send(&self, pipeline: &str, rows: &RecordBatch, places: &[(u32, i64)]) -> Result<()> {
         let wrong = |e: arrow::error::ArrowError| Error::internal(format!("a prediction as JSON: {e}")).cause(e);
-        let mut lines = LineDelimitedWriter::new(Vec::new());
-        lines.write(rows).and_then(|()| lines.finish()).map_err(wrong)?;
-        let lines = lines.into_inner();
+        let lines = insightera_events::lines(rows).map_err(wrong)?;
         let keys = self.keys(rows).map_err(wrong)?;
         let mut id = String::new();
         self.sent.way.state().0 += places.len();
-        for ((line, key), (partition, offset)) in lines.split(|byte| *byte == b'\n').zip(&keys).zip(places) {
+        for ((line, key), (partition, offset)) in lines.iter().zip(&keys).zip(places) {
             id.clear();
             // Writing to a string cannot fail.
             let _ = write!(id, "{pipeline}/{partition}/{offset}");

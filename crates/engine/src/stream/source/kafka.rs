@@ -41,13 +41,10 @@ const SECTION: &str = "[source.kafka]";
 /// How long leaving a group may take, and how long the request to do so.
 const FAREWELL: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_millis(300);
-/// Seconds between two polls that take events: as many times what the last one
-/// was worked on, within limits. A poll costs as much as some dozens of events,
-/// here and at the brokers: many small ones leave no processor to be quick with.
-/// An event that comes alone is not held up.
-const PACE: f64 = 4.0;
-const LEAST_PACE: f64 = 0.001;
-const MOST_PACE: f64 = 0.005;
+/// Seconds between two polls that take events, at least: a poll costs as much as
+/// some dozens of events, here and at the brokers. An event that comes alone is
+/// not held up.
+const PACE: f64 = 0.0005;
 /// Events of a poll.
 const POLL_EVENTS: usize = 16 * 1024;
 
@@ -81,22 +78,18 @@ pub struct Kafka {
     pace: Pace,
 }
 
-/// When the last poll with events took them and when it gave them out,
-/// monotonic seconds, and the bytes of the partition that had most.
+/// When the last poll with events took them, monotonic seconds, and the bytes of
+/// the partition that had most.
 #[derive(Debug, Default)]
 struct Pace {
     taken: f64,
-    given: f64,
     bytes: usize,
 }
 
 impl Pace {
-    /// How long events that are there wait for others; `called` is when they
-    /// were asked for.
-    fn wait(&self, called: f64, now: f64) -> Duration {
-        let worked = (called - self.given).max(0.0);
-        let next = self.taken + (PACE * worked).clamp(LEAST_PACE, MOST_PACE);
-        Duration::from_secs_f64((next - now).clamp(0.0, MOST_PACE))
+    /// How long events that are there wait for others.
+    fn wait(&self, now: f64) -> Duration {
+        Duration::from_secs_f64((self.taken + PACE - now).clamp(0.0, PACE))
     }
 }
 
@@ -450,7 +443,6 @@ impl Source for Kafka {
 
     fn poll(&mut self, max_bytes: usize, wait: Duration) -> Result<Vec<RawPart>> {
         let now = self.clock.now_micros();
-        let called = self.clock.monotonic_seconds();
         let (mut bytes, mut events, mut paced) = (0, 0, false);
         let mut problems = Vec::new();
         let mut patience = wait;
@@ -488,7 +480,7 @@ impl Source for Kafka {
             }
             if !paced {
                 paced = true;
-                let wait = self.pace.wait(called, self.clock.monotonic_seconds());
+                let wait = self.pace.wait(self.clock.monotonic_seconds());
                 if !wait.is_zero() {
                     std::thread::sleep(wait);
                 }
@@ -522,7 +514,6 @@ impl Source for Kafka {
             self.interpret(problem)?;
         }
         if events > 0 {
-            self.pace.given = self.clock.monotonic_seconds();
             self.pace.bytes = self.read.values().map(|part| part.payload.len()).max().unwrap_or(0);
         }
         Ok(std::mem::take(&mut self.read).into_values().collect())
