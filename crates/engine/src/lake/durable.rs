@@ -5,11 +5,12 @@
 //! product build that is an empty function; with the feature `faults` a test
 //! can end the process before or after any one of them.
 
-use std::collections::{BTreeSet, HashSet};
-use std::fs::{self, File, OpenOptions};
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use insightera_core::ErrorKind;
 
@@ -35,29 +36,60 @@ pub fn io_error(action: &str, path: &Path, error: io::Error) -> Error {
     }
 }
 
-/// Folders whose own names are durable as far as this process knows.
-static DURABLE: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
+/// Folders whose own names are durable as far as this process knows, and which
+/// folder that was.
+static DURABLE: LazyLock<Mutex<HashMap<PathBuf, Identity>>> = LazyLock::new(Mutex::default);
+
+/// A folder that was removed and made again is another one, by the same name:
+/// its number, where there are numbers, and when it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    number: (u64, u64),
+    made: SystemTime,
+}
+
+impl Identity {
+    /// `None` where the file system does not say when a folder was made.
+    fn of(facts: &Metadata) -> Option<Self> {
+        #[cfg(unix)]
+        let number = (std::os::unix::fs::MetadataExt::dev(facts), std::os::unix::fs::MetadataExt::ino(facts));
+        #[cfg(not(unix))]
+        let number = (0, 0);
+        Some(Self { number, made: facts.created().ok()? })
+    }
+
+    fn note(self, path: &Path) {
+        DURABLE.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), self);
+    }
+
+    fn is_known(self, path: &Path) -> bool {
+        DURABLE.lock().unwrap_or_else(PoisonError::into_inner).get(path) == Some(&self)
+    }
+}
 
 /// Creates `path` and its missing parents, fsyncing each directory that got a
 /// new entry. One that is there may be what a process made that ended before
 /// it could do that: its name is made durable when it is first met.
 pub fn create_dirs(path: &Path) -> Result<()> {
-    let known = || DURABLE.lock().unwrap_or_else(PoisonError::into_inner);
-    if path.is_dir() {
-        if faults::bug(Bug::TrustFolders) || known().contains(path) {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(facts) = fs::metadata(path).ok().filter(Metadata::is_dir) {
+        let identity = Identity::of(&facts);
+        if faults::bug(Bug::TrustFolders) || identity.is_some_and(|identity| identity.is_known(path)) {
             return Ok(());
         }
-        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        if let Some(parent) = parent {
             match File::open(parent) {
                 // Who may not read the parent has not made the folder.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
                 _ => sync_dir(parent)?,
             }
         }
-        known().insert(path.to_owned());
+        if let Some(identity) = identity {
+            identity.note(path);
+        }
         return Ok(());
     }
-    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+    if let Some(parent) = parent {
         create_dirs(parent)?;
     }
     match fs::create_dir(path) {
@@ -65,10 +97,13 @@ pub fn create_dirs(path: &Path) -> Result<()> {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
         Err(e) => return Err(io_error("create folder", path, e)),
     }
-    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+    let identity = fs::metadata(path).ok().as_ref().and_then(Identity::of);
+    if let Some(parent) = parent {
         sync_dir(parent)?;
     }
-    known().insert(path.to_owned());
+    if let Some(identity) = identity {
+        identity.note(path);
+    }
     Ok(())
 }
 

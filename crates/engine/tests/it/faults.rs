@@ -7,7 +7,8 @@ use std::process::{Child, Command, ExitStatus};
 
 use insightera_core::SystemClock;
 use insightera_engine::Workspace;
-use insightera_engine::lake::files;
+use insightera_engine::lake::faults::{self, Accident, Happened};
+use insightera_engine::lake::{durable, files};
 use insightera_engine::score::{self, Reporter, RunOptions};
 
 use crate::project::{PIPELINE, TestProject, attendance_rows, block_on, grades_rows};
@@ -293,4 +294,24 @@ fn every_known_bug_that_is_put_back_is_found() {
     let missed: Vec<&str> = found.iter().filter(|(_, f)| f.is_none()).map(|(bug, _)| *bug).collect();
     assert!(missed.is_empty(), "not found: {missed:?}");
     assert_eq!(found.len(), 10);
+}
+
+/// The same process knew its name as durable when it was another folder.
+#[test]
+fn the_name_of_a_folder_that_another_made_anew_is_made_durable_again() {
+    let temp = tempfile::tempdir().unwrap();
+    let top = temp.path().canonicalize().unwrap();
+    let folder = top.join("table/data");
+    durable::write_new(&folder.join("one"), b"1").unwrap();
+    std::fs::remove_file(folder.join("one")).unwrap();
+    std::fs::remove_dir(&folder).unwrap();
+    // By a process that ended before it could make the name durable.
+    std::fs::create_dir(&folder).unwrap();
+    faults::folder_created(&folder);
+    durable::write_new(&folder.join("two"), b"2").unwrap();
+    faults::plan_accident(&top, 1, Accident::Stop { after: false, power: Some(0) });
+    durable::sync_dir(&top).unwrap_err();
+    assert_eq!(faults::recover(&top), Happened::Stop);
+    faults::forget(&top);
+    assert!(folder.join("two").exists(), "the power loss took the folder");
 }
