@@ -6,6 +6,7 @@ pub mod config;
 pub mod erase;
 pub mod features;
 pub mod lake;
+mod memory;
 mod network;
 pub mod notify;
 pub mod registry;

@@ -53,6 +53,13 @@ pub struct Interval {
     pub sent: Option<Sent>,
 }
 
+impl Interval {
+    /// Bytes of its predictions.
+    pub fn bytes(&self) -> usize {
+        self.rows.iter().map(RecordBatch::get_array_memory_size).sum()
+    }
+}
+
 /// What was committed.
 #[derive(Debug, Clone)]
 pub struct Committed {

@@ -1,11 +1,10 @@
 //! Features from the lake, looked up by key: a query over pinned inputs, its
 //! rows in memory, replaced as a whole when an input has a newer snapshot.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::BuildHasherDefault;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array, new_empty_array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array, new_empty_array};
 use arrow::compute::{concat, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -16,7 +15,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 
 use crate::config::{JoinSettings, StreamPipeline};
-use crate::key::{HashOfHash, KeyHash, Keys, check_key_type};
+use crate::key::{KeyHash, Keys, check_key_type};
 use crate::lake::TableName;
 use crate::score::{Consumed, Inputs, Reads, clock_functions, reads_of};
 use crate::sql::{plan_error, session};
@@ -42,7 +41,7 @@ pub struct JoinTable {
     pub loaded: i64,
     key: Vec<String>,
     columns: Vec<ArrayRef>,
-    index: HashMap<KeyHash, u32, BuildHasherDefault<HashOfHash>>,
+    index: Index,
 }
 
 impl Join {
@@ -188,10 +187,9 @@ impl Join {
             NoRows::Other(e) => e,
         })?;
         let keys = Keys::new(&rows, &self.settings.key)?;
-        let mut index: HashMap<KeyHash, u32, BuildHasherDefault<HashOfHash>> = HashMap::default();
-        index.reserve(rows.num_rows());
-        for (row, hash) in keys.hashes().into_iter().enumerate() {
-            if !keys.is_null(row) && index.insert(hash, row as u32).is_some() {
+        let mut index = Index::new(keys.hashes());
+        for row in (0..rows.num_rows()).filter(|row| !keys.is_null(*row)) {
+            if !index.insert(row as u32) {
                 return Err(Error::data(format!(
                     "{}: it yields two rows for the key `{}`",
                     self.what,
@@ -204,13 +202,59 @@ impl Join {
             let column = rows.column_by_name(field.name()).cloned();
             column.ok_or_else(|| Error::internal(format!("{}: no column `{}`", self.what, field.name())))
         });
+        let columns = columns.collect::<Result<_>>()?;
+        drop(rows);
+        crate::memory::give_back();
         Ok(JoinTable {
             inputs: inputs.consumed(&BTreeMap::new()),
             loaded: workspace.clock().now_micros(),
             key: self.settings.key.clone(),
-            columns: columns.collect::<Result<_>>()?,
+            columns,
             index,
         })
+    }
+}
+
+/// Rows by the hashes of their keys. Places hold a row's number plus 1, or 0: a
+/// row takes about 26 bytes.
+#[derive(Debug)]
+struct Index {
+    hashes: Vec<KeyHash>,
+    places: Vec<u32>,
+}
+
+impl Index {
+    fn new(hashes: Vec<KeyHash>) -> Self {
+        // At least a third of the places are free.
+        let places = (hashes.len() * 3 / 2 + 1).next_power_of_two();
+        Self { places: vec![0; places], hashes }
+    }
+
+    /// The place of a hash, or the free one where it would be.
+    fn place(&self, hash: KeyHash) -> usize {
+        let mask = self.places.len() - 1;
+        let mut at = hash as usize & mask;
+        while let Some(row) = self.places[at].checked_sub(1) {
+            if self.hashes[row as usize] == hash {
+                break;
+            }
+            at = (at + 1) & mask;
+        }
+        at
+    }
+
+    fn find(&self, hash: KeyHash) -> Option<u32> {
+        self.places[self.place(hash)].checked_sub(1)
+    }
+
+    /// Enters a row; false where another one has its key.
+    fn insert(&mut self, row: u32) -> bool {
+        let at = self.place(self.hashes[row as usize]);
+        let free = self.places[at] == 0;
+        if free {
+            self.places[at] = row + 1;
+        }
+        free
     }
 }
 
@@ -237,8 +281,16 @@ fn in_one(schema: &SchemaRef, batches: Vec<RecordBatch>) -> std::result::Result<
         parts.iter_mut().zip(columns).for_each(|(parts, column)| parts.push(column));
     }
     let columns = parts.into_iter().zip(schema.fields()).map(|(parts, field)| {
-        let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
-        if parts.is_empty() { Ok(new_empty_array(field.data_type())) } else { concat(&parts) }
+        if parts.is_empty() {
+            return Ok(new_empty_array(field.data_type()));
+        }
+        let column = concat(&parts.iter().map(AsRef::as_ref).collect::<Vec<&dyn Array>>())?;
+        // Strings that were read with others hold on to all of them.
+        Ok::<ArrayRef, ArrowError>(match field.data_type() {
+            DataType::Utf8View => Arc::new(column.as_string_view().gc()),
+            DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
+            _ => column,
+        })
     });
     let columns = columns.collect::<std::result::Result<_, _>>()?;
     RecordBatch::try_new_with_options(schema.clone(), columns, &RecordBatchOptions::new().with_row_count(Some(count)))
@@ -251,7 +303,7 @@ impl JoinTable {
     /// Never for batches of the checked event.
     pub fn look_up(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
         let hashes = Keys::new(batch, &self.key)?.hashes();
-        let rows: UInt32Array = hashes.iter().map(|hash| self.index.get(hash).copied()).collect();
+        let rows: UInt32Array = hashes.iter().map(|hash| self.index.find(*hash)).collect();
         let taken = self.columns.iter().map(|column| take(column, &rows, None));
         taken.collect::<Result<_, _>>().map_err(|e| Error::internal(format!("features by key: {e}")).cause(e))
     }

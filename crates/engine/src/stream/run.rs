@@ -50,7 +50,7 @@ const MODEL_LOOK: Duration = Duration::from_secs(2);
 const FIRST_HOLD: f64 = 0.1;
 const LONGEST_HOLD: f64 = 5.0;
 /// Bytes of rows that may wait for the commit before them.
-const WAITING_BYTES: usize = 128 << 20;
+const WAITING_BYTES: usize = 96 << 20;
 /// How often a process may be overtaken before it has committed anything.
 const OVERTAKEN: u32 = 5;
 /// How long it waits before it joins its group again.

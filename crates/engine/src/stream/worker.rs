@@ -10,9 +10,13 @@ use super::live::Sent;
 use super::metrics::Metrics;
 use super::run::StreamOptions;
 use crate::background::step_back;
+use crate::memory::give_back;
 use crate::notify::Warn;
 use crate::{Error, Result};
 
+/// Bytes of an interval from which on its memory is given back to the system:
+/// that of a stream that catches up. Giving back takes time from who predicts.
+const MUCH: usize = 64 << 20;
 /// Tries of a commit after the stream was told to stop.
 const LAST_TRIES: u32 = 5;
 
@@ -38,6 +42,7 @@ impl Worker {
             // Events that come are predicted first.
             step_back();
             let keep_trying = |tries: u32| !stop.load(Ordering::SeqCst) || tries <= LAST_TRIES;
+            let mut swollen = false;
             while let Ok(interval) = incoming.recv() {
                 // What is committed is not sent again.
                 let result = interval.sent.as_ref().map_or(Ok(()), Sent::wait).and_then(|()| {
@@ -53,6 +58,12 @@ impl Worker {
                 if gone || failed {
                     break;
                 }
+                let large = interval.bytes() >= MUCH;
+                drop(interval);
+                if large || swollen {
+                    give_back();
+                }
+                swollen = large;
             }
             told(metrics.flush(), warn.as_ref());
         });
