@@ -5,7 +5,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
-import java.util.Collections;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.Properties;
@@ -102,13 +102,41 @@ public class KafkaLoad {
         private final long[][] times;
 
         Times(int partitions, int count) {
-            times = new long[partitions][count];
+            times = new long[partitions][count / partitions + 1];
         }
 
         void put(int partition, long offset, long time) {
+            if (offset >= times[partition].length) {
+                times[partition] = Arrays.copyOf(times[partition], (int) offset + times[partition].length / 4 + 1);
+            }
             if (times[partition][(int) offset] == 0) {
                 times[partition][(int) offset] = time;
             }
+        }
+
+        long get(int partition, int offset) {
+            return offset < times[partition].length ? times[partition][offset] : 0;
+        }
+    }
+
+    /** Some numbers. */
+    private static final class Numbers {
+        private double[] values = new double[1024];
+        private int count;
+
+        void add(double value) {
+            if (count == values.length) {
+                values = Arrays.copyOf(values, count * 2);
+            }
+            values[count++] = value;
+        }
+
+        double quantile(double share) {
+            if (count == 0) {
+                return -1;
+            }
+            Arrays.sort(values, 0, count);
+            return values[(int) Math.min(count - 1, (long) (count * share))];
         }
     }
 
@@ -175,15 +203,15 @@ public class KafkaLoad {
         reader.interrupt();
         reader.join();
         long from = start + (long) (count * 1e8 / rate);
-        List<List<Double>> bySecond = new ArrayList<>();
+        List<Numbers> bySecond = new ArrayList<>();
         for (int second = 0; second < Math.ceil(seconds); second++) {
-            bySecond.add(new ArrayList<>());
+            bySecond.add(new Numbers());
         }
-        List<Double> all = new ArrayList<>();
+        Numbers all = new Numbers();
         long missing = 0, found = 0;
         for (int partition = 0; partition < partitions; partition++) {
-            for (int offset = 0; offset < count; offset++) {
-                long sent = due.times[partition][offset], came = read.times[partition][offset];
+            for (int offset = 0; offset < due.times[partition].length; offset++) {
+                long sent = due.get(partition, offset), came = read.get(partition, offset);
                 if (sent == 0) {
                     continue;
                 }
@@ -199,19 +227,11 @@ public class KafkaLoad {
                 }
             }
         }
-        String seconds99 = bySecond.stream().map(one -> String.format("%.1f", quantile(one, 0.99)))
+        String seconds99 = bySecond.stream().map(one -> String.format("%.1f", one.quantile(0.99)))
             .collect(Collectors.joining(", "));
         System.out.printf("{\"sent\": %d, \"read\": %d, \"missing\": %d, \"measured\": %d, \"p50\": %.3f, \"p99\": %.3f, "
             + "\"max\": %.3f, \"producer_behind_ms\": %.3f, \"p99_by_second\": [%s]}%n", answered.get(), found, missing,
-            all.size(), quantile(all, 0.5), quantile(all, 0.99), quantile(all, 1.0), behind / 1e6, seconds99);
-    }
-
-    private static double quantile(List<Double> values, double share) {
-        if (values.isEmpty()) {
-            return -1;
-        }
-        Collections.sort(values);
-        return values.get((int) Math.min(values.size() - 1, (long) (values.size() * share)));
+            all.count, all.quantile(0.5), all.quantile(0.99), all.quantile(1.0), behind / 1e6, seconds99);
     }
 
     private static KafkaConsumer<byte[], byte[]> outputs(String servers, String topic) {

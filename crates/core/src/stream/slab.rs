@@ -242,10 +242,7 @@ impl Slab {
     pub fn touch(&self, number: usize) -> u64 {
         let (cells, at) = self.cells(number);
         let head = self.head(number)[0];
-        by_width!(cells, cells => {
-            let lines = cells[at..at + self.words].chunks(64 / size_of_val(&cells[..1])).take(8);
-            lines.fold(head, |sum, line| sum ^ line[0].number())
-        })
+        by_width!(cells, cells => head ^ touch_lines(&cells[at..at + self.words]))
     }
 
     /// The words of a row in a slab that is wide.
@@ -338,6 +335,12 @@ impl Slab {
         }
         self.chunks[number >> CHUNK_SHIFT].cells = wider;
     }
+}
+
+/// A word of each of the first cache lines.
+#[inline]
+fn touch_lines<C: Cell>(cells: &[C]) -> u64 {
+    cells.chunks(64 / size_of::<C>()).take(8).fold(0, |sum, line| sum ^ line[0].number())
 }
 
 /// Puts words where they fit.

@@ -57,7 +57,28 @@ pub(crate) async fn plan(
             pin_table(workspace, context, pin).await?;
         }
     }
-    context.state().statement_to_plan(statement).await.map_err(|e| plan_error("sql", sql, e))
+    context.state().statement_to_plan(statement).await.map_err(|e| {
+        let text = e.strip_backtrace();
+        let unknown = text.contains("table '") && text.contains("' not found");
+        let error = plan_error("sql", sql, e);
+        if unknown { error.hint(tables_there(workspace)) } else { error }
+    })
+}
+
+/// What can be asked instead of a table that is not there.
+fn tables_there(workspace: &Workspace) -> String {
+    const SHOWN: usize = 20;
+    let Ok(tables) = workspace.lake().catalog().tables() else {
+        return "the catalog does not say which tables there are".to_owned();
+    };
+    let names: Vec<String> = tables.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    match tables.len().checked_sub(SHOWN) {
+        _ if names.is_empty() => "there is no table yet".to_owned(),
+        None | Some(0) => format!("there are {}", names.join(", ")),
+        Some(more) => {
+            format!("there are {} and {more} others (`SELECT * FROM information_schema.tables`)", names.join(", "))
+        }
+    }
 }
 
 /// Registers the tables that a statement names, but for those that are there.
