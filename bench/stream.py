@@ -1,6 +1,7 @@
 """Streams against Spark Structured Streaming, on the same kind of events, in one run.
 
     python bench/stream.py                  # writes STREAM.md
+    python bench/stream.py --pathway PYTHON # the same beside Pathway, which that Python has (pip install pathway)
     python bench/stream.py topic            # from a filled Kafka topic of four partitions; writes STREAM-KAFKA.md
     python bench/stream.py live             # from an open-loop producer to the live output topic; the same
 
@@ -10,7 +11,8 @@ there: every event decoded, its windows updated, joined with the features of the
 students, scored by the shipped random forest, and committed to Iceberg, fsync
 on. The peer is `stream_job.py`. Rates are events divided by the seconds from
 the start of the query to its last commit; start-up is left out on both sides
-and shown apart. The peer gets fewer events, or it would take hours.
+and shown apart. The peer gets fewer events, or it would take hours. Pathway does
+less than the others, and `stream_pathway.py` says what.
 
 `topic` and `live` start Apache Kafka beside the stream, on the same cores. In
 `live` an event is due at a fixed time, which it carries in a header, and its
@@ -270,6 +272,25 @@ def peer(project, kind, events, count):
             "p99": None}
 
 
+def pathway(project, kind, events, count, python):
+    scratch = WORK / "pathway"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    asked = {"dropout": "SELECT a.nim, a.ipk, b.attendance_rate FROM student_features.academic_performance_features a "
+                        "JOIN student_features.attendance_features b ON b.nim = a.nim",
+             "anomaly": "SELECT unit_kerja_sk, avg_amount, stddev_amount FROM gold_keuangan.transaction_statistics"}[kind]
+    with open(scratch / "known.csv", "w") as known:
+        subprocess.run([binary(), "--project", project, "sql", asked, "--format", "csv"], check=True, stdout=known)
+    cost, report = measured([python, ROOT / "bench/stream_pathway.py", kind, events, scratch / "known.csv", scratch])
+    rows = [json.loads(line) for line in open(scratch / ("windows.jsonl" if kind == "dropout" else "detections.jsonl"))]
+    # An event is in seven windows.
+    found = sum(row["event_count_7d"] for row in rows) / 7 if kind == "dropout" else len(rows)
+    if found != count:
+        sys.exit(f"{kind}: Pathway has {found} of {count} events")
+    return {"rate": count / report["seconds"], "seconds": report["seconds"], "cpu": cost["cpu"], "peak": cost["peak"],
+            "p99": None, "version": report["version"]}
+
+
 def main():
     parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parse.add_argument("mode", nargs="?", choices=["files", "topic", "live"], default="files")
@@ -280,6 +301,8 @@ def main():
     parse.add_argument("--events", type=int, default=4_000_000,
                        help="topic: 15,000,000 take a minute or more")
     parse.add_argument("--peer-events", type=int, default=200_000)
+    parse.add_argument("--pathway", help="a Python that has Pathway")
+    parse.add_argument("--pathway-events", type=int, default=1_000_000)
     parse.add_argument("--repeats", type=int, default=3)
     parse.add_argument("--only", choices=["dropout", "anomaly"], action="append")
     options = parse.parse_args()
@@ -295,17 +318,25 @@ def main():
         for kind in options.only or ["dropout", "anomaly"]:
             work(project, kind, known[kind], options)
         return
-    rows = []
+    rows, beside = [], ""
     for kind in options.only or ["dropout", "anomaly"]:
         many, few = WORK / "events-many", WORK / "events-few"
         write_events(many, kind, known[kind], options.events, 1, 1)
         write_events(few, kind, known[kind], options.peer_events, 8, 2)
-        results = {"insightera": [], "Spark": []}
+        counts = {"insightera": options.events, "Spark": options.peer_events}
+        if options.pathway:
+            counts["Pathway"] = options.pathway_events
+            some = WORK / "events-some"
+            write_events(some, kind, known[kind], options.pathway_events, 1, 4)
+        results = {name: [] for name in counts}
         for _ in range(options.repeats):
             results["insightera"].append(ours(project, kind, many, options.events))
             results["Spark"].append(peer(project, kind, few, options.peer_events))
+            if options.pathway:
+                results["Pathway"].append(pathway(project, kind, some, options.pathway_events, options.pathway))
+                beside = f"; Pathway {results['Pathway'][0]['version']}, which does less (stream_pathway.py)"
         for name, runs in results.items():
-            count = options.events if name == "insightera" else options.peer_events
+            count = counts[name]
             middle = {key: statistics.median(run[key] for run in runs) for key in ("rate", "seconds", "cpu", "peak")}
             spread = f"{min(run['rate'] for run in runs):,.0f}-{max(run['rate'] for run in runs):,.0f}"
             rows.append((kind, name, f"{count:,}", f"{middle['rate']:,.0f} ({spread})", f"{middle['seconds']:.1f}",
@@ -319,7 +350,7 @@ def main():
 
 Printed by `python bench/stream.py`; what is measured stands there.
 
-- machine: {machine()}; {version}; pyspark {pyspark.__version__} local[2], Iceberg 1.10.2
+- machine: {machine()}; {version}; pyspark {pyspark.__version__} local[2], Iceberg 1.10.2{beside}
 - median of {options.repeats} runs (minimum-maximum), {datetime.date.today()}
 
 | stream | engine | events | events/s | seconds | CPU us an event | peak MiB |
