@@ -261,8 +261,14 @@ impl Committer {
     }
 
     fn commit_sides(&mut self, interval: &Interval, keep_trying: &dyn Fn(u32) -> bool) -> Result<()> {
-        // The last one first: what a replay is of is known before anything of it is there.
-        for side in (0..self.sides.len()).rev() {
+        // The dead letters first: when the events are read again, those of them that were too far in the future are
+        // judged by the arrivals that stand there, and the others with them. Then the last one: what a replay is of
+        // is known before anything of it is there, and a replay has no dead letters.
+        let mut order: Vec<usize> = (0..self.sides.len()).rev().collect();
+        if !faults::bug(Bug::DeadLettersLast) {
+            order.rotate_right(1);
+        }
+        for side in order {
             let mut owned = self.sides[side].clone();
             let mut batches = Vec::new();
             for rows in interval.sides.iter().filter(|rows| rows.side == side) {

@@ -85,6 +85,8 @@ pub enum Bug {
     StreamBaseIgnored,
     /// A stream's prediction table is committed before its side tables.
     PredictionsFirst,
+    /// A stream's dead letters are committed after its other side tables.
+    DeadLettersLast,
     /// A restored stream starts without the state of its windows.
     ForgetWindows,
     /// Rows of a side table from below its own position are written again.

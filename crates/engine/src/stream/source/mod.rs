@@ -76,6 +76,7 @@ pub trait Source: Send {
 
 /// What a group of processes has decided for this one.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "kafka"), allow(dead_code, reason = "only topics have groups"))]
 pub enum Rebalance {
     /// These partitions are this process's from now on; there may be none.
     Gained(Vec<u32>),
@@ -85,6 +86,7 @@ pub enum Rebalance {
 
 /// The group of processes that share a source's partitions out.
 #[derive(Debug, Clone, Default)]
+#[cfg_attr(not(feature = "kafka"), allow(dead_code, reason = "only topics have groups"))]
 pub struct Group {
     /// The group: whoever writes the same table of the same pipeline.
     pub name: String,
@@ -176,6 +178,8 @@ pub fn open(
     clock: &std::sync::Arc<dyn insightera_core::Clock>,
     group: &Group,
 ) -> Result<Box<dyn Source>> {
+    // Files have no groups.
+    let _ = group;
     match settings {
         SourceSettings::Files { path } => Ok(Box::new(files::Files::new(project, path, clock.clone())?)),
         #[cfg(feature = "kafka")]

@@ -82,6 +82,7 @@ fn every_known_bug_of_streams_that_is_put_back_is_found_by_a_simulation() {
         ("ForgetWindows", 1),
         ("RepeatSideRows", 1),
         ("PredictionsFirst", 4),
+        ("DeadLettersLast", 337),
         ("NoMetadataFsync", 1),
         ("NoDirectoryFsync", 1),
         ("DeleteOnUnknown", 2),
