@@ -81,7 +81,7 @@ pub use status::{LiveStatus, Status, status};
 
 /// Properties of the tables that a stream makes: commits are many, so few old
 /// metadata files are kept.
-fn table_properties() -> std::collections::HashMap<String, String> {
+pub fn table_properties() -> std::collections::HashMap<String, String> {
     [
         ("write.metadata.previous-versions-max".to_owned(), "20".to_owned()),
         ("write.metadata.delete-after-commit.enabled".to_owned(), "true".to_owned()),
