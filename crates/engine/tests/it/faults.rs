@@ -203,12 +203,26 @@ fn generations(folder: &Path) -> i64 {
     result.batches[0].column(0).as_primitive::<arrow::datatypes::Int64Type>().value(0)
 }
 
+/// Metadata files of the predictions that neither the pointer nor the log names.
+fn unnamed_metadata(folder: &Path) -> Vec<PathBuf> {
+    let table = open(folder).lake().table(&TestProject::name("ml.risk")).unwrap();
+    let local = insightera_engine::lake::storage::local_path;
+    let mut named = vec![local(table.metadata_location())];
+    named.extend(table.metadata().metadata_log().iter().map(|entry| local(&entry.metadata_file)));
+    let files = std::fs::read_dir(named[0].parent().unwrap()).unwrap();
+    let files: Vec<PathBuf> = files.map(|entry| entry.unwrap().path()).collect();
+    let metadata: Vec<&PathBuf> = files.iter().filter(|f| f.to_string_lossy().ends_with(".metadata.json")).collect();
+    assert!(named.len() <= metadata.len(), "{named:?} of {metadata:?}");
+    metadata.into_iter().filter(|f| !named.contains(f)).cloned().collect()
+}
+
 #[test]
 fn of_two_runs_at_once_one_scores_and_the_other_finds_nothing_to_do() {
     let template = template();
     for _ in 0..25 {
         template.reset();
         race(&template.folder, "run", "run", "");
+        assert_eq!(unnamed_metadata(&template.folder), Vec::<PathBuf>::new());
         assert_eq!(check_after(&template.folder), Ok(()));
     }
 }
@@ -231,6 +245,7 @@ fn a_run_of_another_pipeline_in_between_only_rebases() {
     let template = template();
     template.reset();
     race(&template.folder, "run", "other", "");
+    assert_eq!(unnamed_metadata(&template.folder), Vec::<PathBuf>::new());
     assert_eq!(check_after(&template.folder), Ok(()));
     let other = block_on(score::verify(&open(&template.folder), "other")).unwrap();
     assert!(other.ok, "{other:?}");

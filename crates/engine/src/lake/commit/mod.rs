@@ -11,8 +11,10 @@
 //!   base, the same metadata file is swapped in again, so that a late first
 //!   attempt and the second are the same commit.
 //!
-//! It never deletes a file: what a lost commit wrote is for maintenance. Only
-//! the first metadata file of a table that another process made meanwhile goes.
+//! What a lost commit wrote is for maintenance, with one exception: the
+//! metadata file of a lost race, which holds the table's whole history, goes
+//! when every attempt to swap it in was answered with a conflict. Without that
+//! two writers leave more metadata than the table has.
 
 mod change;
 mod decide;
@@ -279,16 +281,26 @@ fn swap(lake: &Lake, base: &Table, updates: &[TableUpdate], metadata: TableMetad
         match swapped {
             Swap::Done(told) => return done(told),
             Swap::Refused(error) => return Err(error),
-            Swap::Conflict if unknown.is_none() => return Ok(Applied::Conflict),
             Swap::Conflict => {
-                // The unknown attempt, or another writer's?
-                let now = settle(lake, base.name())?;
+                // This attempt, an unknown one before it, or another writer's?
+                let now = match settle(lake, base.name()) {
+                    Err(_) if unknown.is_none() => return Ok(Applied::Conflict),
+                    settled => settled?,
+                };
                 if is_or_was(&now, &next) {
                     return Ok(Applied::Done(now));
                 }
                 return match unknown {
                     Some(error) if !tells(&now, base, &next) => Err(untold(base.name(), &error)),
-                    _ => Ok(Applied::Conflict),
+                    Some(_) => Ok(Applied::Conflict),
+                    None => {
+                        // Every attempt was answered: nobody was told of the
+                        // file. One that stays takes space only.
+                        if !location.is_empty() {
+                            let _ = base.storage().remove(&location);
+                        }
+                        Ok(Applied::Conflict)
+                    }
                 };
             }
             Swap::Unknown(error) if faults::bug(Bug::UnknownIsFailure) => {
