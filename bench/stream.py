@@ -14,10 +14,12 @@ the start of the query to its last commit; start-up is left out on both sides
 and shown apart. The peer gets fewer events, or it would take hours. Pathway does
 less than the others, and `stream_pathway.py` says what.
 
-`topic` and `live` start Apache Kafka beside the stream, on the same cores. In
+`topic` and `live` start Apache Kafka beside the stream, on the same cores; the
+peer reads a topic of its own, of fewer events, and answers fewer a second. In
 `live` an event is due at a fixed time, which it carries in a header, and its
 latency is from then until its prediction was read from the output topic, by a
-consumer in the producer's process.
+consumer in the producer's process. How soon rows can be queried is what the
+stream itself wrote to `ml_monitoring.inference_metrics`.
 """
 
 import argparse
@@ -205,6 +207,23 @@ def machine():
     return f"{os.cpu_count()} cores {model}"
 
 
+def spark_version():
+    import pyspark
+
+    return f"Spark {pyspark.__version__} local[2]"
+
+
+def rate_of(seconds, events, cost):
+    return (f"{events:,} events of 4 partitions in {seconds:.1f} s, first poll to last commit: **{events / seconds:,.0f} events/s**, "
+            f"{1e6 * cost['cpu'] / events:.1f} us of processor an event, {cost['peak'] / 2**20:,.0f} MiB")
+
+
+def latencies(found, options):
+    return (f"{options.seconds} s: scheduled send to live output p50 **{found['p50']:,.1f} ms**, p99 **{found['p99']:,.1f} ms**, "
+            f"max {found['max']:,.0f} ms of {found['measured']:,}; {found['missing']} of {found['sent']:,} missing; the producer was "
+            f"{found['producer_behind_ms']:.1f} ms behind at most, linger {options.linger} ms")
+
+
 def filled_topic(project, kind, known, options):
     """All events of a topic of four partitions, from the first poll to the last commit."""
     file = keyed_events(kind, known, min(options.events, 2_000_000))
@@ -217,14 +236,18 @@ def filled_topic(project, kind, known, options):
             return measured([binary(), "--project", project, "stream", PIPELINES[kind][0], "--until-end", "--format", "json"])
 
         cost, report = with_project(project, run)
+        found = None
+        if options.peer_events:
+            kafka.load("fill", f"{kind}-peer", 4, file, options.peer_events)
+            found = peer(project, kind, f"kafka:{kafka.broker.address}/{kind}-peer", options.peer_events)
     finally:
         kafka.broker.close()
     report = report[0]
     if (report["events"], report["dead"], report["late"]) != (options.events, 0, 0):
         sys.exit(f"{kind}: {report}")
-    told(kind, "filled topic", f"{options.events:,} events of 4 partitions in {report['seconds']:.1f} s, first poll to last commit: "
-         f"**{options.events / report['seconds']:,.0f} events/s**, {1e6 * cost['cpu'] / options.events:.1f} us of processor an event, "
-         f"{cost['peak'] / 2**20:,.0f} MiB")
+    told(kind, "filled topic", rate_of(report["seconds"], options.events, cost))
+    if found:
+        told(kind, f"filled topic, {spark_version()}", rate_of(found["seconds"], options.peer_events, found))
 
 
 def live_topic(project, kind, known, options):
@@ -245,20 +268,55 @@ def live_topic(project, kind, known, options):
                 found = kafka.load("live", f"{kind}-live", f"{kind}-out", options.rate, options.seconds, file, options.linger)
                 if stream.poll() is not None:
                     sys.exit(f"the stream ended: {(WORK / 'live.log').read_text()[-3000:]}")
-                return found
             finally:
                 stream.terminate()
                 stream.wait()
+            return found, queryable(project, PIPELINES[kind][0])
 
-        found = with_project(project, run)
+        found, ages = with_project(project, run)
+        spark = spark_live(project, kind, kafka, file, options) if options.peer_rate else None
     finally:
         kafka.broker.close()
-    told(kind, f"live, {options.rate:,} events/s", f"{options.seconds} s: scheduled send to live output p50 **{found['p50']:.1f} ms**, "
-         f"p99 **{found['p99']:.1f} ms**, max {found['max']:.0f} ms of {found['measured']:,}; {found['missing']} of "
-         f"{found['sent']:,} missing; the producer was {found['producer_behind_ms']:.1f} ms behind at most, linger {options.linger} ms")
+    told(kind, f"live, {options.rate:,} events/s", f"{latencies(found, options)}; arrival to queryable in Iceberg "
+         f"p50 {ages['p50']:.1f} s, **p99 {ages['p99']:.1f} s** in the worst of {ages['intervals']} intervals")
     print("99th percentiles of each second, ms:", found["p99_by_second"])
+    if spark:
+        told(kind, f"live, {options.peer_rate:,} events/s, {spark_version()}", latencies(spark, options))
     if found["missing"]:
         sys.exit("predictions are missing")
+
+
+def queryable(project, pipeline):
+    """The age at which rows could be queried, in the worst of the intervals that the stream measured."""
+    (p50, p99, intervals), = keys(project, f"""
+        SELECT max(CASE stage WHEN 'arrival_to_queryable_p50' THEN latency_ms END) / 1000 AS p50,
+               max(CASE stage WHEN 'arrival_to_queryable_p99' THEN latency_ms END) / 1000 AS p99,
+               count(CASE stage WHEN 'arrival_to_queryable_p99' THEN 1 END) AS intervals
+        FROM ml_monitoring.inference_metrics WHERE pipeline = '{pipeline}'""")
+    return {"p50": p50, "p99": p99, "intervals": intervals}
+
+
+def spark_live(project, kind, kafka, file, options):
+    """The same events to the peer, at the rate that is its."""
+    scratch = WORK / "spark"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    kafka.load("create", f"{kind}-peer", 4)
+    kafka.load("create", f"{kind}-peer-out", 4)
+    where = f"kafka:{kafka.broker.address}/{kind}-peer/{kind}-peer-out"
+    log = open(WORK / "spark.log", "w")
+    job = subprocess.Popen([sys.executable, ROOT / "bench/stream_job.py", kind, project, where, MODEL, scratch],
+                           stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        if not any(line == "ready\n" for line in job.stdout):
+            sys.exit(f"Spark ended: {(WORK / 'spark.log').read_text()[-3000:]}")
+        found = kafka.load("live", f"{kind}-peer", f"{kind}-peer-out", options.peer_rate, options.seconds, file, options.linger)
+        if job.poll() is not None:
+            sys.exit(f"Spark ended: {(WORK / 'spark.log').read_text()[-3000:]}")
+        return found
+    finally:
+        job.terminate()
+        job.wait()
 
 
 def peer(project, kind, events, count):
@@ -300,7 +358,8 @@ def main():
     parse.add_argument("--students", type=int, default=112_000, help="about nine in ten of them are active")
     parse.add_argument("--events", type=int, default=4_000_000,
                        help="topic: 15,000,000 take a minute or more")
-    parse.add_argument("--peer-events", type=int, default=200_000)
+    parse.add_argument("--peer-events", type=int, default=200_000, help="topic: 0 leaves the peer out")
+    parse.add_argument("--peer-rate", type=int, default=0, help="live: events a second for the peer, which is left out otherwise")
     parse.add_argument("--pathway", help="a Python that has Pathway")
     parse.add_argument("--pathway-events", type=int, default=1_000_000)
     parse.add_argument("--repeats", type=int, default=3)

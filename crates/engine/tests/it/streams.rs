@@ -7,6 +7,7 @@ use std::path::Path;
 use arrow::array::{Array, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
+use insightera_engine::config::Overrides;
 use insightera_engine::lake::commit::StreamState;
 use insightera_engine::lake::maintain::expire::{Rules, expire};
 use insightera_engine::stream::{self, StreamOptions, StreamSummary};
@@ -383,6 +384,35 @@ fn features_are_those_of_the_newest_snapshot() {
     let gpas: Vec<f64> =
         batches.iter().flat_map(|b| b.column(0).as_primitive::<Float64Type>().values().to_vec()).collect();
     assert_eq!(gpas, [1.3, 1.8]);
+}
+
+#[test]
+fn a_join_that_has_no_memory_for_hashes_sorts_its_inputs() {
+    const STUDENTS: usize = 400_000;
+    const JOINED: &str = "SELECT g.nim, g.gpa + a.rate AS gpa FROM gold.grades g \
+                          JOIN gold.attendance a ON a.nim = g.nim";
+    let temp = tempfile::tempdir().unwrap();
+    let project = prepare(temp.path());
+    project.append("gold.grades", crate::project::grades_rows(20..STUDENTS, 0.0));
+    project.append("gold.attendance", crate::project::attendance_rows(20..STUDENTS));
+    let joined = LIVE.replace("SELECT nim, gpa FROM gold.grades", JOINED);
+    std::fs::write(temp.path().join("pipelines/live.toml"), joined).unwrap();
+    let students = (0..STUDENTS).step_by(7919);
+    let event = |of: usize| format!("{{\"nim\":\"{}\",\"kind\":\"grade\",\"at\":{START}}}", crate::project::nim(of));
+    append(temp.path(), 0, &students.clone().map(event).collect::<Vec<_>>());
+
+    let overrides = Overrides { memory_bytes: Some(22_000_000), ..Overrides::default() };
+    let tight = Workspace::open(temp.path(), overrides, project.clock.clone()).unwrap();
+    // So little that hashes do not fit, which a question says.
+    let hashed = block_on(sql::query(&tight, &format!("SELECT count(*) FROM ({JOINED}) WHERE gpa > -1")));
+    let error = hashed.map(|answer| answer.batches).unwrap_err();
+    assert!(error.to_string().contains("HashJoinInput"), "{error}");
+    assert_eq!(try_stream(&tight).unwrap().counts.rows, students.clone().count() as u64);
+
+    let found = text_rows(&project.workspace, "ml.live", "SELECT nim, round(gpa, 3) FROM ml.live");
+    let wanted = text_rows(&project.workspace, "ml.live", &format!("SELECT nim, round(gpa, 3) FROM ({JOINED})"));
+    assert_eq!(found.len(), students.count());
+    assert!(found.is_subset(&wanted), "{found:?}");
 }
 
 #[test]
