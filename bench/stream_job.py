@@ -53,7 +53,8 @@ def dropout(spark, lines, model, answer):
 
     def score(batch, _):
         if answer:
-            batch = batch.persist()
+            # Read twice, and `persist` does not find the column `window` again.
+            batch = batch.localCheckpoint()
         scored = loaded.transform(batch.join(known, "nim")).select(
             "nim", f.col("window.start").alias("window_start"), f.col("window.end").alias("window_end"),
             "event_count_7d", "attendance_rate_7d", vector_to_array("probability")[1].alias("dropout_probability"),
@@ -63,8 +64,6 @@ def dropout(spark, lines, model, answer):
             answer(scored.filter("window_start = date_trunc('day', last)"))
             scored = scored.drop("place", "last")
         scored.writeTo("spark_catalog.ml_predictions.live").append()
-        if answer:
-            batch.unpersist()
 
     spark.sql("CREATE TABLE ml_predictions.live (nim string, window_start timestamp, window_end timestamp, "
               "event_count_7d bigint, attendance_rate_7d double, dropout_probability double, "
