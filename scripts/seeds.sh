@@ -76,6 +76,8 @@ fi
 
 # Piece by piece, one row of the record for all pieces of a day and commit.
 rows() { grep -E '^\| [0-9]+ to [0-9]+ \|' "$record" 2>/dev/null; }
+# What somebody wrote below the rows stays.
+notes() { sed '1,/^|---/d' "$record" 2>/dev/null | grep -v '^|'; }
 ends=$((SECONDS + minutes * 60))
 while [ "$SECONDS" -lt "$ends" ]; do
     first=$(rows | tail -n 1 | sed -nE 's/^\| [0-9]+ to ([0-9]+) \|.*/\1/p')
@@ -99,6 +101,7 @@ while [ "$SECONDS" -lt "$ends" ]; do
         known != "" { print "| " from " to " to, steps, took, known " |" }
         { from = range[1]; to = range[2]; steps = $3; took = $4; known = key }
         END { print "| " from " to " to, steps, took, known " |" }')
+    notes=$(notes)
     {
         echo "# What the $suite did"
         echo
@@ -108,6 +111,7 @@ while [ "$SECONDS" -lt "$ends" ]; do
         echo "| seeds | steps | seconds | commit | day | result |"
         echo "|---|---|---|---|---|---|"
         echo "$all"
+        if [ -n "$notes" ]; then echo "$notes"; fi
     } >"$record.new" && mv "$record.new" "$record"
     if [ "$code" -ne 0 ]; then exit "$code"; fi
 done
