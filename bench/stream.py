@@ -256,7 +256,7 @@ def live_topic(project, kind, known, options):
     kafka = Kafka()
     try:
         kafka.load("create", f"{kind}-live", 4)
-        kafka.load("create", f"{kind}-out", 4)
+        kafka.load("create", f"{kind}-out", options.output_partitions)
 
         def run():
             from_topic(project, kind, f"{kind}-live", kafka.broker.address, f"{kind}-out")
@@ -277,7 +277,7 @@ def live_topic(project, kind, known, options):
         spark = spark_live(project, kind, kafka, file, options) if options.peer_rate else None
     finally:
         kafka.broker.close()
-    told(kind, f"live, {options.rate:,} events/s", f"{latencies(found, options)}; arrival to queryable in Iceberg "
+    told(kind, f"live, {options.rate:,} events/s, output of {options.output_partitions} partitions", f"{latencies(found, options)}; arrival to queryable in Iceberg "
          f"p50 {ages['p50']:.1f} s, **p99 {ages['p99']:.1f} s** in the worst of {ages['intervals']} intervals")
     print("99th percentiles of each second, ms:", found["p99_by_second"])
     if spark:
@@ -357,6 +357,8 @@ def main():
     parse.add_argument("--rate", type=int, default=10_000, help="live: events a second")
     parse.add_argument("--seconds", type=int, default=60, help="live")
     parse.add_argument("--linger", type=int, default=1, help="live: `linger.ms` of the producer")
+    parse.add_argument("--output-partitions", type=int, default=4,
+                       help="live: partitions of the output topic; the client sends a request for each")
     parse.add_argument("--students", type=int, default=112_000, help="about nine in ten of them are active")
     parse.add_argument("--events", type=int, default=4_000_000,
                        help="topic: 15,000,000 take a minute or more")
