@@ -34,6 +34,8 @@ pub enum Problem {
     Future,
     /// It is older than its partition's watermark.
     Late,
+    /// An expression or the model cannot take one of its values.
+    Value,
 }
 
 impl Problem {
@@ -49,6 +51,7 @@ impl Problem {
             Self::Key => "key",
             Self::Future => "future",
             Self::Late => "late",
+            Self::Value => "value",
         }
     }
 }

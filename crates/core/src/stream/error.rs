@@ -30,7 +30,7 @@ pub enum StreamError {
         found: i64,
     },
     /// The state may not grow any more. Events before this one are in.
-    #[error("the window state needs {needed} bytes and may have {limit}; hint: raise `max_state_bytes`")]
+    #[error("the window state needs {needed} bytes and may have {limit}; hint: raise `max_state` in [stream]")]
     StateLimit {
         /// Bytes that the next event could need in all.
         needed: u64,

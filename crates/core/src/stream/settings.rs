@@ -13,6 +13,10 @@ pub struct Settings {
     pub columns: Vec<ColumnType>,
     /// The window sets.
     pub sets: Vec<WindowSet>,
+    /// What keys and columns are made of, as a number: state of another meaning
+    /// is of other windows.
+    #[serde(default)]
+    pub meaning: u64,
     /// Microseconds by which an event may be older than the newest event of
     /// its partition without being late.
     pub allowed_lateness: i64,

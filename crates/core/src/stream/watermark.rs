@@ -38,7 +38,8 @@ impl PartitionClock {
 /// The watermark of several partitions: the smallest of those that are not
 /// idle. A partition that has brought no event holds it back until it is
 /// idle; when all are idle, nobody is waited for and it is the greatest. It
-/// never goes back.
+/// never goes back. A partition that is held is never idle: it may have events
+/// that nobody could read yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Watermarks {
     partitions: BTreeMap<u32, Progress>,
@@ -50,12 +51,13 @@ struct Progress {
     watermark: Option<i64>,
     /// Microseconds of the injected clock at the last event.
     heard: i64,
+    held: bool,
 }
 
 impl Watermarks {
     /// Starts to wait for a partition.
     pub fn assign(&mut self, partition: u32, watermark: Option<i64>, now: i64) {
-        self.partitions.insert(partition, Progress { watermark, heard: now });
+        self.partitions.insert(partition, Progress { watermark, heard: now, held: false });
     }
 
     /// Stops waiting for a partition.
@@ -66,7 +68,14 @@ impl Watermarks {
     /// A partition brought events and its watermark is this now.
     pub fn observe(&mut self, partition: u32, watermark: Option<i64>, now: i64) {
         if let Some(progress) = self.partitions.get_mut(&partition) {
-            *progress = Progress { watermark, heard: now };
+            *progress = Progress { watermark, heard: now, held: progress.held };
+        }
+    }
+
+    /// Whether a partition is waited for however long it is silent.
+    pub fn hold(&mut self, partition: u32, held: bool) {
+        if let Some(progress) = self.partitions.get_mut(&partition) {
+            progress.held = held;
         }
     }
 
@@ -77,10 +86,13 @@ impl Watermarks {
         }
     }
 
-    /// The watermark at `now`, where a partition is idle when it brought
-    /// nothing for `idle_after` microseconds.
+    /// The watermark at `now`, where a partition is idle when it is not held and
+    /// brought nothing for `idle_after` microseconds; after none at all, nothing
+    /// is waited for.
     pub fn reached(&mut self, now: i64, idle_after: i64) -> Option<i64> {
-        let is_active = |progress: &&Progress| now.saturating_sub(progress.heard) < idle_after;
+        let is_active = |progress: &&Progress| {
+            idle_after > 0 && (progress.held || now.saturating_sub(progress.heard) < idle_after)
+        };
         let mut active = self.partitions.values().filter(is_active).peekable();
         let watermark = if active.peek().is_some() {
             // `None` is smaller than any watermark: a silent partition holds.
@@ -122,6 +134,22 @@ mod tests {
         assert_eq!(marks.reached(55, 10), Some(40));
         marks.observe(0, Some(100), 59);
         assert_eq!(marks.reached(60, 10), Some(100), "partition 1 has been idle since");
+    }
+
+    #[test]
+    fn a_partition_with_events_that_cannot_be_read_is_not_idle() {
+        let mut marks = Watermarks::default();
+        marks.assign(0, Some(100), 0);
+        marks.assign(1, Some(40), 0);
+        marks.hold(1, true);
+        assert_eq!(marks.reached(50, 10), Some(40));
+        marks.observe(1, Some(50), 60);
+        assert_eq!(marks.reached(90, 10), Some(50), "it is held until it is let go");
+        marks.hold(1, false);
+        assert_eq!(marks.reached(91, 10), Some(100));
+        marks.hold(0, true);
+        marks.observe(0, Some(200), 92);
+        assert_eq!(marks.reached(92, 0), Some(200), "nothing is waited for at the end");
     }
 
     #[test]

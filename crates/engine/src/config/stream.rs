@@ -237,6 +237,9 @@ impl StreamPipeline {
             }
         };
         let stream = read_stream(top, name)?;
+        if windows.is_empty() {
+            refuse_lateness(top)?;
+        }
         let alerts = read_alerts(top)?;
         let live = match top.section("live")? {
             None => None,
@@ -291,6 +294,18 @@ impl StreamPipeline {
         let remembers = !self.windows.is_empty() || self.alerts.iter().any(|alert| alert.on_change);
         self.stream.emit == Emit::EachEvent && (!remembers || !partition_key.is_empty())
     }
+}
+
+/// Nothing is late for windows that are not there.
+fn refuse_lateness(top: &Section<'_>) -> Result<()> {
+    for (section, keys) in [("events", ["allowed_lateness", "late_grace"].as_slice()), ("stream", &["late_events"])] {
+        let Some(section) = top.section(section)? else { continue };
+        if let Some((key, entry)) = keys.iter().find_map(|key| Some((key, section.find(key)?))) {
+            let error = section.error(&entry.key_span, format!("`{key}` is about windows, and there are no [windows]"));
+            return Err(error.hint("leave it out: without windows every event is predicted, however late it is"));
+        }
+    }
+    Ok(())
 }
 
 /// Events of one key of a window must be in one partition: its key has all

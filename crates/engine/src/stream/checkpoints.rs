@@ -3,8 +3,9 @@
 //! that names it.
 //!
 //! The files are beside the tables, in `<warehouse>/_streams/<pipeline>`.
-//! What no snapshot of the prediction table names any more is removed, a day
-//! after it was written, when a stream starts.
+//! What no snapshot of the prediction table names any more is removed when a
+//! stream starts, and while it runs: an hour after it was written if it is from
+//! before the state that its partition has now, else after a day.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -24,8 +25,10 @@ use crate::{Error, Result};
 
 /// Increments after which a new base is written.
 const INCREMENTS: usize = 20;
-/// How old a file must be that nothing names.
+/// How old a file must be that nothing names: one that a commit may still name,
+/// and one from before the state that the partition has now.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
+const REPLACED: Duration = Duration::from_secs(3600);
 
 /// The state of a partition at a cut, to be written.
 #[derive(Debug)]
@@ -155,16 +158,34 @@ impl Checkpoints {
                 named.extend(files.into_values().flatten());
             }
         }
+        let written = |name: &str| Some((partition_of(name)?, written_at(name)?));
+        let bases = state.checkpoints.values().filter_map(|files| written(files.first()?));
+        let bases: BTreeMap<u32, u64> = bases.collect();
         for file in files {
-            let old = now_ms.saturating_sub(file.modified_ms) > KEPT.as_millis() as i64;
+            let age = now_ms.saturating_sub(file.modified_ms);
             let name = file.location.rsplit('/').next().unwrap_or_default();
-            if old && !named.contains(name) {
+            // Who commits later names files that it wrote after those.
+            let replaced = written(name).is_some_and(|(partition, at)| bases.get(&partition).is_some_and(|b| at < *b));
+            let kept = if replaced { REPLACED } else { KEPT };
+            if age > kept.as_millis() as i64 && !named.contains(name) {
                 // A file that stays takes space and nothing else.
                 let _ = self.storage.remove(&file.location);
             }
         }
         Ok(())
     }
+}
+
+/// The partition in a file's name.
+fn partition_of(name: &str) -> Option<u32> {
+    name.split('-').next()?.parse().ok()
+}
+
+/// When a file was named, milliseconds since the epoch.
+fn written_at(name: &str) -> Option<u64> {
+    let (_, rest) = name.split_once('-')?;
+    let (seconds, nanos) = Uuid::parse_str(rest.get(..36)?).ok()?.get_timestamp()?.to_unix();
+    Some(seconds * 1000 + u64::from(nanos) / 1_000_000)
 }
 
 fn folder(lake: &Lake, pipeline: &str) -> String {
@@ -252,5 +273,19 @@ impl WindowFiles {
         }
         let written = write(&self.lake, &self.pipeline, &[Pending { partition, base: true, bytes }])?;
         Ok(written.into_iter().next().map(|(_, _, name)| name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_of_which_partition_a_file_is_and_when_it_was_written() {
+        let name = "12-019ad5c8-7d3a-7c2f-9a51-2f1d1c7a9e44-base.state";
+        assert_eq!((partition_of(name), written_at(name)), (Some(12), Some(0x019a_d5c8_7d3a)));
+        for other in ["x", "12-", "12-019ad5c8-base.state", "a-019ad5c8-7d3a-7c2f-9a51-2f1d1c7a9e44-base.state"] {
+            assert!(partition_of(other).and(written_at(other)).is_none(), "{other}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Intervals into tables: side tables first, the prediction table last, each
 //! with the positions of its own, so that every row is there exactly once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub struct Interval {
     pub times: Vec<Times>,
     /// Rows of side tables.
     pub sides: Vec<SideRows>,
+    /// What its partitions are known by at its end, where that is news.
+    pub described: BTreeMap<u32, Value>,
     /// The state of the windows at its end.
     pub states: Vec<Pending>,
     /// Hashes of some of the keys of its partitions, for others to look for.
@@ -84,6 +86,14 @@ struct Owned {
     others: Samples,
 }
 
+/// What a commit says of its partitions beside their positions.
+#[derive(Debug, Default)]
+struct Beside {
+    partitions: BTreeMap<u32, Value>,
+    checkpoints: BTreeMap<u32, Vec<String>>,
+    samples: Samples,
+}
+
 /// Writes and commits, one interval after the other.
 #[derive(Debug)]
 pub struct Committer {
@@ -95,6 +105,9 @@ pub struct Committer {
     main: Option<Owned>,
     sides: Vec<Owned>,
     chains: BTreeMap<u32, Vec<String>>,
+    /// Dead letters of events that are read again, since an accident came
+    /// between their commit and that of the predictions.
+    dead: HashSet<(u32, i64)>,
     /// Counted with [`Bug::RestartedIntents`] alone.
     intents: u64,
 }
@@ -103,8 +116,8 @@ impl Committer {
     /// Owns nothing yet.
     pub fn new(lake: &Lake, program: Arc<Program>, run_id: String) -> Self {
         let source = String::new();
-        let (main, sides, chains) = Default::default();
-        Self { lake: lake.clone(), program, run_id, source, erasures: 0, main, sides, chains, intents: 0 }
+        let (main, sides, chains, dead) = Default::default();
+        Self { lake: lake.clone(), program, run_id, source, erasures: 0, main, sides, chains, dead, intents: 0 }
     }
 
     /// The newest erasure that the rows respect.
@@ -215,10 +228,16 @@ impl Committer {
             .hint("give every process partitions of its own with --partitions"))
     }
 
+    /// These events, which are read again, are dead letters already.
+    pub fn dead_already(&mut self, places: impl Iterator<Item = (u32, i64)>) {
+        self.dead.extend(places);
+    }
+
     /// Gives partitions up: what they are at is another process's business.
     pub fn release(&mut self, partitions: &[u32]) {
         for partition in partitions {
             self.chains.remove(partition);
+            self.dead.retain(|(of, _)| of != partition);
             for owned in self.main.iter_mut().chain(&mut self.sides) {
                 owned.positions.remove(partition);
                 owned.epochs.remove(partition);
@@ -272,10 +291,12 @@ impl Committer {
             let mut owned = self.sides[side].clone();
             let mut batches = Vec::new();
             for rows in interval.sides.iter().filter(|rows| rows.side == side) {
-                // After an accident the side table may be ahead.
-                let new = |(partition, offset): &(u32, i64)| {
+                // After an accident the side table may be ahead. Of the dead letters it is known which: what
+                // becomes one only when it is read again is there once as well.
+                let new = |place: &(u32, i64)| {
                     faults::bug(Bug::RepeatSideRows)
-                        || owned.positions.get(partition).is_none_or(|position| offset >= position)
+                        || owned.positions.get(&place.0).is_none_or(|position| place.1 >= *position)
+                        || (side == 0 && !self.dead.contains(place))
                 };
                 let wanted: BooleanArray = rows.places.iter().map(|place| Some(new(place))).collect();
                 let rows = filter_record_batch(&rows.rows, &wanted)
@@ -287,16 +308,18 @@ impl Committer {
             if batches.is_empty() {
                 continue;
             }
-            let table = self.lake.table(&owned.name)?;
-            same_table(&table, &owned)?;
-            let mut writer = TableWriter::new(&table, WriteOptions::default())?;
-            batches.iter().try_for_each(|batch| writer.write(batch))?;
-            let mut change = Change::append(&table, writer.finish()?);
+            let mut change = self.patiently(keep_trying, || {
+                let table = self.lake.table(&owned.name)?;
+                same_table(&table, &owned)?;
+                let mut writer = TableWriter::new(&table, WriteOptions::default())?;
+                batches.iter().try_for_each(|batch| writer.write(batch))?;
+                Ok(Change::append(&table, writer.finish()?))
+            })?;
             change.erasures = Some(self.erasures);
             change.summary.insert(keys::RUN_ID.into(), self.run_id.clone());
             self.count(&mut change);
             let claims = self.claims(&owned, interval);
-            self.retry(&mut owned, &change, claims, (BTreeMap::new(), BTreeMap::new()), keep_trying)?;
+            self.retry(&mut owned, &change, claims, &Beside::default(), keep_trying)?;
             self.sides[side] = owned;
         }
         Ok(())
@@ -304,7 +327,10 @@ impl Committer {
 
     fn commit_predictions(&mut self, interval: &Interval, keep_trying: &dyn Fn(u32) -> bool) -> Result<i64> {
         let Some(mut owned) = self.main.clone() else { return Err(Error::internal("a commit without a table")) };
-        for (partition, base, name) in checkpoints::write(&self.lake, &self.program.pipeline.name, &interval.states)? {
+        let written = self.patiently(keep_trying, || {
+            checkpoints::write(&self.lake, &self.program.pipeline.name, &interval.states)
+        })?;
+        for (partition, base, name) in written {
             let chain = self.chains.entry(partition).or_default();
             if base {
                 chain.clear();
@@ -313,10 +339,12 @@ impl Committer {
         }
         let states = interval.states.iter().map(|state| state.partition);
         let chains = states.filter_map(|p| Some((p, self.chains.get(&p)?.clone()))).collect();
-        let table = self.lake.table(&owned.name)?;
-        same_table(&table, &owned)?;
-        let files = write_rows(&table, interval.rows.clone(), &self.program.pipeline.entity_key)?;
-        let mut change = Change::append(&table, files);
+        let mut change = self.patiently(keep_trying, || {
+            let table = self.lake.table(&owned.name)?;
+            same_table(&table, &owned)?;
+            let files = write_rows(&table, interval.rows.clone(), &self.program.pipeline.entity_key)?;
+            Ok(Change::append(&table, files))
+        })?;
         change.erasures = Some(self.erasures);
         let scorer = &interval.scorer;
         let model = scorer.resolved.as_ref();
@@ -334,7 +362,12 @@ impl Committer {
         change.summary.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
         self.count(&mut change);
         let claims = self.claims(&owned, interval);
-        let snapshot_id = self.retry(&mut owned, &change, claims, (chains, interval.samples.clone()), keep_trying)?;
+        let beside = Beside {
+            partitions: interval.described.clone(),
+            checkpoints: chains,
+            samples: interval.samples.clone(),
+        };
+        let snapshot_id = self.retry(&mut owned, &change, claims, &beside, keep_trying)?;
         self.main = Some(owned);
         Ok(snapshot_id)
     }
@@ -363,7 +396,7 @@ impl Committer {
         owned: &mut Owned,
         change: &Change,
         claims: BTreeMap<u32, Claim>,
-        (checkpoints, samples): (BTreeMap<u32, Vec<String>>, Samples),
+        beside: &Beside,
         keep_trying: &dyn Fn(u32) -> bool,
     ) -> Result<i64> {
         let moved = StreamMove {
@@ -375,38 +408,41 @@ impl Committer {
                 act: Act::Append,
                 claims,
             },
-            partitions: BTreeMap::new(),
-            checkpoints,
-            samples,
+            partitions: beside.partitions.clone(),
+            checkpoints: beside.checkpoints.clone(),
+            samples: beside.samples.clone(),
         };
-        let mut pause = Duration::from_millis(100);
-        let mut tries = 0;
+        // What was sent may be in the table: the same intent again.
+        match self.patiently(keep_trying, || commit_stream(&self.lake, change, &moved))? {
+            StreamOutcome::Committed { snapshot_id, table } => {
+                if !moved.samples.is_empty() {
+                    let mut others = samples_of(&table)?;
+                    others.retain(|partition, _| !owned.epochs.contains_key(partition));
+                    owned.others = others;
+                }
+                owned.positions.extend(moved.intent.claims.iter().map(|(p, claim)| (*p, claim.hi)));
+                Ok(snapshot_id)
+            }
+            StreamOutcome::Refused(decision) => Err(refused(&owned.name, &decision)),
+            StreamOutcome::Erased => Err(Error::conflict(format!(
+                "an entity was erased from table `{}` since this process read its events",
+                owned.name
+            ))
+            .hint("start the stream again: it goes on from the last commit, without the entity")),
+        }
+    }
+
+    /// Does `work` again while a catalog or a store is away.
+    fn patiently<T>(&self, keep_trying: &dyn Fn(u32) -> bool, work: impl Fn() -> Result<T>) -> Result<T> {
+        let (mut pause, mut tries) = (Duration::from_millis(100), 0);
         loop {
             tries += 1;
-            match commit_stream(&self.lake, change, &moved) {
-                Ok(StreamOutcome::Committed { snapshot_id, table }) => {
-                    if !moved.samples.is_empty() {
-                        let mut others = samples_of(&table)?;
-                        others.retain(|partition, _| !owned.epochs.contains_key(partition));
-                        owned.others = others;
-                    }
-                    owned.positions.extend(moved.intent.claims.iter().map(|(p, claim)| (*p, claim.hi)));
-                    return Ok(snapshot_id);
-                }
-                Ok(StreamOutcome::Refused(decision)) => return Err(refused(&owned.name, &decision)),
-                Ok(StreamOutcome::Erased) => {
-                    return Err(Error::conflict(format!(
-                        "an entity was erased from table `{}` since this process read its events",
-                        owned.name
-                    ))
-                    .hint("start the stream again: it goes on from the last commit, without the entity"));
-                }
-                // What was sent may be in the table: the same intent again.
+            match work() {
                 Err(error) if error.retryable() && keep_trying(tries) => {
                     self.lake.clock().sleep(pause);
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
-                Err(error) => return Err(error),
+                done => return done,
             }
         }
     }

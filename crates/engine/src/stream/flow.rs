@@ -11,7 +11,7 @@ use arrow::array::{
 };
 use arrow::compute::{filter, filter_record_batch};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType, UInt32Type};
-use insightera_core::Clock;
+use insightera_core::{Clock, ErrorKind};
 use insightera_core::stream::{Disposition, EventOutput, QuantileSketch};
 use insightera_entities::hash::FeatureHasher;
 use insightera_events::Problem;
@@ -20,7 +20,7 @@ use super::join::JoinTable;
 use super::metrics::Times;
 use super::program::{AlertPlan, Program, Scorer};
 use super::remembered::Remembered;
-use super::set_aside::{self, SetAside};
+use super::set_aside::{self, SetAside, Verdict};
 use super::source::RawPart;
 use super::states::{CLOSED, States, process_each};
 use crate::erase::{ErasedEntities, Suppressed};
@@ -68,6 +68,9 @@ pub struct Flow {
     /// By partition and offset: arrivals of events that are read again, and
     /// were judged by them.
     pub arrivals: HashMap<(u32, i64), i64>,
+    /// Events that are read again, and are dead letters because of a value: they
+    /// have no row, whatever their features are now.
+    refused: HashSet<(u32, i64)>,
     /// Milliseconds from arrival to prediction.
     pub latency: QuantileSketch,
 }
@@ -151,6 +154,8 @@ pub struct PollOutput {
     pub sides: Vec<SideRows>,
     /// Alerts: name and rows.
     pub alerts: Vec<(String, RecordBatch)>,
+    /// The first dead letter, for a person.
+    pub dead: Option<String>,
     /// What became of the events.
     pub counts: Counts,
 }
@@ -199,6 +204,7 @@ impl Flow {
             placed,
             ended: false,
             arrivals: HashMap::new(),
+            refused: HashSet::new(),
             latency: QuantileSketch::default(),
         }
     }
@@ -228,9 +234,11 @@ impl Flow {
 
     /// Takes in a poll.
     ///
+    /// An event with a value that an expression or the model cannot take is set
+    /// aside; with `on_close` the row of a closed window is no event, and fails.
+    ///
     /// # Errors
-    /// When the windows may not grow, a key comes from two partitions, or an
-    /// expression or the model refuses a value.
+    /// When the windows may not grow, or a key comes from two partitions.
     pub fn process(&mut self, parts: &[RawPart]) -> Result<PollOutput> {
         let program = self.program.clone();
         let mut output = PollOutput::default();
@@ -240,7 +248,7 @@ impl Flow {
         let decoded = match &program.filter {
             None => decoded,
             Some(condition) => {
-                let wanted = condition.is_true(&decoded.batch)?;
+                let (decoded, wanted) = self.able(decoded, parts, &mut aside, &|batch| condition.is_true(batch))?;
                 let before = decoded.batch.num_rows();
                 let kept = decoded.keep(&wanted)?;
                 output.counts.filtered = (before - kept.batch.num_rows()) as u64;
@@ -248,23 +256,24 @@ impl Flow {
             }
         };
         let decoded = self.without_erased(decoded, &mut aside, &mut output.counts)?;
+        let (decoded, arguments) = self.able(decoded, parts, &mut aside, &|batch| {
+            program.windows.as_ref().map_or(Ok(Vec::new()), |windows| windows.arguments(batch))
+        })?;
         let late_from = aside.len();
-        let entered = self.windows(&decoded, parts, &mut aside)?;
+        let entered = self.windows(&decoded, &arguments, parts, &mut aside)?;
+        let late = aside.split_off(late_from);
         self.unsilence(parts);
         if program.on_close() {
             self.close(parts, &mut output)?;
         } else if let Some((batch, windows)) = entered {
-            let (partitions, offsets) = (batch_partitions(&batch), batch_offsets(&batch));
-            let place = |row: usize| (partitions.value(row) as u32, offsets.value(row));
-            self.score(&batch, windows, self.kind.reason, &place, &mut output)?;
-            if self.placed {
-                output.places = (0..batch.num_rows()).map(place).collect();
-            }
+            self.score_events(batch, windows, parts, &mut aside, &mut output)?;
         }
-        let late = aside.split_off(late_from);
         let (late, future): (Vec<_>, Vec<_>) = late.into_iter().partition(|event| event.problem == Problem::Late);
         aside.extend(future);
         (output.counts.dead, output.counts.late) = (aside.len() as u64, late.len() as u64);
+        output.dead = aside.first().map(|event| {
+            format!("partition {}, offset {}: {}: {}", event.partition, event.offset, event.problem.as_str(), event.message)
+        });
         if self.only.is_some() {
             // They are where they were.
             output.unread = std::mem::take(&mut aside);
@@ -303,7 +312,20 @@ impl Flow {
         }
         self.remembered.forget(partition);
         self.silent_until.remove(&partition);
+        self.refused.retain(|(of, _)| *of != partition);
         self.arrivals.retain(|(of, _), _| *of != partition);
+    }
+
+    /// Events of a partition that are read again are judged as they were.
+    pub fn judge_again(&mut self, partition: u32, verdicts: &[Verdict]) {
+        for verdict in verdicts {
+            let place = (partition, verdict.offset);
+            if verdict.class == Problem::Future.as_str() {
+                self.arrivals.insert(place, verdict.arrival);
+            } else if verdict.class == Problem::Value.as_str() {
+                self.refused.insert(place);
+            }
+        }
     }
 
     fn is_silent(&self, partition: u32, offset: i64) -> bool {
@@ -332,7 +354,14 @@ impl Flow {
         for part in parts {
             let start = offsets.len();
             for index in 0..part.len() {
-                match self.program.decoder.read(part.payload(index), &mut columns) {
+                let read = match part.cut(index) {
+                    None => self.program.decoder.read(part.payload(index), &mut columns),
+                    Some(length) => Err((
+                        Problem::Json,
+                        format!("the event has {length} bytes, which is too long; the payload here is its beginning"),
+                    )),
+                };
+                match read {
                     Ok(()) => {
                         raw.push((first + index) as u32);
                         partitions.push(part.partition as i32);
@@ -352,21 +381,76 @@ impl Flow {
         }
         let times = TimestampMicrosecondArray::from(std::mem::take(&mut columns.times)).with_timezone("UTC");
         let mut arrays = columns.finish();
-        if !self.program.computed.is_empty() {
-            let payload = RecordBatch::try_new(self.program.payload_schema.clone(), arrays.clone()).map_err(misfit)?;
-            for column in &self.program.computed {
-                arrays.push(column.evaluate(&payload)?);
-            }
-        }
         arrays.extend([
             Arc::new(times) as ArrayRef,
             Arc::new(TimestampMicrosecondArray::from(arrivals).with_timezone("UTC")),
             Arc::new(Int32Array::from(partitions)),
             Arc::new(Int64Array::from(offsets)),
         ]);
-        let batch = RecordBatch::try_new(self.program.event_schema.clone(), arrays).map_err(misfit)?;
-        let decoded = Decoded { batch, raw: raw.into(), ranges };
+        let batch = RecordBatch::try_new(self.program.decoded_schema.clone(), arrays).map_err(misfit)?;
+        let decoded = self.with_computed(Decoded { batch, raw: raw.into(), ranges }, parts, aside)?;
         self.with_keys(decoded, parts, aside)
+    }
+
+    /// With the columns of [events.columns], between the payload's and the
+    /// source's.
+    fn with_computed(&self, decoded: Decoded, parts: &[RawPart], aside: &mut Vec<SetAside>) -> Result<Decoded> {
+        let program = &self.program;
+        if program.computed.is_empty() {
+            return Ok(decoded);
+        }
+        let fields = program.payload_fields;
+        let (decoded, computed) = self.able(decoded, parts, aside, &|batch| {
+            let payload = batch.project(&(0..fields).collect::<Vec<_>>()).map_err(misfit)?;
+            program.computed.iter().map(|column| column.evaluate(&payload)).collect::<Result<Vec<_>>>()
+        })?;
+        let mut arrays = decoded.batch.columns().to_vec();
+        arrays.splice(fields..fields, computed);
+        let batch = RecordBatch::try_new(program.event_schema.clone(), arrays).map_err(misfit)?;
+        Ok(Decoded { batch, ..decoded })
+    }
+
+    /// Does `work` on all events, or on all but those for whose values it fails,
+    /// which are set aside.
+    fn able<T>(
+        &self,
+        decoded: Decoded,
+        parts: &[RawPart],
+        aside: &mut Vec<SetAside>,
+        work: &dyn Fn(&RecordBatch) -> Result<T>,
+    ) -> Result<(Decoded, T)> {
+        let failed = match work(&decoded.batch) {
+            Ok(done) => return Ok((decoded, done)),
+            Err(error) => error,
+        };
+        let count = decoded.batch.num_rows();
+        let part_of = |rows: Range<usize>| decoded.batch.slice(rows.start, rows.len());
+        let refused = refused_rows(failed, count, &|rows| work(&part_of(rows)).map(drop))?;
+        self.set_aside(&decoded.batch, &refused, parts, aside);
+        let decoded = decoded.keep(&others(&refused, count))?;
+        let done = work(&decoded.batch)?;
+        Ok((decoded, done))
+    }
+
+    /// Sets events aside because of their values, with why.
+    fn set_aside(
+        &self,
+        events: &RecordBatch,
+        refused: &[(usize, String)],
+        parts: &[RawPart],
+        aside: &mut Vec<SetAside>,
+    ) {
+        let (partitions, offsets) = (batch_partitions(events), batch_offsets(events));
+        let times = micros(events, "event_timestamp");
+        for (row, why) in refused {
+            let (partition, offset) = (partitions.value(*row) as u32, offsets.value(*row));
+            let part = parts.iter().find(|part| part.partition == partition);
+            if let Some(part) = part.filter(|_| !self.is_silent(partition, offset))
+                && let Ok(index) = part.offsets.binary_search(&offset)
+            {
+                aside.push(taken(part, index, Some(times.value(*row)), Problem::Value, why.clone()));
+            }
+        }
     }
 
     /// Only events whose computed key has a value; the others are set aside.
@@ -396,6 +480,7 @@ impl Flow {
     fn windows(
         &mut self,
         decoded: &Decoded,
+        arguments: &[ArrayRef],
         parts: &[RawPart],
         aside: &mut Vec<SetAside>,
     ) -> Result<Option<(RecordBatch, Vec<ArrayRef>)>> {
@@ -409,7 +494,7 @@ impl Flow {
                 Some(windows) => {
                     self.out.clear();
                     let (states, out, now) = (&mut self.states, &mut self.out, self.clock.now_micros());
-                    windows.process(batch, &decoded.ranges, &mut |events| match states {
+                    windows.process(batch, arguments, &decoded.ranges, &mut |events| match states {
                         States::EachEvent(states) => process_each(states, events, out),
                         States::OnClose(closing) => closing.process(events, &mut out.dispositions, now),
                     })?;
@@ -453,12 +538,8 @@ impl Flow {
             aside.push(taken(part, index, Some(times.value(row)), problem, message.to_owned()));
         }
         let wanted = BooleanArray::from(wanted);
-        let kept = filter_record_batch(batch, &wanted).map_err(misfit)?;
-        if kept.num_rows() == 0 {
-            return Ok(None);
-        }
-        let columns = columns.iter().map(|column| filter(column, &wanted));
-        Ok(Some((kept, columns.collect::<Result<_, _>>().map_err(misfit)?)))
+        let entered = kept(batch, &columns, &wanted)?;
+        Ok((entered.0.num_rows() > 0).then_some(entered))
     }
 
     /// Rows of the windows that have closed by now.
@@ -483,22 +564,68 @@ impl Flow {
         columns.push(Arc::new(TimestampMicrosecondArray::from_value(arrival, count).with_timezone("UTC")));
         let ends = rows.window_ends[first..].to_vec();
         let subjects = RecordBatch::try_new(program.subject_schema.clone(), columns).map_err(misfit)?;
-        self.score(&subjects, computed, "window", &|row| (CLOSED, ends[row]), output)
+        self.advance();
+        let made = self.made(&subjects, &computed, "window")?;
+        self.take(&subjects, made, &|row| (CLOSED, ends[row]), output)
     }
 
-    /// Features, model, output, alerts. `reason` is why there is a row, and
-    /// `place` where it comes from.
-    fn score(
+    /// Rows for events; those of which none can be made are set aside.
+    fn score_events(
         &mut self,
-        events: &RecordBatch,
+        batch: RecordBatch,
         windows: Vec<ArrayRef>,
-        reason: &str,
-        place: &dyn Fn(usize) -> (u32, i64),
+        parts: &[RawPart],
+        aside: &mut Vec<SetAside>,
         output: &mut PollOutput,
     ) -> Result<()> {
-        let program = self.program.clone();
+        let reason = self.kind.reason;
+        let (batch, windows) = self.without_refused(batch, windows)?;
+        self.advance();
+        let (batch, made) = match self.made(&batch, &windows, reason) {
+            Ok(made) => (batch, made),
+            Err(error) => {
+                let made = |rows: Range<usize>| {
+                    let part = |array: &ArrayRef| array.slice(rows.start, rows.len());
+                    let windows: Vec<_> = windows.iter().map(part).collect();
+                    self.made(&batch.slice(rows.start, rows.len()), &windows, reason).map(drop)
+                };
+                let refused = refused_rows(error, batch.num_rows(), &made)?;
+                self.set_aside(&batch, &refused, parts, aside);
+                let (batch, windows) = kept(&batch, &windows, &others(&refused, batch.num_rows()))?;
+                let made = self.made(&batch, &windows, reason)?;
+                (batch, made)
+            }
+        };
+        let (partitions, offsets) = (batch_partitions(&batch), batch_offsets(&batch));
+        let place = |row: usize| (partitions.value(row) as u32, offsets.value(row));
+        if self.placed {
+            output.places = (0..batch.num_rows()).map(place).collect();
+        }
+        self.take(&batch, made, &place, output)
+    }
+
+    /// Without events that are dead letters already.
+    fn without_refused(&mut self, batch: RecordBatch, windows: Vec<ArrayRef>) -> Result<(RecordBatch, Vec<ArrayRef>)> {
+        if self.refused.is_empty() {
+            return Ok((batch, windows));
+        }
+        let (partitions, offsets) = (batch_partitions(&batch), batch_offsets(&batch));
+        let place = |row: usize| (partitions.value(row) as u32, offsets.value(row));
+        let wanted: BooleanArray = (0..batch.num_rows()).map(|row| Some(!self.refused.remove(&place(row)))).collect();
+        kept(&batch, &windows, &wanted)
+    }
+
+    /// The time of the next predictions: never before others.
+    fn advance(&mut self) {
+        self.timestamp = self.then.unwrap_or_else(|| self.clock.now_micros().max(self.timestamp));
+    }
+
+    /// Features, model, output, conditions of alerts. `reason` is why there is a
+    /// row. Nothing is changed by it.
+    fn made(&self, events: &RecordBatch, windows: &[ArrayRef], reason: &str) -> Result<Made> {
+        let program = &self.program;
         let mut columns = events.columns().to_vec();
-        columns.extend(windows);
+        columns.extend_from_slice(windows);
         if let Some(join) = &self.join {
             columns.extend(join.look_up(events)?);
         }
@@ -512,7 +639,7 @@ impl Flow {
             }
             RecordBatch::try_new(program.feature_schema.clone(), columns).map_err(misfit)?
         };
-        let scorer = self.scorer.clone();
+        let scorer = &self.scorer;
         let predictions = match &scorer.model {
             None => None,
             Some(model) => Some(model.score(&features).map_err(|e| {
@@ -524,7 +651,6 @@ impl Flow {
             })?),
         };
         let hashes = FeatureHasher::new(&features, &scorer.hashed)?.hashes();
-        self.timestamp = self.then.unwrap_or_else(|| self.clock.now_micros().max(self.timestamp));
         let facts = RowFacts {
             pipeline: &program.pipeline.name,
             model_name: scorer.resolved.as_ref().map(|model| model.name.as_str()),
@@ -544,6 +670,24 @@ impl Flow {
             text(Some(reason), features.num_rows()),
             hashes.into_iter().map(|hash| hash as i64).collect(),
         )?;
+        let alerts = program.alerts.iter().map(|alert| alert.when.is_true(&rows)).collect::<Result<_>>()?;
+        Ok(Made { features, rows, alerts })
+    }
+
+    /// Takes rows of `events` into the output, with their alerts; `place` says
+    /// where each comes from.
+    fn take(
+        &mut self,
+        events: &RecordBatch,
+        made: Made,
+        place: &dyn Fn(usize) -> (u32, i64),
+        output: &mut PollOutput,
+    ) -> Result<()> {
+        let program = self.program.clone();
+        let Made { features, rows, alerts } = made;
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
         for arrival in micros(events, "arrival_timestamp").values() {
             self.latency.insert((self.timestamp - arrival).max(0) as f64 / 1000.0);
             output.times.push((*arrival, self.timestamp));
@@ -553,8 +697,7 @@ impl Flow {
             true => Keys::new(&features, &program.pipeline.entity_key)?.hashes(),
             false => Vec::new(),
         };
-        for alert in &program.alerts {
-            let mut when = alert.when.is_true(&rows)?;
+        for (alert, mut when) in program.alerts.iter().zip(alerts) {
             if let Some(number) = alert.on_change {
                 let begins = entities.iter().enumerate().map(|(row, entity)| {
                     let (partition, _) = place(row);
@@ -576,6 +719,56 @@ impl Flow {
         output.rows = Some(rows);
         Ok(())
     }
+}
+
+/// Rows of events, and where each alert's condition is true.
+struct Made {
+    features: RecordBatch,
+    rows: RecordBatch,
+    alerts: Vec<BooleanArray>,
+}
+
+/// The rows for whose own values `work` fails, with why: found by halves, after
+/// it failed for all with `error`.
+///
+/// # Errors
+/// The error, when it says nothing of values.
+fn refused_rows(
+    error: Error,
+    count: usize,
+    work: &dyn Fn(Range<usize>) -> Result<()>,
+) -> Result<Vec<(usize, String)>> {
+    let mut refused = Vec::new();
+    let mut left = vec![(0..count, error)];
+    while let Some((rows, error)) = left.pop() {
+        if error.kind() != ErrorKind::Data {
+            return Err(error);
+        }
+        if rows.len() <= 1 {
+            refused.push((rows.start, error.to_string()));
+            continue;
+        }
+        let middle = rows.start + rows.len() / 2;
+        for half in [middle..rows.end, rows.start..middle] {
+            if let Err(error) = work(half.clone()) {
+                left.push((half, error));
+            }
+        }
+    }
+    Ok(refused)
+}
+
+/// All rows but those.
+fn others(refused: &[(usize, String)], count: usize) -> BooleanArray {
+    let mut wanted = vec![true; count];
+    refused.iter().for_each(|(row, _)| wanted[*row] = false);
+    wanted.into()
+}
+
+/// Only some rows, of events and of columns beside them.
+fn kept(batch: &RecordBatch, beside: &[ArrayRef], wanted: &BooleanArray) -> Result<(RecordBatch, Vec<ArrayRef>)> {
+    let beside = beside.iter().map(|column| filter(column, wanted)).collect::<std::result::Result<_, _>>();
+    Ok((filter_record_batch(batch, wanted).map_err(misfit)?, beside.map_err(misfit)?))
 }
 
 /// The rows of an alert, for whoever is told and for its table.

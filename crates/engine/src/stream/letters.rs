@@ -325,8 +325,8 @@ impl Replay {
             side.places.iter_mut().for_each(|place| *place = (REPLAYS, self.number));
         }
         let ranges = BTreeMap::from([(REPLAYS, (self.number, self.number + 1))]);
-        let (times, states, samples) = Default::default();
-        Ok(Interval { ranges, rows, times, sides, states, samples, scorer, inputs, timestamp, sent: None })
+        let (times, described, states, samples) = Default::default();
+        Ok(Interval { ranges, rows, times, sides, described, states, samples, scorer, inputs, timestamp, sent: None })
     }
 }
 

@@ -34,10 +34,12 @@ pub struct Program {
     pub decoder: Decoder,
     /// What payloads are written by, where they are no JSON.
     pub schemas: Option<Arc<Schemas>>,
-    /// The fields of the payload.
-    pub payload_schema: SchemaRef,
+    /// How many fields the payload has.
+    pub payload_fields: usize,
     /// Columns that are computed of them.
     pub computed: Vec<Expression>,
+    /// The event without the computed columns.
+    pub decoded_schema: SchemaRef,
     /// The event: its fields, computed columns and what the engine knows.
     pub event_schema: SchemaRef,
     /// What a row is about: the event, or a key and the window that closed.
@@ -127,6 +129,10 @@ impl Program {
             Field::new("source_offset", DataType::Int64, false),
         ]);
         let event_schema: SchemaRef = Arc::new(Schema::new(fields.clone()));
+        let payload_fields = payload_schema.fields().len();
+        let mut decoded = fields.clone();
+        decoded.drain(payload_fields..payload_fields + computed.len());
+        let decoded_schema: SchemaRef = Arc::new(Schema::new(decoded));
         for column in pipeline.entity_key.iter().chain(pipeline.windows.iter().flat_map(|window| &window.key)) {
             let field = event_schema.field_with_name(column).map_err(|e| Error::internal(e.to_string()))?;
             key::check_key_type(column, field.data_type())
@@ -171,8 +177,9 @@ impl Program {
         let mut program = Self {
             decoder,
             schemas,
-            payload_schema,
+            payload_fields,
             computed,
+            decoded_schema,
             event_schema,
             subject_schema,
             filter,
@@ -334,12 +341,13 @@ impl Program {
     }
 }
 
-/// Dead letters and late events; they may be one table.
+/// Dead letters and, where there are windows to be late for, late events; they
+/// may be one table.
 fn set_aside_tables(pipeline: &StreamPipeline) -> (Vec<NewTable>, usize) {
     let name = |(namespace, name): &(String, String)| TableName { namespace: namespace.clone(), name: name.clone() };
     let (dead, late) = (name(&pipeline.stream.dead_letters), name(&pipeline.stream.late_events));
     let mut sides = vec![set_aside::new_table(dead.clone())];
-    if late != dead {
+    if late != dead && !pipeline.windows.is_empty() {
         sides.push(set_aside::new_table(late));
     }
     let late = sides.len() - 1;

@@ -424,17 +424,15 @@ impl Replay {
         Ok(from)
     }
 
-    /// Events that were too far ahead of their arrival are judged as they were.
+    /// Events that became dead letters are judged as they were.
     fn judged_before(&self, flow: &mut Flow, partition: u32, from: i64) -> Result<()> {
         let Some(dead) = self.program.sides.first() else { return Ok(()) };
         if self.workspace.lake().find(&dead.name)?.is_none() {
             return Ok(());
         }
         let name = &self.program.pipeline.name;
-        let judged = set_aside::judged_by_arrival(&self.workspace, &dead.name, name, partition, from);
-        for (offset, arrival) in Handle::current().block_on(judged)? {
-            flow.arrivals.insert((partition, offset), arrival);
-        }
+        let verdicts = set_aside::verdicts(&self.workspace, &dead.name, name, partition, (from, from));
+        flow.judge_again(partition, &Handle::current().block_on(verdicts)?);
         Ok(())
     }
 

@@ -42,6 +42,8 @@ const POLL_BYTES_OF_A_ROW: usize = 64;
 const POLL_WAIT: Duration = Duration::from_millis(20);
 /// Seconds between two statuses.
 const LOOK: f64 = 1.0;
+/// Seconds between two warnings of the same.
+const MINUTE: f64 = 60.0;
 /// Looks after which new partitions are looked for.
 const PARTITION_LOOKS: u64 = 2;
 /// Seconds between two looks for a newer model.
@@ -163,7 +165,14 @@ pub async fn run(workspace: &Workspace, name: &str, options: &StreamOptions) -> 
     };
     let fresh = Arc::new(Fresh::default());
     let outbox = Arc::new(outbox(workspace, &program, options)?);
-    let refresher = refresher(workspace.clone(), program.clone(), fresh.clone(), join.clone(), scorer.clone());
+    let refresher = Refresher {
+        workspace: workspace.clone(),
+        program: program.clone(),
+        fresh: fresh.clone(),
+        warn: options.on_warning.clone(),
+        told: BTreeMap::new(),
+    };
+    let refresher = refresher.run(join.clone(), scorer.clone());
     let refresher = Background::spawn("refresher of a stream", refresher)?;
     let upkeep = upkeep(workspace.clone(), program.clone(), options.on_warning.clone());
     let upkeep = Background::spawn("upkeep of a stream", upkeep)?;
@@ -255,39 +264,79 @@ fn outbox(workspace: &Workspace, program: &Program, options: &StreamOptions) -> 
 }
 
 /// Looks for newer inputs of the join and a newer model. A failure leaves what
-/// is there, and is tried again.
-async fn refresher(
+/// is there, is told, and is tried again.
+struct Refresher {
     workspace: Workspace,
     program: Arc<Program>,
     fresh: Arc<Fresh>,
-    mut join: Option<Arc<JoinTable>>,
-    mut scorer: Arc<Scorer>,
-) {
-    let every = program.pipeline.join.as_ref().map_or(MODEL_LOOK, |join| Duration::from_micros(join.refresh as u64));
-    let mut joined = 0.0;
-    loop {
-        tokio::time::sleep(every.min(MODEL_LOOK)).await;
-        let now = workspace.clock().monotonic_seconds();
-        if let (Some(query), Some(table)) = (&program.join, &join)
-            && now - joined >= every.as_secs_f64()
-        {
-            joined = now;
-            if query.is_stale(&workspace, table).unwrap_or(false)
-                && let Ok(table) = query.load(&workspace).await
+    warn: Option<Warn>,
+    /// What failed last, by what was to be loaded.
+    told: BTreeMap<&'static str, String>,
+}
+
+impl Refresher {
+    async fn run(mut self, mut join: Option<Arc<JoinTable>>, mut scorer: Arc<Scorer>) {
+        let refresh = self.program.pipeline.join.as_ref();
+        let every = refresh.map_or(MODEL_LOOK, |join| Duration::from_micros(join.refresh as u64));
+        let mut joined = 0.0;
+        loop {
+            tokio::time::sleep(every.min(MODEL_LOOK)).await;
+            let now = self.workspace.clock().monotonic_seconds();
+            if let Some(table) = &join
+                && now - joined >= every.as_secs_f64()
             {
-                let table = Arc::new(table);
-                join = Some(table.clone());
-                *fresh.join.lock().unwrap_or_else(PoisonError::into_inner) = Some(table);
+                joined = now;
+                let newer = self.newer_features(table).await;
+                if let Some(table) = self.or_told("features", newer) {
+                    join = Some(table.clone());
+                    *self.fresh.join.lock().unwrap_or_else(PoisonError::into_inner) = Some(table);
+                }
+            }
+            let newer = self.newer_model(&scorer);
+            if let Some(newer) = self.or_told("model", newer) {
+                scorer = newer.clone();
+                *self.fresh.scorer.lock().unwrap_or_else(PoisonError::into_inner) = Some(newer);
             }
         }
-        let current = scorer.resolved.as_ref().map(|model| (model.version, model.sha256.clone()));
-        if let Ok(Some(now)) = program.resolve(&workspace)
-            && current != Some((now.version, now.sha256))
-            && let Ok(newer) = program.scorer(&workspace)
-        {
-            scorer = Arc::new(newer);
-            *fresh.scorer.lock().unwrap_or_else(PoisonError::into_inner) = Some(scorer.clone());
+    }
+
+    async fn newer_features(&self, table: &JoinTable) -> Result<Option<Arc<JoinTable>>> {
+        let Some(query) = &self.program.join else { return Ok(None) };
+        if !query.is_stale(&self.workspace, table)? {
+            return Ok(None);
         }
+        query.load(&self.workspace).await.map(|table| Some(Arc::new(table)))
+    }
+
+    fn newer_model(&self, scorer: &Scorer) -> Result<Option<Arc<Scorer>>> {
+        let Some(now) = self.program.resolve(&self.workspace)? else { return Ok(None) };
+        if scorer.resolved.as_ref().is_some_and(|model| (model.version, &model.sha256) == (now.version, &now.sha256)) {
+            return Ok(None);
+        }
+        self.program.scorer(&self.workspace).map(|newer| Some(Arc::new(newer)))
+    }
+
+    /// What there is; of a failure the caller's warning, once until another.
+    fn or_told<T>(&mut self, what: &'static str, found: Result<Option<T>>) -> Option<T> {
+        let error = match found {
+            Ok(found) => {
+                self.told.remove(what);
+                return found;
+            }
+            Err(error) => error,
+        };
+        let text = error.to_string();
+        if let Some(warn) = &self.warn
+            && self.told.get(what) != Some(&text)
+        {
+            let remedy = error.get_hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            warn(&format!(
+                "{}: the {what} cannot be refreshed and stay as they are: {text}{remedy}; it is tried again",
+                self.program.pipeline.name
+            ));
+        }
+        self.told.insert(what, text);
+        None
     }
 }
 
@@ -319,11 +368,24 @@ pub struct Stream {
     interval_rows: usize,
     interval_bytes: usize,
     counts: Counts,
+    dead: DeadLetters,
     commits: u64,
     last: Option<Committed>,
     started: f64,
     /// The newest erasure that it respects.
     erasures: u64,
+}
+
+/// What was told of dead letters.
+#[derive(Debug, Default)]
+struct DeadLetters {
+    /// How many, of how many events.
+    told: u64,
+    events: u64,
+    /// The first since.
+    first: Option<String>,
+    /// When others are told, monotonic seconds.
+    next: f64,
 }
 
 /// Which partitions a process reads.
@@ -405,6 +467,7 @@ impl Stream {
             interval_rows: 0,
             interval_bytes: 0,
             counts: Counts::default(),
+            dead: DeadLetters::default(),
             commits: 0,
             last: None,
             started: clock.monotonic_seconds(),
@@ -435,6 +498,7 @@ impl Stream {
             self.source.leave();
         }
         self.tell(true);
+        self.tell_of_dead_letters(true);
         self.worker.end();
         end
     }
@@ -486,6 +550,9 @@ impl Stream {
             if self.now() - looked >= LOOK {
                 looked = self.now();
                 self.tell(false);
+                self.tell_of_dead_letters(false);
+                self.tell_of_source(false);
+                self.hold_partitions();
                 looks += 1;
                 if looks.is_multiple_of(PARTITION_LOOKS) && self.sharing != Sharing::Group && !waits {
                     self.look_for_partitions()?;
@@ -496,6 +563,7 @@ impl Stream {
                     self.flow.ended = true;
                     self.take(&[])?;
                 }
+                self.tell_of_source(true);
                 return Ok(StreamEnd::EndOfEvents);
             }
         }
@@ -555,16 +623,46 @@ impl Stream {
         parts.into_iter().filter_map(fresh).collect()
     }
 
-    fn warn(&self, text: &str) {
+    pub(super) fn warn(&self, text: &str) {
         if let Some(warn) = &self.options.on_warning {
             warn(&format!("{}: {text}", self.program.pipeline.name));
         }
     }
 
+    /// Closing windows do not wait for a partition that has nothing; but for one
+    /// that cannot be read they do.
+    fn hold_partitions(&mut self) {
+        let States::OnClose(closing) = &mut self.flow.states else { return };
+        for partition in self.positions.keys() {
+            closing.hold(*partition, !self.source.is_drained(*partition));
+        }
+    }
+
+    fn tell_of_source(&mut self, at_last: bool) {
+        for remark in self.source.remarks(at_last) {
+            self.warn(&remark);
+        }
+    }
+
+    /// Says that events became dead letters, at once and then once a minute.
+    fn tell_of_dead_letters(&mut self, at_last: bool) {
+        let now = self.now();
+        let Some(first) = self.dead.first.as_ref().filter(|_| at_last || now >= self.dead.next) else { return };
+        let (dead, events) = (self.counts.dead - self.dead.told, self.counts.events - self.dead.events);
+        let tables = &self.program.pipeline.stream.dead_letters;
+        let text = format!(
+            "{dead} of {events} events became dead letters, in table `{}.{}`; the first of them: {first}",
+            tables.0, tables.1
+        );
+        self.warn(&text);
+        self.dead = DeadLetters { told: self.counts.dead, events: self.counts.events, first: None, next: now + MINUTE };
+    }
+
     /// A poll into the interval.
     fn take(&mut self, parts: &[RawPart]) -> Result<()> {
         let closed = self.closed();
-        let PollOutput { rows, places, times, sides, alerts, counts, .. } = self.flow.process(parts)?;
+        let PollOutput { rows, places, times, sides, alerts, counts, dead, .. } = self.flow.process(parts)?;
+        self.dead.first = self.dead.first.take().or(dead);
         if let (Some(live), Some(rows)) = (&self.live, &rows) {
             live.send(&self.program.pipeline.name, rows, &places)?;
         }
@@ -630,8 +728,14 @@ impl Stream {
         if self.interval.ranges.is_empty() {
             return Ok(());
         }
+        match self.source.is_still() {
+            // Of a source that is away nothing new was read.
+            Err(error) if error.retryable() => {}
+            still => still?,
+        }
         self.finish_commit(true)?;
         self.interval.sent = self.live.as_mut().map(LiveTopic::take_sent);
+        self.interval.described = self.described();
         self.interval.states = self.states();
         self.interval.samples = self.samples();
         if let Some(join) = &self.flow.join {
@@ -640,6 +744,12 @@ impl Stream {
         let interval = std::mem::replace(&mut self.interval, empty(&self.flow));
         (self.interval_rows, self.interval_bytes) = (0, 0);
         self.worker.send(interval)
+    }
+
+    /// What the partitions of the interval are known by at its end.
+    fn described(&mut self) -> BTreeMap<u32, Value> {
+        let ranges = self.interval.ranges.iter().filter(|(partition, _)| **partition != CLOSED);
+        ranges.filter_map(|(partition, (_, end))| Some((*partition, self.source.describe(*partition, *end)?))).collect()
     }
 
     /// The state at the end of the interval, of its partitions.
@@ -736,7 +846,7 @@ impl Stream {
 }
 
 fn empty(flow: &Flow) -> Interval {
-    let (ranges, rows, times, sides, states, samples, inputs) = Default::default();
+    let (ranges, rows, times, sides, described, states, samples, inputs) = Default::default();
     let (scorer, timestamp) = (flow.scorer.clone(), flow.timestamp);
-    Interval { ranges, rows, times, sides, states, samples, scorer, inputs, timestamp, sent: None }
+    Interval { ranges, rows, times, sides, described, states, samples, scorer, inputs, timestamp, sent: None }
 }

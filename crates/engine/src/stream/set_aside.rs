@@ -194,31 +194,50 @@ fn quoted(name: &TableName) -> String {
     format!("\"{}\".\"{}\"", name.namespace, name.name)
 }
 
-/// The events of a partition, from an offset on, that were set aside because
-/// of their arrival: offset and arrival. An event that is read again arrives
-/// later, and must be judged as it was.
-pub async fn judged_by_arrival(
+/// What an event was set aside for.
+#[derive(Debug, Clone)]
+pub struct Verdict {
+    /// Where it is in its partition.
+    pub offset: i64,
+    /// When it came, microseconds UTC.
+    pub arrival: i64,
+    /// The word of its [`Problem`].
+    pub class: String,
+}
+
+/// The events of a partition that were set aside from offset `from` on because
+/// of their arrival, and from offset `all` on for whatever reason. An event
+/// that is read again arrives later, and what it is joined with is another:
+/// it must be judged as it was.
+pub async fn verdicts(
     workspace: &Workspace,
     table: &TableName,
     pipeline: &str,
     partition: u32,
-    from: i64,
-) -> Result<Vec<(i64, i64)>> {
+    (from, all): (i64, i64),
+) -> Result<Vec<Verdict>> {
     let sql = format!(
-        "SELECT source_offset, arrival_timestamp FROM \"{}\".\"{}\" WHERE pipeline = '{pipeline}' \
-         AND source_partition = {partition} AND source_offset >= {from} AND error_class = '{}'",
+        "SELECT source_offset, arrival_timestamp, error_class FROM \"{}\".\"{}\" WHERE pipeline = '{pipeline}' \
+         AND source_partition = {partition} AND (source_offset >= {all} OR source_offset >= {from} AND error_class = '{}')",
         table.namespace,
         table.name,
         Problem::Future.as_str()
     );
     let found = query(workspace, &sql).await?;
-    let mut events = Vec::new();
+    let mut verdicts = Vec::new();
     for batch in &found.batches {
         let offsets = batch.column(0).as_primitive::<Int64Type>();
         let arrivals = batch.column(1).as_primitive::<TimestampMicrosecondType>();
-        events.extend(offsets.values().iter().copied().zip(arrivals.values().iter().copied()));
+        let classes = cast(batch.column(2), &DataType::Utf8)
+            .map_err(|e| Error::data(format!("table `{table}` has other columns: {e}")).cause(e))?;
+        let classes = classes.as_string::<i32>();
+        verdicts.extend((0..batch.num_rows()).map(|row| Verdict {
+            offset: offsets.value(row),
+            arrival: arrivals.value(row),
+            class: classes.value(row).to_owned(),
+        }));
     }
-    Ok(events)
+    Ok(verdicts)
 }
 
 /// The events as rows of that table.

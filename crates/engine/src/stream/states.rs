@@ -238,6 +238,12 @@ impl Closing {
         close(&mut states, position - 1, &mut self.rows);
     }
 
+    /// Whether a partition may have events that nobody could read yet: it is
+    /// waited for, however long it brings nothing.
+    pub fn hold(&mut self, partition: u32, held: bool) {
+        self.marks.hold(partition, held);
+    }
+
     /// Takes events into the windows of their partition.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! itself.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::member::{self, Member};
 use super::source::{self, Group};
 use super::states::{CLOSED, REPLAYS};
-use crate::config::SourceSettings;
+use crate::config::{SourceSettings, StreamPipeline};
 use crate::lake::TableName;
 use crate::lake::commit::StreamState;
 use crate::lake::durable;
@@ -77,6 +78,12 @@ pub struct Status {
     pub table: String,
     /// What the positions are positions of.
     pub source: Option<String>,
+    /// Why the source could not be asked how much it has.
+    pub source_error: Option<String>,
+    /// What is to be read yet, of all partitions.
+    pub lag: Option<i64>,
+    /// What the positions count.
+    pub lag_unit: LagUnit,
     /// The last commit.
     pub snapshot_id: Option<i64>,
     /// When, milliseconds since the epoch.
@@ -89,6 +96,25 @@ pub struct Status {
     pub processes: Vec<LiveStatus>,
 }
 
+/// What positions of a source count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LagUnit {
+    /// Of a topic, tombstones and the marks of transactions with them.
+    Events,
+    /// Of files.
+    Bytes,
+}
+
+impl fmt::Display for LagUnit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Events => "events",
+            Self::Bytes => "bytes",
+        })
+    }
+}
+
 /// How a partition is.
 #[derive(Debug, Clone, Serialize)]
 pub struct PartitionStatus {
@@ -96,10 +122,12 @@ pub struct PartitionStatus {
     pub partition: u32,
     /// What the source calls it.
     pub name: Option<String>,
-    /// The committed position.
+    /// The committed position; of one that was never read its first.
     pub position: i64,
     /// Behind the newest event, where the source can be asked.
     pub end: Option<i64>,
+    /// From `position` to `end`.
+    pub lag: Option<i64>,
     /// How often it has been taken over.
     pub epoch: u64,
     /// Files of its window state.
@@ -136,29 +164,28 @@ pub(super) fn publish(workspace: &Workspace, live: &LiveStatus) {
 pub fn status(workspace: &Workspace, name: &str) -> Result<Status> {
     let pipeline = workspace.project().stream(name)?;
     let table = TableName { namespace: pipeline.output.namespace.clone(), name: pipeline.output.table.clone() };
-    let state = match workspace.lake().find(&table)? {
+    let mut state = match workspace.lake().find(&table)? {
         Some(table) => StreamState::read(&table, name)?,
         None => StreamState::default(),
     };
-    let mut positions = state.committed.positions.clone();
-    positions.remove(&CLOSED);
-    positions.remove(&REPLAYS);
-    let mut ends = BTreeMap::new();
-    if let SourceSettings::Files { .. } = &pipeline.source
-        && let Ok(mut source) =
-            source::open(&workspace.project().dir, &pipeline.source, workspace.clock(), &Group::default())
-        && source.partitions(&state.partitions).and_then(|_| source.assign(&positions)).is_ok()
-    {
-        ends = source.ends()?;
-    }
-    let partitions = positions.iter().map(|(partition, position)| PartitionStatus {
-        partition: *partition,
-        name: state.partitions.get(partition).and_then(|value| Some(value.get("file")?.as_str()?.to_owned())),
-        position: *position,
-        end: ends.get(partition).copied(),
-        epoch: state.committed.owners.get(partition).map_or(0, |owner| owner.epoch),
-        state_files: state.checkpoints.get(partition).map_or(0, Vec::len),
+    state.committed.positions.retain(|partition, _| ![CLOSED, REPLAYS].contains(partition));
+    let (ends, source_error) = match ends(workspace, &pipeline, &mut state) {
+        Ok(ends) => (ends, None),
+        Err(error) => (BTreeMap::new(), Some(error.to_string())),
+    };
+    let partitions = state.committed.positions.iter().map(|(partition, position)| {
+        let end = ends.get(partition).copied();
+        PartitionStatus {
+            partition: *partition,
+            name: state.partitions.get(partition).and_then(|value| Some(value.get("file")?.as_str()?.to_owned())),
+            position: *position,
+            end,
+            lag: end.map(|end| end - position),
+            epoch: state.committed.owners.get(partition).map_or(0, |owner| owner.epoch),
+            state_files: state.checkpoints.get(partition).map_or(0, Vec::len),
+        }
     });
+    let partitions: Vec<_> = partitions.collect();
     let mut said = read(workspace, name, 0)?.into_iter().collect::<Vec<_>>();
     let mut processes = Vec::new();
     for (number, lives) in Member::all(workspace, name) {
@@ -172,10 +199,33 @@ pub fn status(workspace: &Workspace, name: &str) -> Result<Status> {
         pipeline: name.to_owned(),
         table: table.to_string(),
         source: state.committed.source.clone(),
+        lag: match source_error {
+            None => partitions.iter().map(|partition| partition.lag).sum(),
+            Some(_) => None,
+        },
+        source_error,
+        lag_unit: match pipeline.source {
+            SourceSettings::Kafka { .. } => LagUnit::Events,
+            SourceSettings::Files { .. } => LagUnit::Bytes,
+        },
         snapshot_id: state.snapshot_id,
         committed_ms: state.snapshot_id.map(|_| state.committed_ms),
-        partitions: partitions.collect(),
+        partitions,
         live: said.into_iter().max_by_key(|live| live.at),
         processes,
     })
+}
+
+/// Where the partitions end; those that were never read come to `state`.
+fn ends(workspace: &Workspace, pipeline: &StreamPipeline, state: &mut StreamState) -> Result<BTreeMap<u32, i64>> {
+    let group = Group { name: format!("insightera-status-{}", pipeline.name), member: None };
+    let mut source = source::open(&workspace.project().dir, &pipeline.source, workspace.clock(), &group)?;
+    if let Some(other) = state.committed.source.as_deref().filter(|other| *other != source.identity()) {
+        return Err(Error::data(format!("the positions are of `{other}`, and [source] is `{}`", source.identity())));
+    }
+    for (partition, found) in source.partitions(&state.partitions)? {
+        state.committed.positions.entry(partition).or_insert(found.start);
+        state.partitions.entry(partition).or_insert(found.description);
+    }
+    source.ends(&state.committed.positions)
 }

@@ -40,6 +40,15 @@ impl Stream {
             Err(error) if error.retryable() && !self.positions.is_empty() => return Ok(()),
             found => found?,
         };
+        if let (Sharing::Named(own), true) = (&self.sharing, self.positions.is_empty())
+            && let Some(missing) = own.iter().find(|partition| !found.contains_key(partition))
+        {
+            return Err(Error::invalid(format!(
+                "`--partitions` names {missing}, and `{}` has no such partition",
+                self.source.identity()
+            ))
+            .hint(format!("it has {}", found.keys().map(u32::to_string).collect::<Vec<_>>().join(", "))));
+        }
         let wanted = |partition: &u32| {
             let own = match &self.sharing {
                 Sharing::All => true,
@@ -53,7 +62,14 @@ impl Stream {
             return Ok(());
         }
         self.settle()?;
-        self.take_over(&new)?;
+        match self.take_over(&new) {
+            // Its state cannot be read at the moment: it is taken over later.
+            Err(error) if error.retryable() && self.positions.keys().any(|own| !new.contains_key(own)) => {
+                self.give_up(&new.into_keys().collect::<Vec<_>>());
+                return Ok(());
+            }
+            taken => taken?,
+        }
         self.source.assign(&self.positions)
     }
 
@@ -125,7 +141,8 @@ impl Stream {
             if let (Some(from), Some(Some(ahead))) = (self.positions.get(partition).copied(), ahead.get(partition))
                 && from < *ahead
             {
-                self.remember_arrivals(*partition, from)?;
+                let position = state.committed.positions.get(partition).copied().unwrap_or(found.start);
+                self.remember_verdicts(*partition, from, position)?;
             }
         }
         if let States::OnClose(closing) = &mut self.flow.states {
@@ -148,14 +165,16 @@ impl Stream {
         self.worker.committer().release(lost);
     }
 
-    /// Events that are read again keep the arrival by which they were judged.
-    fn remember_arrivals(&mut self, partition: u32, from: i64) -> Result<()> {
+    /// Events that are read again are judged as they were: by their arrival, and
+    /// those that are dead letters stay that, and are that once.
+    fn remember_verdicts(&mut self, partition: u32, from: i64, position: i64) -> Result<()> {
         let (workspace, pipeline) = (&self.workspace, &self.program.pipeline.name);
         let Some(dead) = self.program.sides.first() else { return Ok(()) };
-        let judged = set_aside::judged_by_arrival(workspace, &dead.name, pipeline, partition, from);
-        for (offset, arrival) in Handle::current().block_on(judged)? {
-            self.flow.arrivals.insert((partition, offset), arrival);
-        }
+        let verdicts = set_aside::verdicts(workspace, &dead.name, pipeline, partition, (from, position));
+        let verdicts = Handle::current().block_on(verdicts)?;
+        self.flow.judge_again(partition, &verdicts);
+        let known = verdicts.iter().filter(|verdict| verdict.offset >= position);
+        self.worker.committer().dead_already(known.map(|verdict| (partition, verdict.offset)));
         Ok(())
     }
 
@@ -167,9 +186,17 @@ impl Stream {
         let plan = self.program.windows.as_ref().map(|windows| (&windows.plan, self.program.on_close()));
         let restored = match self.checkpoints.restore(plan, partition, files, &mut self.flow.remembered) {
             Ok(restored) => restored.filter(|state| state.next_offset() <= position),
+            Err(error) if error.retryable() => return Err(error),
             // Windows that were declared otherwise, or files that are gone:
-            // the source has the events. Alerts are told once more.
-            Err(_) => None,
+            // the source has the events.
+            Err(error) => {
+                self.warn(&format!(
+                    "partition {partition}: its windows cannot be taken up where they were ({error}); its events are \
+                     read again from offset {start}, which is as far back as they reach now, and alerts with \
+                     `on_change` are told once more"
+                ));
+                None
+            }
         };
         if !self.program.remembers() {
             self.flow.remembered.forget(partition);
@@ -187,6 +214,11 @@ impl Stream {
             };
             let now = self.workspace.clock().now_micros();
             self.flow.states.assign(windows, now).map_err(|e| refused(e, "windows"))?;
+        }
+        if from != position {
+            // Reading begins elsewhere, and would not notice that what comes
+            // next is gone.
+            self.source.ends(&BTreeMap::from([(partition, position)]))?;
         }
         if from < position {
             self.flow.silent_until.insert(partition, position);

@@ -5,9 +5,11 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::checkpoints::Checkpoints;
 use super::member;
 use super::program::Program;
 use crate::lake::TableName;
+use crate::lake::commit::StreamState;
 use crate::lake::maintain::policy;
 use crate::notify::Warn;
 use crate::score::metrics;
@@ -18,24 +20,41 @@ use crate::{Error, Result};
 /// Before the first look, and between two.
 const FIRST: Duration = Duration::from_secs(15);
 const EVERY: Duration = Duration::from_secs(60);
+/// Seconds between two looks for old files of windows.
+const SWEEP: f64 = 900.0;
 
 /// Looks after the tables that `program` writes until it is dropped. Of the
 /// processes of one stream on a machine one does it at a time. What goes wrong
 /// is told and tried again: the stream does not need it.
 pub(super) async fn upkeep(workspace: Workspace, program: Arc<Program>, warn: Option<Warn>) {
-    if !workspace.project().settings.maintenance.streams {
-        return;
-    }
-    let mut wait = FIRST;
+    let tables = workspace.project().settings.maintenance.streams;
+    let (mut wait, mut swept) = (FIRST, workspace.clock().monotonic_seconds());
     loop {
         tokio::time::sleep(wait).await;
         wait = EVERY;
-        if let Err(error) = look(&workspace, &program).await
+        let now = workspace.clock().monotonic_seconds();
+        if now - swept >= SWEEP {
+            swept = now;
+            if let (Err(error), Some(warn)) = (sweep(&workspace, &program), &warn) {
+                warn(&format!("old files of the windows of the stream could not be removed: {error}"));
+            }
+        }
+        if tables
+            && let Err(error) = look(&workspace, &program).await
             && let Some(warn) = &warn
         {
             warn(&format!("the tables of the stream could not be maintained: {error}"));
         }
     }
+}
+
+/// Removes files of windows that nothing names any more.
+fn sweep(workspace: &Workspace, program: &Program) -> Result<()> {
+    let Some(_lock) = lock(workspace, program) else { return Ok(()) };
+    let name = &program.pipeline.name;
+    let Some(table) = workspace.lake().find(&program.table())? else { return Ok(()) };
+    let state = StreamState::read(&table, name)?;
+    Checkpoints::new(workspace.lake(), name).sweep(&table, name, &state, workspace.clock().now_millis())
 }
 
 async fn look(workspace: &Workspace, program: &Program) -> Result<()> {

@@ -22,6 +22,7 @@ use insightera_core::stream::{
     Aggregate, Batch, Bits, ClosedRows, Column, ColumnType, EventOutput, Function, Key, KeyType, Keys as CoreKeys,
     LatePolicy, OutColumn, OutValues, Plan, Settings, StreamError, Strings, Value, Values, WindowSet,
 };
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::expression::Expression;
 use crate::config::StreamPipeline;
@@ -87,6 +88,7 @@ impl Windows {
             keys: keys.iter().map(|_| KeyType::Bytes).collect(),
             columns: arguments.iter().map(|argument| argument.kind).collect(),
             sets,
+            meaning: meaning(pipeline)?,
             allowed_lateness: pipeline.events.allowed_lateness,
             max_future: pipeline.events.max_future,
             late: match pipeline.events.late_grace {
@@ -116,6 +118,21 @@ impl Windows {
         &self.keys
     }
 
+    /// What the windows count, of every event.
+    ///
+    /// # Errors
+    /// `Data` when it cannot be computed of an event's values.
+    pub fn arguments(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
+        let argument = |argument: &Argument| {
+            let values = argument.expression.evaluate(batch)?;
+            let wanted = arrow_type(argument.kind);
+            cast(&values, &wanted).map_err(|e| {
+                Error::data(format!("`{}` of a window does not fit {wanted}: {e}", argument.sql)).cause(e)
+            })
+        };
+        self.arguments.iter().map(argument).collect()
+    }
+
     /// Hands events to the windows of their partitions. `ranges` are the rows
     /// of each.
     ///
@@ -124,17 +141,10 @@ impl Windows {
     pub fn process(
         &self,
         batch: &RecordBatch,
+        arguments: &[ArrayRef],
         ranges: &[(u32, Range<usize>)],
         take: &mut dyn FnMut(&Batch<'_>) -> Result<(), StreamError>,
     ) -> Result<()> {
-        let mut arguments: Vec<ArrayRef> = Vec::with_capacity(self.arguments.len());
-        for argument in &self.arguments {
-            let values = argument.expression.evaluate(batch)?;
-            let wanted = arrow_type(argument.kind);
-            arguments.push(cast(&values, &wanted).map_err(|e| {
-                Error::data(format!("`{}` of a window does not fit {wanted}: {e}", argument.sql)).cause(e)
-            })?);
-        }
         let mut encoded = Vec::with_capacity(self.keys.len());
         for key in &self.keys {
             let keys = Keys::new(batch, key)?;
@@ -208,6 +218,18 @@ impl Windows {
         let complete = (0..out.len()).map(|row| out.sets.iter().all(|set| set.complete[row]));
         (columns, BooleanArray::from(complete.collect::<Vec<bool>>()))
     }
+}
+
+/// A number for what events become before they enter windows, and for the keys
+/// and expressions of those.
+fn meaning(pipeline: &StreamPipeline) -> Result<u64> {
+    let events = &pipeline.events;
+    let payload = (&events.format, &events.message, &events.fields, &events.columns);
+    let sql = |columns: &[(String, String)]| columns.iter().map(|(_, sql)| sql.clone()).collect::<Vec<_>>();
+    let windows: Vec<_> = pipeline.windows.iter().map(|window| (&window.key, sql(&window.columns))).collect();
+    let all = (payload, &events.time, &events.time_zone, &events.filter, windows);
+    let text = serde_json::to_vec(&all).map_err(|e| Error::internal(format!("the windows have no JSON form: {e}")))?;
+    Ok(xxh3_64(&text))
 }
 
 /// What the window engine refused.

@@ -247,10 +247,16 @@ fn block(status: &Status) -> String {
         }
         _ => lines.push_str(", nothing committed yet\n"),
     }
+    match (&status.source_error, status.lag) {
+        (Some(why), _) => lines.push_str(&format!("  how far it is behind is not known: {why}\n")),
+        (None, Some(lag)) => {
+            lines.push_str(&format!("  {} {} behind its source\n", text::count(lag.max(0) as u64), status.lag_unit));
+        }
+        (None, None) => {}
+    }
     for partition in &status.partitions {
         let name = partition.name.clone().map(|name| format!(" ({name})")).unwrap_or_default();
-        let lag =
-            partition.end.map(|end| format!(", {} behind", text::count((end - partition.position).max(0) as u64)));
+        let lag = partition.lag.map(|lag| format!(", {} behind", text::count(lag.max(0) as u64)));
         lines.push_str(&format!(
             "  partition {}{name}: position {}{}, epoch {}\n",
             partition.partition,
@@ -275,6 +281,9 @@ fn block(status: &Status) -> String {
             text::count(live.state_bytes),
             text::count(live.state_keys),
         ));
+        if let Some(watermark) = live.watermark.and_then(chrono::DateTime::from_timestamp_micros) {
+            lines.push_str(&format!("  watermark {}\n", watermark.to_rfc3339()));
+        }
         if let (Some(p50), Some(p99)) = (live.latency_p50_ms, live.latency_p99_ms) {
             lines.push_str(&format!("  arrival to prediction: p50 {p50:.1} ms, p99 {p99:.1} ms\n"));
         }

@@ -1,10 +1,12 @@
 //! `each_event` is a fold in offset order.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::events::{Event, batches, cuts, entered, process, settings, streams, with_batch};
 use super::oracle::{aggregate, assert_cell, dispositions, same_key, windows};
-use crate::stream::{Coverage, EachEvent, LatePolicy, Part, Plan, Seed, Settings, Value};
+use crate::stream::{Coverage, EachEvent, Function, LatePolicy, Part, Plan, Seed, Settings, Value, Window};
 
 /// Numbers at the edges of what one, two and four bytes hold; sums of some
 /// hundreds of them are exact.
@@ -90,6 +92,68 @@ proptest! {
             (format!("{out:?}"), state.state_bytes(), state.keys())
         };
         prop_assert_eq!(run(&[]), run(&cuts));
+    }
+}
+
+/// The sum of the doubles of a rolling window, in the order that is defined: of
+/// each tile in the order of offsets, then of the tiles from old to new.
+fn ordered_sum(settings: &Settings, inside: &[&Event]) -> Option<f64> {
+    let Window::Rolling { tile, .. } = settings.sets[0].window else { panic!("the first window is rolling") };
+    let mut tiles: BTreeMap<i64, f64> = BTreeMap::new();
+    for event in inside {
+        if let Some(double) = event.double {
+            *tiles.entry(event.time.div_euclid(tile)).or_insert(0.0) += double;
+        }
+    }
+    (!tiles.is_empty()).then(|| tiles.values().fold(0.0, |sum, tile| sum + tile))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sums_of_any_doubles_are_those_of_the_defined_order_bit_for_bit(
+        mut events in streams(200),
+        doubles in proptest::collection::vec(any::<f64>(), 200),
+        cuts in cuts(),
+    ) {
+        for (event, double) in events.iter_mut().zip(doubles) {
+            event.double = event.double.map(|_| double);
+        }
+        let settings = settings();
+        let plan = Plan::new(settings.clone()).unwrap();
+        let set = &settings.sets[0];
+        let of = |function| set.aggregates.iter().position(|a| a.function == function && a.argument == Some(0)).unwrap();
+        let sums = set.aggregates.iter().position(|a| (a.function, a.argument, a.filter) == (Function::Sum, Some(0), None));
+        let (sums, averages) = (sums.unwrap(), of(Function::Avg));
+        let mut state = EachEvent::new(&plan, 0, 0, Coverage::Everything);
+        let mut out = plan.event_output();
+        for batch in batches(&events, &cuts) {
+            process(&mut state, batch, &mut out).unwrap();
+        }
+        let expected = dispositions(&settings, &events);
+        for (row, event) in events.iter().enumerate().filter(|(row, _)| expected[*row].entered()) {
+            let (start, end) = windows(set.window, event.time)[0];
+            let inside: Vec<&Event> = events[..=row]
+                .iter()
+                .zip(&expected)
+                .filter(|(other, disposition)| disposition.entered() && same_key(set.key, event, other))
+                .map(|(other, _)| other)
+                .filter(|other| (start..end).contains(&other.time))
+                .collect();
+            let count = inside.iter().filter(|event| event.double.is_some()).count();
+            let bits = |value: Value<'_>| match value {
+                // All that are not numbers are one.
+                Value::Double(value) if value.is_nan() => Some(f64::NAN.to_bits()),
+                Value::Double(value) => Some(value.to_bits()),
+                _ => None,
+            };
+            let wanted = ordered_sum(&settings, &inside);
+            let of = |value: Option<f64>| value.and_then(|value| bits(Value::Double(value)));
+            prop_assert_eq!(bits(out.sets[0].columns[sums].get(row)), of(wanted), "sum, row {}", row);
+            let average = wanted.map(|sum| sum / count as f64);
+            prop_assert_eq!(bits(out.sets[0].columns[averages].get(row)), of(average), "average, row {}", row);
+        }
     }
 }
 

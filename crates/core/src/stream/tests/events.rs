@@ -138,6 +138,7 @@ pub(super) fn settings() -> Settings {
             set("tumbling", 0, Window::Tumbling { size: 25, offset: -3 }, few()),
             set("hopping", 1, Window::Hopping { size: 30, slide: 20, offset: 4 }, few()),
         ],
+        meaning: 0,
         allowed_lateness: 15,
         max_future: 1_000,
         late: LatePolicy::SideOutput,

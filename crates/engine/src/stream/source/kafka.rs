@@ -24,9 +24,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, Timestamp};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::super::kafka_client::{Refusals, check_security};
+use super::topic_id::topic_id;
 use super::{Group, Partition, RawPart, Rebalance, Source};
 use crate::config::Secret;
 use crate::{Error, Result};
@@ -45,8 +46,14 @@ const LAST_WORDS: Duration = Duration::from_millis(300);
 /// some dozens of events, here and at the brokers. An event that comes alone is
 /// not held up.
 const PACE: f64 = 0.0005;
+/// Seconds after which a partition that ended somewhere, and brought nothing
+/// since, is taken for one that has nothing: the client reconnects sooner.
+const QUIET: f64 = 30.0;
 /// Events of a poll.
 const POLL_EVENTS: usize = 16 * 1024;
+
+/// What a table calls the id of the topic that it was made of.
+const TOPIC_ID: &str = "topic_id";
 
 /// What the tables decide; an option that says otherwise is refused.
 const OURS: &[(&str, &str)] = &[
@@ -72,8 +79,13 @@ pub struct Kafka {
     consumer: BaseConsumer<Member>,
     options: BTreeMap<String, String>,
     group: Group,
+    /// The topic's own id, since its partitions were looked at first.
+    id: Option<String>,
     assigned: BTreeMap<u32, i64>,
     at_end: BTreeSet<u32>,
+    /// Of partitions that were read to their end: since when the broker says
+    /// that they end where, monotonic seconds.
+    quiet: BTreeMap<u32, (f64, i64)>,
     read: BTreeMap<u32, RawPart>,
     pace: Pace,
 }
@@ -188,8 +200,9 @@ impl Kafka {
             _ => Error::invalid(format!("[source.kafka]: {e}")).cause(e),
         })?;
         reach(&consumer, topic, options)?;
-        let cluster = consumer.client().fetch_cluster_id(PATIENCE).unwrap_or_else(|| "unknown".to_owned());
-        let (assigned, at_end, read) = Default::default();
+        let no_cluster = || Error::unavailable("the brokers of [source.kafka] do not say which cluster they are");
+        let cluster = consumer.client().fetch_cluster_id(PATIENCE).ok_or_else(no_cluster)?;
+        let (assigned, at_end, quiet, read) = Default::default();
         let identity = format!("kafka:{cluster}/{topic}");
         if group.member.is_some() {
             consumer.subscribe(&[topic]).map_err(|e| {
@@ -203,7 +216,29 @@ impl Kafka {
             member: group.member.clone().map(|member| named("group.instance.id").unwrap_or(member)),
         };
         let (topic, options) = (topic.to_owned(), options.clone());
-        Ok(Self { topic, identity, clock, consumer, options, group, assigned, at_end, read, pace: Pace::default() })
+        let pace = Pace::default();
+        Ok(Self { topic, identity, clock, consumer, options, group, id: None, assigned, at_end, quiet, read, pace })
+    }
+
+    fn no_answer(&self, error: KafkaError) -> Error {
+        Error::unavailable(format!("the topic `{}` has no answer: {error}", self.topic)).cause(error)
+    }
+
+    /// The topic's id, which is the one that was `known` and the one that it had
+    /// before.
+    fn identify(&mut self, known: Option<&str>, patience: Duration) -> Result<Option<String>> {
+        let found = topic_id(self.consumer.client(), &self.topic, patience);
+        let Some(id) = found.map_err(|e| self.no_answer(e))? else { return Ok(None) };
+        if let Some(other) = known.or(self.id.as_deref()).filter(|other| *other != id) {
+            return Err(self.made_again(&format!("has the id {id}, and what was read had {other}")));
+        }
+        self.id = Some(id.clone());
+        Ok(Some(id))
+    }
+
+    fn made_again(&self, why: &str) -> Error {
+        Error::data(format!("the topic `{}` {why}: it was made again", self.topic))
+            .hint("positions of one topic mean nothing in another: write to a new table")
     }
 
     fn watermarks(&self, partition: u32) -> Result<(i64, i64)> {
@@ -213,8 +248,9 @@ impl Kafka {
         })
     }
 
-    /// Where reading a partition goes on, checked against what the broker has.
-    fn start(&self, list: &mut TopicPartitionList, partition: u32, position: i64) -> Result<()> {
+    /// Where a partition ends that was read up to `position`, and whose broker
+    /// has the events from there on.
+    fn end_of(&self, partition: u32, position: i64) -> Result<i64> {
         let (low, high) = self.watermarks(partition)?;
         if position < low {
             return Err(Error::data(format!(
@@ -224,12 +260,15 @@ impl Kafka {
             .hint("its retention is shorter than this stream was away; write to a new table to begin anew"));
         }
         if position > high {
-            return Err(Error::data(format!(
-                "partition {partition} of the topic `{}` ends at offset {high}, and was read up to {position}: it was made again",
-                self.topic
-            ))
-            .hint("positions of one topic mean nothing in another: write to a new table"));
+            let why = format!("ends at offset {high} in partition {partition}, and was read up to {position}");
+            return Err(self.made_again(&why));
         }
+        Ok(high)
+    }
+
+    /// Reads a partition from `position` on.
+    fn start(&self, list: &mut TopicPartitionList, partition: u32, position: i64) -> Result<()> {
+        self.end_of(partition, position)?;
         list.add_partition_offset(&self.topic, partition as i32, Offset::Offset(position))
             .map_err(|e| Error::internal(format!("an assignment of the topic `{}`: {e}", self.topic)).cause(e))
     }
@@ -345,6 +384,16 @@ impl Kafka {
     }
 }
 
+/// When an event came: by the broker's clock, or else by its producer's, which
+/// is believed as long as it does not say that it is yet to come, or nothing.
+fn arrival(timestamp: Timestamp, now: i64) -> i64 {
+    match timestamp {
+        Timestamp::LogAppendTime(ms) if ms > 0 => ms.saturating_mul(1000),
+        Timestamp::CreateTime(ms) if ms > 0 => ms.saturating_mul(1000).min(now),
+        _ => now,
+    }
+}
+
 /// Notes how far a run of events came. One of a partition that is not read, or
 /// that brought nothing, leaves no trace.
 fn end(
@@ -397,11 +446,7 @@ impl Source for Kafka {
     }
 
     fn partitions(&mut self, known: &BTreeMap<u32, Value>) -> Result<BTreeMap<u32, Partition>> {
-        let _ = known;
-        let metadata = self
-            .consumer
-            .fetch_metadata(Some(&self.topic), PATIENCE)
-            .map_err(|e| Error::unavailable(format!("the topic `{}` has no answer: {e}", self.topic)).cause(e))?;
+        let metadata = self.consumer.fetch_metadata(Some(&self.topic), PATIENCE).map_err(|e| self.no_answer(e))?;
         let numbers: Vec<u32> = metadata
             .topics()
             .iter()
@@ -412,13 +457,24 @@ impl Source for Kafka {
             return Err(Error::not_found(format!("there is no topic `{}`", self.topic))
                 .hint("create it, or correct `topic` in [source]"));
         }
+        let of_known = known.values().find_map(|description| description.get(TOPIC_ID)?.as_str());
+        let id = self.identify(of_known, PATIENCE)?;
         let mut partitions = BTreeMap::new();
         for number in numbers {
             // The beginning of one that is being read does not matter.
             let start = if self.assigned.contains_key(&number) { 0 } else { self.watermarks(number)?.0 };
-            partitions.insert(number, Partition { description: Value::Null, start });
+            // One partition of the topic says it for all: it is in every snapshot.
+            let description = match &id {
+                Some(id) if partitions.is_empty() => json!({ TOPIC_ID: id }),
+                _ => Value::Null,
+            };
+            partitions.insert(number, Partition { description, start });
         }
         Ok(partitions)
+    }
+
+    fn is_still(&mut self) -> Result<()> {
+        self.identify(None, ATTEMPT).map(drop)
     }
 
     fn assign(&mut self, positions: &BTreeMap<u32, i64>) -> Result<()> {
@@ -500,10 +556,7 @@ impl Source for Kafka {
                 part.keys.extend_from_slice(message.key().unwrap_or_default());
                 part.key_ends.push(part.keys.len());
                 part.offsets.push(message.offset());
-                part.arrivals.push(match message.timestamp() {
-                    Timestamp::NotAvailable => now,
-                    Timestamp::CreateTime(ms) | Timestamp::LogAppendTime(ms) => ms.saturating_mul(1000),
-                });
+                part.arrivals.push(arrival(message.timestamp(), now));
                 bytes += payload.len();
                 events += 1;
             }
@@ -519,8 +572,29 @@ impl Source for Kafka {
         Ok(std::mem::take(&mut self.read).into_values().collect())
     }
 
-    fn ends(&mut self) -> Result<BTreeMap<u32, i64>> {
-        self.assigned.keys().map(|partition| Ok((*partition, self.watermarks(*partition)?.1))).collect()
+    fn ends(&mut self, positions: &BTreeMap<u32, i64>) -> Result<BTreeMap<u32, i64>> {
+        positions.iter().map(|(partition, position)| Ok((*partition, self.end_of(*partition, *position)?))).collect()
+    }
+
+    /// The client may be away from a broker that others reach, and does not say
+    /// so. What it read to its end ends there still, a while later.
+    fn is_drained(&mut self, partition: u32) -> bool {
+        if !self.at_end.contains(&partition) {
+            self.quiet.remove(&partition);
+            return false;
+        }
+        let now = self.clock.monotonic_seconds();
+        match self.quiet.get(&partition).copied() {
+            Some((since, _)) if now - since < QUIET => false,
+            known => {
+                let Ok((_, end)) = self.watermarks(partition) else { return false };
+                let same = known.is_some_and(|(_, before)| before == end);
+                if !same {
+                    self.quiet.insert(partition, (now, end));
+                }
+                same
+            }
+        }
     }
 
     fn at_end(&mut self) -> Result<bool> {

@@ -8,6 +8,8 @@
 mod files;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(feature = "kafka")]
+mod topic_id;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -44,11 +46,34 @@ pub trait Source: Send {
     /// were lost.
     fn poll(&mut self, max_bytes: usize, wait: Duration) -> Result<Vec<RawPart>>;
 
-    /// The offsets behind the newest events, of the assigned partitions.
+    /// The offsets behind the newest events, of partitions that were read up to
+    /// these positions; [`Source::partitions`] was called before.
     ///
     /// # Errors
-    /// `Unavailable` when the source cannot be reached.
-    fn ends(&mut self) -> Result<BTreeMap<u32, i64>>;
+    /// `Unavailable` when the source cannot be reached, `Data` when it has not
+    /// got the events from there on.
+    fn ends(&mut self, positions: &BTreeMap<u32, i64>) -> Result<BTreeMap<u32, i64>>;
+
+    /// Whether it is certain that an assigned partition has no event that was
+    /// not given out. Events of a source that is away are not seen.
+    fn is_drained(&mut self, partition: u32) -> bool {
+        let _ = partition;
+        true
+    }
+
+    /// What a person should know of the source since this was asked last; at
+    /// last also what there may be of events that was not read.
+    fn remarks(&mut self, at_last: bool) -> Vec<String> {
+        let _ = at_last;
+        Vec::new()
+    }
+
+    /// What an assigned partition is known by after it was read up to a
+    /// position, where that is more than it was known by before.
+    fn describe(&mut self, partition: u32, position: i64) -> Option<Value> {
+        let _ = (partition, position);
+        None
+    }
 
     /// Whether everything that was there has been given out, as far as the
     /// last poll knew.
@@ -56,6 +81,16 @@ pub trait Source: Send {
     /// # Errors
     /// `Unavailable` when the source cannot be reached.
     fn at_end(&mut self) -> Result<bool>;
+
+    /// Looks whether what was read is still what its partitions were taken for,
+    /// before it is committed.
+    ///
+    /// # Errors
+    /// `Data` when it is another source by now, `Unavailable` when that cannot
+    /// be told.
+    fn is_still(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// The rows before these offsets are in their tables.
     fn committed(&mut self, positions: &BTreeMap<u32, i64>) {
@@ -121,6 +156,9 @@ pub struct RawPart {
     pub key_ends: Vec<usize>,
     /// All keys.
     pub keys: Vec<u8>,
+    /// Events whose payload is only the beginning of what was there, and how
+    /// many bytes that was.
+    pub cut: Vec<(usize, usize)>,
     /// The offset that comes next.
     pub next_offset: i64,
 }
@@ -150,6 +188,7 @@ impl RawPart {
             payload,
             key_ends,
             keys,
+            cut: self.cut.iter().filter(|(at, _)| (from..to).contains(at)).map(|(at, n)| (at - from, *n)).collect(),
             next_offset: self.next_offset.min(hi),
         }
     }
@@ -158,6 +197,11 @@ impl RawPart {
     pub fn payload(&self, index: usize) -> &[u8] {
         let from = if index == 0 { 0 } else { self.ends[index - 1] };
         &self.payload[from..self.ends[index]]
+    }
+
+    /// How many bytes an event had of which only the beginning is here.
+    pub fn cut(&self, index: usize) -> Option<usize> {
+        self.cut.iter().find(|(at, _)| *at == index).map(|(_, length)| *length)
     }
 
     /// The key of an event.

@@ -51,6 +51,9 @@ pub fn next(partition: usize, before: &[Event], now: i64, random: &mut Seeded) -
         3 => at = now + AHEAD,
         4 => at = START + 30_000 * DAY,
         5 | 6 => kind = "noise",
+        // Of the one an expression before the windows fails, of the other one after them.
+        20 => (kind, data) = ("unweighed", "null".to_owned()),
+        21 => (kind, data) = ("unrated", "null".to_owned()),
         7..=10 => (kind, data) = ("grade", "null".to_owned()),
         11..=14 => data = format!("\"{{\\\"flag\\\":{flag}}}\""),
         _ => {}
@@ -63,10 +66,21 @@ pub fn next(partition: usize, before: &[Event], now: i64, random: &mut Seeded) -
 }
 
 impl Event {
+    /// Whether an expression fails for it.
+    pub fn is_refused(&self) -> bool {
+        self.said.as_ref().is_some_and(|said| ["unweighed", "unrated"].contains(&said.kind))
+    }
+
     /// Whether it is not ahead any more when it arrives later.
     fn passes(&self) -> bool {
         self.said.as_ref().is_some_and(|said| said.at == self.arrival + AHEAD)
     }
+}
+
+/// As the pipeline has it.
+fn risk(flags: &[f64]) -> f64 {
+    let rate = flags.iter().sum::<f64>() / flags.len() as f64;
+    if !flags.is_empty() && rate < 0.5 { 1.0 } else { 0.0 }
 }
 
 /// Rows as text, sorted, by table.
@@ -91,6 +105,10 @@ pub fn wanted(partitions: &[Vec<Event>], judged: Option<&[String]>) -> Rows {
                 continue;
             }
             let dead = format!("{place} {}", event.payload);
+            if said.kind == "unweighed" {
+                put("dead", dead);
+                continue;
+            }
             let future = match judged.filter(|_| event.passes()) {
                 Some(judged) => judged.contains(&dead),
                 None => said.at > event.arrival + MAX_FUTURE,
@@ -116,7 +134,11 @@ pub fn wanted(partitions: &[Vec<Event>], judged: Option<&[String]>) -> Rows {
                 count => format!("{:.9}", flags.iter().sum::<f64>() / count as f64),
             };
             let complete = (day - 6) * DAY >= began;
-            put("live", format!("{place} {} {} {rate} {complete}", said.nim, window.len()));
+            if said.kind == "unrated" {
+                put("dead", dead);
+                continue;
+            }
+            put("live", format!("{place} {} {} {rate} {complete} {:.9}", said.nim, window.len(), risk(&flags)));
             let row = format!("{place} {} {}", said.nim, window.len());
             if window.len() < ALERT_AT {
                 held.remove(&said.nim);

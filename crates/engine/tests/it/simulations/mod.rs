@@ -24,6 +24,29 @@ use std::sync::atomic::Ordering;
 
 use crate::sequences::{all, number};
 
+/// What happens in simulations, each in one of fifty at least.
+const KINDS: &[&str] = &[
+    "compaction",
+    "compaction and expiry",
+    "crash",
+    "death of one process",
+    "event that an expression refuses",
+    "expiry",
+    "failed operation",
+    "late swap",
+    "late swap of one that died",
+    "loss of the windows' files",
+    "lost reply",
+    "pause until others had ended",
+    "power loss",
+    "process that was overtaken",
+    "removal of orphans",
+    "rewrite of manifests",
+    "stream with duplicates",
+    "stream with rebalances",
+    "switch to another process",
+];
+
 fn folder() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
@@ -39,6 +62,12 @@ fn whatever_happens_to_a_stream_every_event_is_there_exactly_once() {
     let kinds: Vec<String> = done.kinds.lock().unwrap().iter().map(|(kind, n)| format!("{kind} {n}")).collect();
     println!("simulations: seeds {first} to {last}: {steps} steps: {}", kinds.join(", "));
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+    // Nothing that they are about may come to be missing unnoticed.
+    let kinds = done.kinds.lock().unwrap();
+    for kind in KINDS.iter().filter(|_| count >= 200) {
+        let found = kinds.get(kind).copied().unwrap_or(0);
+        assert!(found >= count / 50, "{kind}: {found} in {count} simulations");
+    }
 }
 
 #[test]

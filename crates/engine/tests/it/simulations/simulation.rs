@@ -290,9 +290,20 @@ impl Simulation<'_> {
         let judged = self.timeless.then(|| found["dead"].as_slice());
         let mut wanted = events::wanted(&self.events, judged);
         if self.lost {
-            // With the windows' files goes what is remembered of alerts: they may be told once more.
+            // With the windows' files goes what is remembered of alerts: others may be told once more.
+            let (began, alerts) = (found["began"].iter().collect::<BTreeSet<_>>(), &wanted["alerts"]);
+            let wrong = wanted["began"].iter().find(|row| !began.contains(row));
+            let wrong = wrong.or_else(|| found["began"].iter().find(|row| !alerts.contains(row)));
+            if let Some(row) = wrong {
+                return Err(format!("began: `{row}` is missing, or no alert"));
+            }
+            if began.len() != found["began"].len() {
+                return Err(format!("began has rows twice: {:?}", found["began"]));
+            }
             wanted.remove("began");
         }
+        let refused = self.events.iter().flatten().filter(|event| event.is_refused()).count();
+        self.done.add("event that an expression refuses", refused as u64);
         match difference(&found, &wanted) {
             None => Ok(()),
             Some(difference) => Err(difference),

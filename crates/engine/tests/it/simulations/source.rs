@@ -160,9 +160,9 @@ impl Source for Deliveries {
         Ok(own.into_iter().filter_map(|partition| self.give(partition)).collect())
     }
 
-    fn ends(&mut self) -> Result<BTreeMap<u32, i64>> {
+    fn ends(&mut self, positions: &BTreeMap<u32, i64>) -> Result<BTreeMap<u32, i64>> {
         let end = |partition: &u32| self.topic[*partition as usize].last().map_or(0, |event| event.offset + 1);
-        Ok(self.positions.keys().map(|partition| (*partition, end(partition))).collect())
+        Ok(positions.keys().map(|partition| (*partition, end(partition))).collect())
     }
 
     fn at_end(&mut self) -> Result<bool> {

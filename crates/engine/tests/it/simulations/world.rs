@@ -41,6 +41,8 @@ nim = "string"
 kind = "string"
 flag = { type = "double", path = "data.flag" }
 at = { type = "timestamp", format = "microseconds" }
+[events.columns]
+weight = "1 / (length(kind) - length('unweighed'))"
 [entity]
 key = ["nim"]
 [windows.week]
@@ -49,7 +51,7 @@ rolling = { tile = "1 day", tiles = 7 }
 events = "count(*)"
 rate = "avg(flag) FILTER (WHERE kind = 'attendance')"
 [features.columns]
-risk = "CASE WHEN rate < 0.5 THEN 1.0 ELSE 0.0 END"
+risk = "CASE WHEN kind = 'unrated' THEN 1 / (events - events) WHEN rate < 0.5 THEN 1.0 ELSE 0.0 END"
 [output]
 table = "ml.live"
 [output.columns]
@@ -76,7 +78,7 @@ late_events = "ml.late"
 
 /// The stream's tables, and what is compared of each.
 pub const TABLES: [(&str, &str); 5] = [
-    ("live", "nim, events, rate, window_complete"),
+    ("live", "nim, events, rate, window_complete, risk"),
     ("late", "payload"),
     ("dead", "payload"),
     ("alerts", "nim, events"),
