@@ -1,9 +1,13 @@
+import java.io.BufferedOutputStream;
 import java.io.BufferedReader;
+import java.io.DataOutputStream;
+import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.time.Instant;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
@@ -12,6 +16,7 @@ import java.util.Properties;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.locks.LockSupport;
 import java.util.stream.Collectors;
+import java.util.stream.Stream;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
@@ -23,17 +28,20 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 
 /**
- * Events for a benchmark. A file has lines `KEY TAB EVENT`; a key is always in the same partition.
+ * Events for a benchmark. A file has lines `KEY TAB EVENT`; a key is always in the same partition. The first `#` of an event
+ * becomes the number that it is sent as, from 0 on, so that no two are the same.
  *
  * fill SERVERS TOPIC PARTITIONS FILE COUNT: so many events, from its beginning again at its end, as fast as it goes.
  * more SERVERS TOPIC FILE COUNT: the same into a topic that is there.
  * create SERVERS TOPIC PARTITIONS: an empty topic.
  * watch SERVERS TOPIC: says `ready`, and then when the first message that is new was read, in milliseconds since 1970.
- * live SERVERS TOPIC OUTPUT RATE SECONDS FILE LINGER: an open loop: event i is due at i / RATE, is sent at the next millisecond or
+ * live SERVERS TOPIC OUTPUT RATE SECONDS FILE LINGER DUE: an open loop: event i is due at i / RATE, is sent at the next millisecond or
  * as soon after as it goes, and has the time it was due in its header `scheduled-send-time` (nanoseconds of this process). LINGER is the
  * producer's `linger.ms`. Beside it the output topic is read; a message's header `insightera-id` ends in the partition and
  * offset of its event. Answers the latencies from due to read, in milliseconds, of the events that were due after the first
- * tenth, and their 99th percentiles second by second.
+ * tenth, and the medians and 99th percentiles of all of them by the second that they were due in; and when event 0 was due, in
+ * microseconds since 1970. The files DUE with a partition's number after it get the same of every offset: longs, the high byte
+ * first, 0 where there is no event.
  */
 public class KafkaLoad {
     private static final long TICK = 1_000_000;
@@ -67,10 +75,28 @@ public class KafkaLoad {
         admin.createTopics(List.of(new NewTopic(topic, partitions, (short) 1))).all().get();
     }
 
-    private static ProducerRecord<byte[], byte[]> record(String topic, String line) {
-        int tab = line.indexOf('\t');
-        return new ProducerRecord<>(topic, line.substring(0, tab).getBytes(StandardCharsets.UTF_8),
-            line.substring(tab + 1).getBytes(StandardCharsets.UTF_8));
+    /** A line of the file: what it is sent as, its event before and after the `#`. */
+    private record Line(byte[] key, byte[] before, byte[] after) {
+        static Line of(String line) {
+            int tab = line.indexOf('\t'), number = line.indexOf('#', tab);
+            return new Line(bytes(line.substring(0, tab)), bytes(line.substring(tab + 1, number < 0 ? line.length() : number)),
+                number < 0 ? null : bytes(line.substring(number + 1)));
+        }
+
+        private static byte[] bytes(String text) {
+            return text.getBytes(StandardCharsets.UTF_8);
+        }
+
+        ProducerRecord<byte[], byte[]> as(String topic, long number) {
+            if (after == null) {
+                return new ProducerRecord<>(topic, key, before);
+            }
+            byte[] digits = bytes(Long.toString(number));
+            byte[] event = Arrays.copyOf(before, before.length + digits.length + after.length);
+            System.arraycopy(digits, 0, event, before.length, digits.length);
+            System.arraycopy(after, 0, event, before.length + digits.length, after.length);
+            return new ProducerRecord<>(topic, key, event);
+        }
     }
 
     private static void fill(KafkaProducer<byte[], byte[]> producer, String topic, Path file, long count) throws Exception {
@@ -78,7 +104,7 @@ public class KafkaLoad {
         while (sent < count) {
             try (BufferedReader lines = Files.newBufferedReader(file)) {
                 for (String line = lines.readLine(); line != null && sent < count; line = lines.readLine()) {
-                    producer.send(record(topic, line));
+                    producer.send(Line.of(line).as(topic, sent));
                     sent++;
                 }
             }
@@ -117,6 +143,17 @@ public class KafkaLoad {
         long get(int partition, int offset) {
             return offset < times[partition].length ? times[partition][offset] : 0;
         }
+
+        /** Writes them, moved to the beginning of 1970 by so many microseconds. */
+        void write(String files, long epoch) throws IOException {
+            for (int partition = 0; partition < times.length; partition++) {
+                try (DataOutputStream out = new DataOutputStream(new BufferedOutputStream(Files.newOutputStream(Path.of(files + partition))))) {
+                    for (long time : times[partition]) {
+                        out.writeLong(time == 0 ? 0 : epoch + time / 1000);
+                    }
+                }
+            }
+        }
     }
 
     /** Some numbers. */
@@ -145,13 +182,9 @@ public class KafkaLoad {
         double rate = Double.parseDouble(arguments[4]);
         double seconds = Double.parseDouble(arguments[5]);
         int count = (int) (rate * seconds);
-        List<String> lines = Files.readAllLines(Path.of(arguments[6]));
-        byte[][] keys = new byte[Math.min(count, lines.size())][], events = new byte[keys.length][];
-        for (int index = 0; index < keys.length; index++) {
-            String line = lines.get(index);
-            int tab = line.indexOf('\t');
-            keys[index] = line.substring(0, tab).getBytes(StandardCharsets.UTF_8);
-            events[index] = line.substring(tab + 1).getBytes(StandardCharsets.UTF_8);
+        Line[] lines;
+        try (Stream<String> read = Files.lines(Path.of(arguments[6]))) {
+            lines = read.limit(count).map(Line::of).toArray(Line[]::new);
         }
         int partitions = producer.partitionsFor(topic).size();
         Times due = new Times(partitions, count), read = new Times(partitions, count);
@@ -179,6 +212,7 @@ public class KafkaLoad {
             }
         });
         reader.start();
+        long epoch = epoch();
         long start = System.nanoTime() + 100_000_000L;
         long behind = 0;
         for (int index = 0; index < count; index++) {
@@ -188,8 +222,7 @@ public class KafkaLoad {
                 LockSupport.parkNanos(TICK);
             }
             behind = Math.max(behind, System.nanoTime() - at);
-            int line = index % keys.length;
-            ProducerRecord<byte[], byte[]> record = new ProducerRecord<>(topic, keys[line], events[line]);
+            ProducerRecord<byte[], byte[]> record = lines[index % lines.length].as(topic, index);
             record.headers().add("scheduled-send-time", ByteBuffer.allocate(8).putLong(at).array());
             producer.send(record, (where, error) -> {
                 if (error == null) {
@@ -227,11 +260,22 @@ public class KafkaLoad {
                 }
             }
         }
-        String seconds99 = bySecond.stream().map(one -> String.format("%.1f", one.quantile(0.99)))
-            .collect(Collectors.joining(", "));
+        due.write(arguments[8], epoch);
         System.out.printf("{\"sent\": %d, \"read\": %d, \"missing\": %d, \"measured\": %d, \"p50\": %.3f, \"p99\": %.3f, "
-            + "\"max\": %.3f, \"producer_behind_ms\": %.3f, \"p99_by_second\": [%s]}%n", answered.get(), found, missing,
-            all.count, all.quantile(0.5), all.quantile(0.99), all.quantile(1.0), behind / 1e6, seconds99);
+            + "\"max\": %.3f, \"producer_behind_ms\": %.3f, \"start\": %d, \"p50_by_second\": [%s], \"p99_by_second\": [%s]}%n",
+            answered.get(), found, missing, all.count, all.quantile(0.5), all.quantile(0.99), all.quantile(1.0), behind / 1e6,
+            epoch + start / 1000, quantiles(bySecond, 0.5), quantiles(bySecond, 0.99));
+    }
+
+    private static String quantiles(List<Numbers> some, double share) {
+        return some.stream().map(one -> String.format("%.1f", one.quantile(share))).collect(Collectors.joining(", "));
+    }
+
+    /** Microseconds since 1970 when `System.nanoTime()` was 0. */
+    private static long epoch() {
+        long before = System.nanoTime();
+        Instant now = Instant.now();
+        return now.getEpochSecond() * 1_000_000 + now.getNano() / 1000 - (before + System.nanoTime()) / 2000;
     }
 
     private static KafkaConsumer<byte[], byte[]> outputs(String servers, String topic) {

@@ -1,6 +1,7 @@
 """The peer: the streaming jobs of the original design, on Spark Structured Streaming and Iceberg.
 
     python bench/stream_job.py dropout|anomaly PROJECT EVENTS MODEL SCRATCH
+    python bench/stream_job.py train STUDENTS.parquet SHIPPED MODEL SCRATCH
 
 Reads all of EVENTS as a stream, a part of it a batch, and ends when it is
 read. EVENTS is a folder of files, or `kafka:ADDRESS/TOPIC`. `dropout`: windows
@@ -9,13 +10,16 @@ scored by the pipeline model, appended to Iceberg; in update mode, since in
 append mode no window of the last six days gives a row. `anomaly`: every payment
 against the statistics of its unit. The features are read from the project's own
 Iceberg tables. Prints how long the query ran, from its start to its last
-commit, without the start of the session.
+commit, without the start of the session, and how many trees its model has.
 
 With `kafka:ADDRESS/TOPIC/OUTPUT` it goes on until it is stopped: each batch as
 soon as the one before is done, from the newest events on, its predictions to
 the topic OUTPUT before the append to Iceberg. A message's header says which
 event it answers; of several of one student in a batch, that is the last. Prints
-`ready` when it waits for events.
+`ready` when it waits for events, and then the number of trees.
+
+`train` makes the model: the stages of the shipped one, fitted once more, with a
+forest of 100 trees where that has fewer.
 """
 
 import json
@@ -31,9 +35,31 @@ EVENT = "nim string, event_type string, event_data string, timestamp string"
 PAYMENT = "transaksi_id string, unit_kerja_sk string, jumlah_transaksi double, timestamp long"
 # Events of a batch, about as many as of four files.
 BATCH = 25_000
+TREES = 100
 
 
-def dropout(spark, lines, model, answer):
+def train(students, shipped, model, scratch):
+    """Every stage is fitted with the settings that it has in the shipped model, but for the number of trees."""
+    from pyspark.ml import Pipeline, Transformer, classification, feature
+
+    spark = session("train", scratch)
+    stages = []
+    for stage in PipelineModel.load(shipped).stages:
+        name = type(stage).__name__.replace("ClassificationModel", "Classifier").removesuffix("Model")
+        again = getattr(classification, name, None) or getattr(feature, name)
+        if not issubclass(again, Transformer):
+            stage = again(**{param.name: value for param, value in stage.extractParamMap().items() if stage.isSet(param)})
+        if stage.hasParam("numTrees"):
+            stage.setNumTrees(TREES)
+        stages.append(stage)
+    # Bagging draws by partition and position, so both are fixed.
+    rows = spark.read.parquet(students).repartition(4, "nim").sortWithinPartitions("nim").cache()
+    fitted = Pipeline(stages=stages).fit(rows)
+    fitted.write().overwrite().save(model)
+    print(json.dumps({"trees": fitted.stages[-1].getNumTrees}))
+
+
+def dropout(spark, lines, loaded, answer):
     events = lines.select(f.from_json("value", EVENT).alias("e"), "place").select("e.*", "place").filter(
         "event_type IN ('attendance', 'grade_update', 'enrollment_change')")
     events = events.withColumn("timestamp", f.to_timestamp("timestamp")).withColumn(
@@ -49,7 +75,6 @@ def dropout(spark, lines, model, answer):
         "feature_timestamp", "event_count_7d", "attendance_rate_7d")
     known = academic.join(attendance, "nim").cache()
     known.count()
-    loaded = PipelineModel.load(model)
 
     def score(batch, _):
         if answer:
@@ -106,6 +131,8 @@ def answers(address, topic):
 
 
 def main():
+    if sys.argv[1] == "train":
+        return train(*sys.argv[2:])
     kind, project, events, model, scratch = sys.argv[1:]
     kafka = events.startswith("kafka:")
     spark = session("stream", scratch, hadoop_warehouse=f"{scratch}/warehouse", project=project, kafka=kafka)
@@ -122,21 +149,23 @@ def main():
         )
     else:
         lines = spark.readStream.option("maxFilesPerTrigger", "4").text(events).withColumn("place", f.lit(None).cast("string"))
-    query = {"dropout": dropout, "anomaly": anomaly}[kind](spark, lines, model, answer)
+    loaded = PipelineModel.load(model) if kind == "dropout" else None
+    trees = loaded.stages[-1].getNumTrees if loaded else None
+    query = {"dropout": dropout, "anomaly": anomaly}[kind](spark, lines, loaded, answer)
     query = query.option("checkpointLocation", f"{scratch}/checkpoint")
     started = time.monotonic()
     if answer:
         running = query.start()
         while running.isActive and not running.status["message"].startswith("Waiting for"):
             time.sleep(0.1)
-        print("ready", flush=True)
+        print("ready", trees, flush=True)
         running.awaitTermination()
         return
     running = query.trigger(availableNow=True).start()
     running.awaitTermination()
     seconds = time.monotonic() - started
     read = sum(progress["numInputRows"] for progress in running.recentProgress)
-    print(json.dumps({"events": read, "seconds": seconds, "batches": len(running.recentProgress)}))
+    print(json.dumps({"events": read, "seconds": seconds, "batches": len(running.recentProgress), "trees": trees}))
 
 
 if __name__ == "__main__":

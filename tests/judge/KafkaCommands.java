@@ -10,7 +10,9 @@ import java.util.HexFormat;
 import java.util.List;
 import java.util.Map;
 import java.util.Properties;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Future;
+import java.util.function.Function;
 import java.util.stream.Collectors;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.NewPartitions;
@@ -22,14 +24,20 @@ import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 import org.apache.kafka.common.serialization.StringDeserializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 
-/** Commands, one a line, words by tabs: create, grow, read, delete, trim, begin, send, hex, end, file. */
+/** Commands, one a line, words by tabs: create, grow, read, records, delete, trim, begin, send, hex, keyed, end, file. */
 public class KafkaCommands {
-    /** All records of a topic: id, key and value of each. */
-    private static String read(String servers, String topic) {
+    /** What was sent with it as its id. */
+    private static String id(ConsumerRecord<String, String> one) {
+        return new String(one.headers().lastHeader("insightera-id").value(), StandardCharsets.UTF_8);
+    }
+
+    /** All records of a topic, of unfinished transactions too: what `place` says of each, key and value. */
+    private static String read(String servers, String topic, Function<ConsumerRecord<String, String>, String> place) {
         Properties settings = new Properties();
         settings.put("bootstrap.servers", servers);
         settings.put("key.deserializer", StringDeserializer.class.getName());
@@ -43,12 +51,29 @@ public class KafkaCommands {
             Map<TopicPartition, Long> ends = consumer.endOffsets(partitions);
             while (partitions.stream().anyMatch(one -> consumer.position(one) < ends.get(one))) {
                 for (ConsumerRecord<String, String> one : consumer.poll(Duration.ofMillis(200))) {
-                    String id = new String(one.headers().lastHeader("insightera-id").value(), StandardCharsets.UTF_8);
-                    found.add(id + "\u0002" + one.key() + "\u0002" + one.value());
+                    String value = one.value() == null ? "TOMBSTONE" : one.value();
+                    found.add(place.apply(one) + "\u0002" + one.key() + "\u0002" + value);
                 }
             }
         }
         return String.join("\u0001", found);
+    }
+
+    /** Whether the broker knows of a topic that its controller has made. */
+    private static boolean isReady(Admin admin, String topic) throws Exception {
+        try {
+            return admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic).partitions().stream()
+                .allMatch(one -> one.leader() != null);
+        } catch (ExecutionException error) {
+            if (error.getCause() instanceof UnknownTopicOrPartitionException) {
+                return false;
+            }
+            throw error;
+        }
+    }
+
+    private static byte[] value(String word) {
+        return word.equals("TOMBSTONE") ? null : word.getBytes(StandardCharsets.UTF_8);
     }
 
     public static void main(String[] arguments) throws Exception {
@@ -80,11 +105,20 @@ public class KafkaCommands {
                         }
                         NewTopic topic = new NewTopic(words[1], Integer.parseInt(words[2]), (short) 1).configs(settings);
                         admin.createTopics(List.of(topic)).all().get();
+                        while (!isReady(admin, words[1])) {
+                            Thread.sleep(10);
+                        }
                     }
                     case "grow" -> admin.createPartitions(Map.of(words[1],
                         NewPartitions.increaseTo(Integer.parseInt(words[2])))).all().get();
-                    case "read" -> answer = read(arguments[0], words[1]);
-                    case "delete" -> admin.deleteTopics(List.of(words[1])).all().get();
+                    case "read" -> answer = read(arguments[0], words[1], KafkaCommands::id);
+                    case "records" -> answer = read(arguments[0], words[1], one -> one.partition() + "\u0002" + one.offset());
+                    case "delete" -> {
+                        admin.deleteTopics(List.of(words[1])).all().get();
+                        while (admin.listTopics().names().get().contains(words[1])) {
+                            Thread.sleep(10);
+                        }
+                    }
                     case "trim" -> admin.deleteRecords(Map.of(new TopicPartition(words[1], Integer.parseInt(words[2])),
                         RecordsToDelete.beforeOffset(Long.parseLong(words[3])))).all().get();
                     case "begin" -> {
@@ -100,7 +134,9 @@ public class KafkaCommands {
                         }
                     }
                     case "send" -> sent.add(current.send(new ProducerRecord<>(words[1], Integer.parseInt(words[2]),
-                        null, words[3].equals("TOMBSTONE") ? null : words[3].getBytes(StandardCharsets.UTF_8))));
+                        null, value(words[3]))));
+                    case "keyed" -> sent.add(current.send(new ProducerRecord<>(words[1], Integer.parseInt(words[2]),
+                        Long.valueOf(words[5]), words[4], value(words[3]))));
                     case "hex" -> sent.add(current.send(new ProducerRecord<>(words[1], Integer.parseInt(words[2]),
                         null, HexFormat.of().parseHex(words[3]))));
                     case "file" -> {

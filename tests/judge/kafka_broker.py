@@ -167,13 +167,29 @@ class Broker:
         self.command("create", name, str(partitions), *(f"{k}={v}" for k, v in settings.items()))
 
     def send(self, topic, partition, lines, ending="plain"):
-        """Sends lines, or bytes, to a partition; `commit` and `abort` make it a transaction. Answers their offsets."""
+        """Sends lines, or bytes, or lines with a key and a time in milliseconds, to a partition; answers their offsets.
+        `commit` and `abort` make it a transaction, `open` one that is there until `command("end", …)` ends it."""
         self.command("begin", ending)
         for line in lines:
-            word, text = ("hex", line.hex()) if isinstance(line, bytes) else ("send", line)
-            self.command(word, topic, str(partition), text)
+            match line:
+                case bytes():
+                    self.command("hex", topic, str(partition), line.hex())
+                case (text, key, time_):
+                    self.command("keyed", topic, str(partition), text, key, str(time_))
+                case text:
+                    self.command("send", topic, str(partition), text)
         offsets = self.command("end", ending)
         return [int(offset) for offset in offsets.split(",")] if offsets else []
+
+    def records(self, topic):
+        """(partition, offset, key, value) of all records that are there, as a plain consumer reads them."""
+        answer = self.command("records", topic)
+        found = [record.split("\x02") for record in answer.split("\x01")] if answer else []
+        return [(int(partition), int(offset), key, value) for partition, offset, key, value in found]
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
 
     def stop(self):
         if self.process and self.process.poll() is None:

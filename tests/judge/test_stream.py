@@ -72,7 +72,7 @@ def events(seed, count, students=40, start=0):
         student = f"{seed * students + numbers.randrange(students):06d}"
         at = NOW - 20 * DAY + index * DAY // 60 - numbers.randrange(DAY // 4) - (4 * DAY if dice < 0.02 else 0)
         kind = "noise" if 0.02 <= dice < 0.1 else "attendance"
-        value = None if 0.1 <= dice < 0.2 else round(numbers.uniform(-3, 3), 3)
+        value = None if 0.1 <= dice < 0.2 else numbers.uniform(-3, 3)
         data = json.dumps({"value": value})
         line = json.dumps({"nim": student, "kind": kind, "at": at, "data": data if dice > 0.5 else json.loads(data)})
         if 0.2 <= dice < 0.22:
@@ -80,6 +80,14 @@ def events(seed, count, students=40, start=0):
         if index >= start:
             made.append(line)
     return made
+
+
+def added(values):
+    """One after the other, each rounded: `sum` makes up for its rounding since Python 3.12."""
+    total = 0.0
+    for value in values:
+        total += value
+    return total
 
 
 class Fold:
@@ -108,14 +116,14 @@ class Fold:
         days.setdefault(at // DAY, []).append(value)
         # As the windows define it: a sum per day in the order of arrival, then the days from old to new.
         window = [days.get(day, []) for day in range(at // DAY - 6, at // DAY + 1)]
-        values = [value for day in window for value in day if value is not None]
-        total = sum(sum((v for v in day if v is not None), 0.0) for day in window)
-        mean = total / len(values) if values else None
+        known = [[value for value in day if value is not None] for day in window]
+        count = sum(len(day) for day in known)
+        mean = added(added(day) for day in known) / count if count else None
         self.predictions[place] = (student, sum(len(day) for day in window), mean)
 
 
-def check(project, folds, small_model):
-    """Every event once, in the right table, with the values of the fold and the probability of XGBoost."""
+def check(project, folds, small_model, namespace="predictions"):
+    """Every event once, in the right table, with the values of the fold to the bit and the probability of XGBoost."""
     import numpy as np
     import xgboost
 
@@ -125,22 +133,79 @@ def check(project, folds, small_model):
         assert len(listed) == len(set(listed)), f"{table} has rows twice"
         return set(listed)
 
-    found = project.table("predictions.live").scan().to_arrow().to_pylist()
+    found = project.table(f"{namespace}.live").scan().to_arrow().to_pylist()
     wanted = {place: row for fold in folds for place, row in fold.predictions.items()}
     by_place = {(row["source_partition"], row["source_offset"]): row for row in found}
     assert len(by_place) == len(found), f"{len(found) - len(by_place)} events are predicted twice"
     assert by_place.keys() == wanted.keys()
     for place, (student, seen, mean) in wanted.items():
         row = by_place[place]
-        assert (row["nim"], row["seen"]) == (student, seen), place
-        assert (row["x"] is None) == (mean is None) and (mean is None or abs(row["x"] - mean) < 1e-9), place
-    assert places("predictions.late") == {place for fold in folds for place in fold.late}
-    assert places("predictions.dead") == {place for fold in folds for place in fold.dead}
+        assert (row["nim"], row["seen"], row["x"]) == (student, seen, mean), place
+    assert places(f"{namespace}.late") == {place for fold in folds for place in fold.late}
+    assert places(f"{namespace}.dead") == {place for fold in folds for place in fold.dead}
     booster = xgboost.Booster(model_file=str(small_model))
     values = np.array([[row["x"], row["y"]] for row in found], dtype=float).astype(np.float32)
     expected = booster.predict(xgboost.DMatrix(values, feature_names=["x", "y"]))
     assert np.max(np.abs(expected - np.array([row["probability"] for row in found]))) < 1e-6
     assert {row["score_reason"] for row in found} == {"event"} and {row["inference_type"] for row in found} == {"stream"}
+
+
+def running(project, *names):
+    """A process that reads on until it is ended; what it says is in a file."""
+    log = open(project.folder / f"process-{time.monotonic()}.log", "w+")
+    process = subprocess.Popen([project.binary, "--project", str(project.folder), "stream", *names],
+                               stdout=subprocess.DEVNULL, stderr=log, text=True)
+    process.log = log
+    return process
+
+
+def said(process):
+    process.log.seek(0)
+    return process.log.read()
+
+
+def kill(process):
+    """Kills a process that works: one that has ended of itself never came to it."""
+    assert process.poll() is None, said(process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def stop(process):
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0, f"a graceful stop is no failure: {said(process)}"
+
+
+def runs_with_rows(project, table="predictions.live"):
+    """The runs whose commits added rows to a table."""
+    commits = project.commits(table) if project.metadata_location(table) else []
+    summaries = [commit.summary.additional_properties for commit in commits]
+    return {summary["insightera.run-id"] for summary in summaries if int(summary.get("added-records", 0)) > 0}
+
+
+def feed_and_end(project, names, feed, seconds, until_rows_in=None, end=kill):
+    """A process that is fed for some seconds, and until it has rows of its own in a table, if one is named."""
+    process = running(project, *names)
+    before = until_rows_in and runs_with_rows(project, until_rows_in)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline or (until_rows_in and runs_with_rows(project, until_rows_in) == before):
+        assert process.poll() is None, said(process)
+        assert time.monotonic() < deadline + 60, f"it commits nothing: {said(process)}"
+        feed()
+    end(process)
+
+
+class Files:
+    """Events that are appended to files, a few at a time."""
+
+    def __init__(self, project, count, files):
+        self.project, self.count, self.written = project, count, [0] * files
+
+    def __call__(self):
+        for file, start in enumerate(self.written):
+            append(self.project, file, events(file, self.count, start=start))
+            self.written[file] += self.count
+        time.sleep(0.03)
 
 
 @pytest.fixture
@@ -209,26 +274,41 @@ def test_a_stream_is_a_fold_of_its_files_scored_by_the_model(live, small_model):
     status = live.json("stream", "status")[0]
     assert [p["position"] == p["end"] for p in status["partitions"]] == [True] * 3, status
     assert status["live"]["ended"] and status["live"]["rows"] == report["rows"]
+    append(live, 2, events(2, 10, start=400))
+    append(live, 3, events(3, 10))
+    grown = sum(len(f"{line}\n") for file, start in ((2, 400), (3, 0)) for line in events(file, 10, start=start))
+    behind = live.json("stream", "status")[0]
+    assert (behind["lag"], behind["lag_unit"], behind["source_error"]) == (grown, "bytes", None), behind
+    assert [p["lag"] > 0 for p in behind["partitions"]] == [False, False, True, True], behind
+    assert behind["partitions"][3]["name"] == "3.ndjson" and behind["partitions"][3]["position"] == 0, behind
+
+
+def test_sums_and_averages_of_any_doubles_are_those_of_the_fold_to_the_bit(live):
+    path = live.folder / "pipelines" / "live.toml"
+    path.write_text(path.read_text().replace('x = "avg(value)"', 'x = "avg(value)"\ntotal = "sum(value)"')
+                    .replace('x = "x"', 'x = "x"\ntotal = "total"'))
+    numbers, days, wanted = random.Random(3), {}, []
+    for number in range(900):
+        value = numbers.choice([numbers.uniform(-1, 1) * 10.0 ** numbers.randint(-20, 20), 0.1, -0.0, 5e-324])
+        student, day = f"{number % 3:06d}", number // 90
+        at = NOW - 20 * DAY + day * DAY + number
+        append(live, 0, [json.dumps({"nim": student, "kind": "a", "at": at, "data": {"value": value}})])
+        days.setdefault((student, day), []).append(value)
+        window = [days.get((student, one), []) for one in range(day - 6, day + 1)]
+        total = added(added(one) for one in window)
+        wanted.append((total.hex(), (total / sum(map(len, window))).hex()))
+    live.json("stream", "live", "--until-end")
+    rows_ = sorted(live.predictions("predictions.live"), key=lambda row: row["source_offset"])
+    assert [(row["total"].hex(), row["x"].hex()) for row in rows_] == wanted
 
 
 def test_kill_9_at_any_time_loses_and_repeats_nothing(live, small_model):
-    numbers = random.Random(11)
-    written = [0, 0]
+    numbers, feed = random.Random(11), Files(live, 30, 2)
     for round_ in range(12):
-        process = subprocess.Popen([live.binary, "--project", str(live.folder), "stream", "live"],
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + numbers.uniform(0.3, 1.2)
-        while time.monotonic() < deadline:
-            for file in range(2):
-                append(live, file, events(file, 30, start=written[file]))
-                written[file] += 30
-            time.sleep(0.03)
-        if round_ % 4 == 3:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=60) == 0, "a graceful stop is no failure"
-        else:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+        # Half of them are killed wherever they are by then, the others after they have committed.
+        end, worked = (stop if round_ % 4 == 3 else kill), (round_ % 3 == 0 or round_ % 4 == 3)
+        feed_and_end(live, ["live"], feed, numbers.uniform(0.3, 1.2), "predictions.live" if worked else None, end)
+    assert len(runs_with_rows(live)) >= 6, "else the last run has done it all"
     live.json("stream", "live", "--until-end")
     check(live, fold_files(live), small_model)
 
@@ -251,17 +331,12 @@ table = "predictions.each"
         without_windows = without_windows.replace(old, new)
     path.write_text(text)
     (live.folder / "pipelines" / "plain.toml").write_text(without_windows)
-    numbers, written = random.Random(5), 0
-    for _ in range(8):
-        process = subprocess.Popen([live.binary, "--project", str(live.folder), "stream", "live", "plain"],
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + numbers.uniform(0.3, 1.0)
-        while time.monotonic() < deadline:
-            append(live, 0, events(0, 30, start=written))
-            written += 30
-            time.sleep(0.03)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    numbers, feed = random.Random(5), Files(live, 30, 1)
+    tables = ["predictions.live", "plain.live", "predictions.rare", "plain.rare"]
+    for round_ in range(8):
+        feed_and_end(live, ["live", "plain"], feed, numbers.uniform(0.3, 1.0), tables[round_] if round_ < 4 else None)
+    assert all(runs_with_rows(live, table) for table in tables)
+    assert len(runs_with_rows(live)) >= 2, "else no alert is of a key that another run has seen"
     live.json("stream", "live", "plain", "--until-end")
     for name, holds in [("predictions", lambda row: row["seen"] % 4 >= 2),
                         ("plain", lambda row: row["v"] is not None and row["v"] > 0)]:

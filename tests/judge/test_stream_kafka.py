@@ -1,16 +1,15 @@
 """A stream from a real Apache Kafka: transactions, gaps, kills, restarts of the broker; read by PyIceberg."""
 
 import json
-import os
 import random
+import re
 import signal
-import subprocess
 import time
 
 import pytest
 
 from conftest import missing
-from test_stream import Fold, check, events, write_pipeline
+from test_stream import Fold, check, events, feed_and_end, kill, running, runs_with_rows, said, stop, write_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +17,8 @@ def broker(tmp_path_factory):
     try:
         import kafka_broker
 
-        broker = kafka_broker.Broker(tmp_path_factory.mktemp("kafka"))
+        # What can be compacted is compacted at once.
+        broker = kafka_broker.Broker(tmp_path_factory.mktemp("kafka"), more="log.cleaner.backoff.ms=100\n")
     except Exception as error:  # no Java, no Maven, no network
         missing("Kafka", (str(error).splitlines() or ["?"])[0])
     broker.start()
@@ -29,7 +29,7 @@ def broker(tmp_path_factory):
 @pytest.fixture
 def stream(project, broker, request):
     """A project whose stream reads a topic of its own, and the topic's name."""
-    topic = f"events-{request.node.name[:40]}"
+    topic = "events-" + re.sub("[^a-z0-9_]+", "-", request.node.name)
     write_pipeline(project, source_of(topic, broker))
     answer = project.call("check", "live")
     assert answer.code == 0, answer
@@ -48,11 +48,15 @@ def source_of(topic, broker, **options):
 
 
 class Partitions:
-    """What was sent, partition by partition."""
+    """What was sent, partition by partition. Called it sends a few events to each."""
 
     def __init__(self, broker, topic, count):
-        self.broker, self.topic = broker, topic
+        self.broker, self.topic, self.numbers = broker, topic, random.Random(5)
         self.folds, self.counts = [Fold() for _ in range(count)], [0] * count
+
+    def __call__(self, count=25, endings=("plain",)):
+        for partition in range(len(self.counts)):
+            self.send(partition, count, self.numbers.choice(endings))
 
     def send(self, partition, count, ending="plain"):
         """The students of a partition are its own, as a producer's key sees to."""
@@ -81,55 +85,186 @@ def test_several_partitions_with_transactions_and_aborted_records(stream, broker
     assert (again["events"], again["commits"]) == (0, 0), again
 
 
-def test_kill_9_and_a_restarted_broker_lose_and_repeat_nothing(stream, broker, small_model):
+def test_the_status_says_how_far_a_stream_is_behind_its_topic(stream, broker):
+    project, topic = stream
+    broker.topic(topic, 2)
+    sent = Partitions(broker, topic, 2)
+    sent.send(0, 30)
+    project.json("stream", "live", "--until-end")
+    sent.send(0, 12)
+    sent.send(1, 5)
+    status = project.json("stream", "status", "live")[0]
+    assert (status["lag"], status["lag_unit"], status["source_error"]) == (17, "events", None), status
+    assert [(p["position"], p["end"], p["lag"]) for p in status["partitions"]] == [(30, 42, 12), (0, 5, 5)], status
+    assert (status["live"]["events"], status["live"]["ended"]) == (30, True) and status["live"]["watermark"], status
+    said = project.call("stream", "status", "live").stdout
+    assert "17 events behind its source" in said and "position 30, 12 behind" in said and "watermark 20" in said, said
+    project.json("stream", "live", "--until-end")
+    assert project.json("stream", "status", "live")[0]["lag"] == 0
+    broker.command("delete", topic)
+    status = project.json("stream", "status", "live")[0]
+    assert status["lag"] is None and f"there is no topic `{topic}`" in status["source_error"], status
+    assert [p["position"] for p in status["partitions"]] == [42, 5], status
+
+
+def test_an_open_transaction_is_the_end_of_a_topic(stream, broker, small_model):
+    project, topic = stream
+    broker.topic(topic, 2)
+    sent = Partitions(broker, topic, 2)
+    sent(100)
+    lines = iter(range(100, 1000, 50))
+
+    def opened_and_followed():
+        """A transaction that has not ended, and events behind it in its partition and in another."""
+        begun = events(0, 50, start=next(lines))
+        offsets = broker.send(topic, 0, begun, "open")
+        behind = events(0, 50, start=next(lines))
+        more = broker.send(topic, 0, behind)
+        sent.send(1, 50)
+        assert max(offsets) < min(more)
+        return zip(offsets, begun), zip(more, behind)
+
+    def read():
+        start = time.monotonic()
+        report = project.json("stream", "live", "--until-end")[0]
+        assert time.monotonic() - start < 20, "it waited for the transaction"
+        check(project, sent.folds, small_model)
+        return report["events"]
+
+    for ending, count in [("commit", 100), ("abort", 50)]:
+        begun, behind = opened_and_followed()
+        assert read() == (250 if ending == "commit" else 50)
+        broker.command("end", ending)
+        for offset, line in [*(begun if ending == "commit" else []), *behind]:
+            sent.folds[0].take((0, offset), line)
+        assert read() == count
+    assert read() == 0
+
+
+def keyed(lines, hour):
+    """Each with its student as its key, some hours ago."""
+    return [(line, line.split('"')[3], int(time.time() - 3600 * hour) * 1000) for line in lines]
+
+
+def until_compacted(broker, topic, below):
+    """The records of a topic, once those before an offset of each partition are one for each key."""
+    deadline = time.monotonic() + 60
+    while True:
+        records = broker.records(topic)
+        keys = [(partition, key) for partition, offset, key, _ in records if offset < below[partition]]
+        if len(keys) == len(set(keys)):
+            return records
+        assert time.monotonic() < deadline, f"{len(keys)} records of {len(set(keys))} keys are not compacted"
+        time.sleep(0.1)
+
+
+def test_a_compacted_topic_is_read_as_it_is_when_it_is_read(stream, broker, small_model):
+    """What was read is not forgotten, what went unread is no loss, and tombstones are no events."""
+    project, topic = stream
+    # A segment is an hour of the records' own times.
+    broker.topic(topic, 2, cleanup_policy="compact", segment_ms=3_600_000, min_cleanable_dirty_ratio=0)
+    folds = [Fold(), Fold()]
+    for partition, fold in enumerate(folds):
+        lines = events(partition, 300, students=300)
+        for offset, line in zip(broker.send(topic, partition, keyed(lines, 6)), lines, strict=True):
+            fold.take((partition, offset), line)
+    project.json("stream", "live", "--until-end")
+    check(project, folds, small_model)
+    below = []
+    for partition in range(2):
+        broker.send(topic, partition, keyed(events(partition, 1500, students=300, start=300), 4))
+        gone = keyed([f'{{"nim": "{300 * partition + student:06d}"}}' for student in range(0, 300, 9)], 4)
+        broker.send(topic, partition, [("TOMBSTONE", key, time_) for _, key, time_ in gone])
+        below += broker.send(topic, partition, keyed(events(partition, 600, students=300, start=1800), 2))[:1]
+    records = until_compacted(broker, topic, below)
+    for partition, fold in enumerate(folds):
+        there = [(offset, value) for one, offset, _, value in records if one == partition]
+        unread = [(offset, value) for offset, value in there if offset >= 300]
+        assert unread[0][0] > 300, "the position itself is in a gap"
+        assert there[0][0] > 0 and 800 < len(unread) < 900 + len(gone)
+        assert sum(value == "TOMBSTONE" for _, value in unread) == len(gone)
+        for offset, value in unread:
+            if value != "TOMBSTONE":
+                fold.take((partition, offset), value)
+    before = runs_with_rows(project)
+    # Three swaps take the partitions over; a commit is one or two of late and broken events, and one of predictions.
+    for swap in (5, 6):
+        died = project.process("stream", "live", "--until-end", environment={"INSIGHTERA_FAULT": f"kill:after:swap@{swap}"})
+        assert died < 0, f"it was not killed after swap {swap}"
+    assert runs_with_rows(project) - before
+    assert project.json("stream", "live", "--until-end")[0]["rows"] > 0
+    check(project, folds, small_model)
+    assert broker.records(topic) == records, "else other events were read than those above"
+
+
+def test_kill_9_at_any_time_loses_and_repeats_nothing(stream, broker, small_model):
     project, topic = stream
     broker.topic(topic, 4)
-    sent = Partitions(broker, topic, 4)
-    numbers = random.Random(5)
+    sent, numbers = Partitions(broker, topic, 4), random.Random(5)
     for round_ in range(8):
-        process = subprocess.Popen([project.binary, "--project", str(project.folder), "stream", "live"],
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + numbers.uniform(0.6, 1.5)
-        while time.monotonic() < deadline:
-            for partition in range(4):
-                sent.send(partition, 25, numbers.choice(["plain", "commit", "abort"]))
-        if round_ == 3:
-            broker.stop()
-            time.sleep(1)
-            broker.start()
-            for partition in range(4):
-                sent.send(partition, 25)
-            time.sleep(2)
-            assert process.poll() is None, process.stderr.read()
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        feed_and_end(project, ["live"], lambda: sent(25, ["plain", "commit", "abort"]), numbers.uniform(0.6, 1.5),
+                     "predictions.live" if round_ % 2 == 0 else None)
+    assert len(runs_with_rows(project)) >= 4, "else the last run has done it all"
     project.json("stream", "live", "--until-end")
     check(project, sent.folds, small_model)
+
+
+def alone(project):
+    """A pipeline `alone` that is `live` and in no group, with tables of its own."""
+    text = (project.folder / "pipelines" / "live.toml").read_text()
+    assert 'partition_key = ["nim"]\n' in text
+    text = text.replace('partition_key = ["nim"]\n', "").replace("predictions.", "alone.")
+    (project.folder / "pipelines" / "alone.toml").write_text(text)
+
+
+def until_read(project, processes, ends):
+    """Each process, by its pipeline, goes on until the tables have all events before `ends`."""
+    deadline = time.monotonic() + 60
+    for name, process in processes.items():
+        while True:
+            assert process.poll() is None, said(process)
+            positions = [p["position"] for p in project.json("stream", "status", name)[0]["partitions"]]
+            if positions == ends:
+                break
+            assert time.monotonic() < deadline, f"`{name}` is at {positions} of {ends}: {said(process)}"
+            time.sleep(0.1)
+
+
+def test_a_process_reads_on_when_its_broker_comes_back(stream, broker, small_model):
+    """One process of a group and one of none, through a broker that is stopped and one that is killed."""
+    project, topic = stream
+    alone(project)
+    broker.topic(topic, 4)
+    sent = Partitions(broker, topic, 4)
+    processes = {name: running(project, name) for name in ("live", "alone")}
+    sent()
+    until_read(project, processes, sent.counts)
+    for end in (broker.stop, broker.kill):
+        end()
+        broker.start()
+        sent()
+        until_read(project, processes, sent.counts)
+    for name, namespace in [("live", "predictions"), ("alone", "alone")]:
+        kill(processes[name])
+        assert len(runs_with_rows(project, f"{namespace}.live")) == 1
+        check(project, sent.folds, small_model, namespace)
 
 
 def test_two_processes_share_the_partitions_out(stream, broker, small_model):
     project, topic = stream
     broker.topic(topic, 4)
     sent = Partitions(broker, topic, 4)
-    running = [subprocess.Popen([project.binary, "--project", str(project.folder), "stream", "live",
-                                 "--partitions", partitions], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-               for partitions in ("0,1", "2,3")]
-    for _ in range(10):
-        for partition in range(4):
-            sent.send(partition, 20)
-        time.sleep(0.2)
-    os.kill(running[0].pid, signal.SIGKILL)
-    running[0].wait()
-    for partition in range(4):
-        sent.send(partition, 20)
+    first, second = (running(project, "live", "--partitions", partitions) for partitions in ("0,1", "2,3"))
+    deadline = time.monotonic() + 60
+    while len(runs_with_rows(project)) < 2:
+        assert time.monotonic() < deadline and first.poll() is None and second.poll() is None, said(first) + said(second)
+        sent(20)
+    kill(first)
+    sent(20)
     # The other takes over what is left when it is told to.
-    taken = subprocess.run([project.binary, "--project", str(project.folder), "stream", "live", "--partitions", "0,1",
-                            "--until-end"], capture_output=True, text=True, timeout=120)
-    assert taken.returncode == 0, taken.stderr
-    time.sleep(1)
-    running[1].send_signal(signal.SIGTERM)
-    _, said = running[1].communicate(timeout=60)
-    assert running[1].returncode == 0, said
+    project.json("stream", "live", "--partitions", "0,1", "--until-end")
+    until_read(project, {"live": second}, sent.counts)
+    stop(second)
     check(project, sent.folds, small_model)
 
 
@@ -147,15 +282,9 @@ topic = "{topic}-out"
     assert answer.code == 1 and f"there is no topic `{topic}-out`" in answer.stderr, answer
     broker.topic(f"{topic}-out", 3)
     numbers = random.Random(9)
-    for _ in range(5):
-        process = subprocess.Popen([project.binary, "--project", str(project.folder), "stream", "live"],
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + numbers.uniform(0.5, 1.5)
-        while time.monotonic() < deadline:
-            for partition in range(2):
-                sent.send(partition, 25)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    for round_ in range(5):
+        feed_and_end(project, ["live"], sent, numbers.uniform(0.5, 1.5), "predictions.live" if round_ % 2 == 0 else None)
+    assert len(runs_with_rows(project)) >= 3, "else the last run has done it all"
     project.json("stream", "live", "--until-end")
     check(project, sent.folds, small_model)
     table = {f"live/{row['source_partition']}/{row['source_offset']}": row
@@ -187,10 +316,93 @@ def test_a_topic_that_was_made_again_stops_the_stream(stream, broker):
     sent.send(0, 50)
     project.json("stream", "live", "--until-end")
     broker.command("delete", topic)
-    time.sleep(2)
     broker.topic(topic, 1)
     answer = project.call("stream", "live", "--until-end")
     assert answer.code in (1, 2) and "it was made again" in answer.stderr, answer
+    # By its positions it could be the old one: it has more events.
+    sent.send(0, 80)
+    before = project.table("predictions.live").scan().to_arrow().num_rows
+    answer = project.call("stream", "live", "--until-end")
+    assert answer.code in (1, 2) and "it was made again" in answer.stderr, answer
+    assert project.table("predictions.live").scan().to_arrow().num_rows == before > 40
+
+
+def rows_by_table(project, *namespaces):
+    tables = [f"{namespace}.{table}" for namespace in namespaces for table in ("live", "late", "dead")]
+    return {table: len(project.predictions(table)) for table in tables}
+
+
+def made_again(topic, broker, count):
+    """By the same name, with events of others."""
+    broker.command("delete", topic)
+    broker.topic(topic, 2)
+    for partition in range(2):
+        broker.send(topic, partition, events(7 + partition, count, start=200))
+
+
+@pytest.mark.parametrize("then", ["stays away", "is empty", "has more", "has more after a pause"])
+def test_a_topic_that_is_made_again_ends_the_streams_that_run(stream, broker, then):
+    project, topic = stream
+    # Members of a group look for it as often as this.
+    write_pipeline(project, source_of(topic, broker, topic_metadata_refresh_interval_ms=1000))
+    alone(project)
+    broker.topic(topic, 2)
+    sent = Partitions(broker, topic, 2)
+    processes = {name: running(project, name) for name in ("live", "alone")}
+    sent(50)
+    until_read(project, processes, sent.counts)
+    before = rows_by_table(project, "predictions", "alone")
+    assert before["predictions.live"] == before["alone.live"] > 80
+    if "pause" in then:
+        for process in processes.values():
+            process.send_signal(signal.SIGSTOP)
+    if then == "stays away":
+        broker.command("delete", topic)
+        reasons = ["is gone", "there is no topic"]
+    else:
+        made_again(topic, broker, 200 if "more" in then else 0)
+        reasons = ["is gone", "it was made again"]
+    for process in processes.values():
+        process.send_signal(signal.SIGCONT)
+        process.wait(timeout=60)
+    assert rows_by_table(project, "predictions", "alone") == before
+    for process in processes.values():
+        assert process.returncode == 1 and any(reason in said(process) for reason in reasons), said(process)
+
+
+@pytest.mark.parametrize("then", ["is gone as well", "cannot be asked"])
+def test_what_was_read_of_a_topic_is_committed_only_if_it_is_still_that_topic(stream, broker, then):
+    """Events of another topic are read, and before they are committed nobody says any more which topic it was."""
+    project, topic = stream
+    broker.topic(topic, 2)
+    Partitions(broker, topic, 2)(50)
+    project.json("stream", "live", "--until-end")
+    before = rows_by_table(project, "predictions")
+    path = project.folder / "pipelines" / "live.toml"
+    path.write_text(path.read_text().replace('"200 ms"', '"60 s"').replace("max_rows = 300", "max_rows = 100000"))
+    process = running(project, "live")
+
+    def until(condition):
+        deadline = time.monotonic() + 60
+        while not any(map(condition, project.json("stream", "status", "live")[0]["processes"])):
+            assert process.poll() is None and time.monotonic() < deadline, said(process)
+            time.sleep(0.05)
+
+    until(lambda one: one["partitions"] == [0, 1])
+    process.send_signal(signal.SIGSTOP)
+    made_again(topic, broker, 200)
+    process.send_signal(signal.SIGCONT)
+    until(lambda one: one["events"] == 300)
+    if then == "is gone as well":
+        broker.command("delete", topic)
+    else:
+        broker.process.send_signal(signal.SIGSTOP)
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(timeout=60)
+    finally:
+        broker.process.send_signal(signal.SIGCONT)
+    assert rows_by_table(project, "predictions") == before, said(process)
 
 
 def test_the_options_that_the_tables_decide_are_refused(stream, broker):

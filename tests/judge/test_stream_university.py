@@ -3,6 +3,7 @@
 import json
 import math
 import subprocess
+from collections import Counter
 
 import pytest
 
@@ -33,36 +34,42 @@ def test_ten_absences_raise_the_risk_of_students_who_never_missed_a_lecture(demo
                     "LIMIT 1000")
     students = [row["nim"] for row in full]
     assert len(students) == 1000
-    with open(demo.folder / "events" / "student-events" / "attendance.ndjson", "w") as out:
-        for step in range(11):
-            for student in students:
-                data = {"attendance_flag": 1 if step == 0 else 0, "room": "A1"}
-                event = {"nim": student, "event_type": "attendance", "timestamp": iso(NOW + step * 8 * HOUR),
-                         "event_data": json.dumps(data) if step % 2 else data}
-                out.write(json.dumps(event) + "\n")
-    report = demo.json("stream", "dropout_risk_realtime", "--until-end")[0]
-    assert (report["events"], report["rows"], report["dead"]) == (11_000, 11_000, 0), report
+    events = 2 * 11
+    # Present once and then absent ten times; forty days later, when no window knows of it any more, all of that again.
+    times = [NOW + (step % 11) * 8 * HOUR + step // 11 * 40 * 24 * HOUR for step in range(events)]
+    # The second run begins while students are at high risk.
+    for steps in (range(8), range(8, events)):
+        with open(demo.folder / "events" / "student-events" / "attendance.ndjson", "a") as out:
+            for step in steps:
+                for student in students:
+                    data = {"attendance_flag": 0 if step % 11 else 1, "room": "A1"}
+                    event = {"nim": student, "event_type": "attendance", "timestamp": iso(times[step]),
+                             "event_data": json.dumps(data) if step % 2 else data}
+                    out.write(json.dumps(event) + "\n")
+        report = demo.json("stream", "dropout_risk_realtime", "--until-end")[0]
+        count = len(steps) * 1000
+        assert (report["events"], report["rows"], report["dead"]) == (count, count, 0), report
     risks = {}
     for row in demo.table(RISK).scan().to_arrow().to_pylist():
         risks.setdefault(row["nim"], {})[row["source_offset"]] = row
-    raised = 0
+    raised, became, high_at_restart = [0, 0], [], 0
     for student in students:
         rows = [risks[student][offset] for offset in sorted(risks[student])]
-        assert [row["event_count_7d"] for row in rows] == list(range(1, 12))
-        assert [row["attendance_rate_7d_realtime"] for row in rows] == pytest.approx([1 / n for n in range(1, 12)])
-        raised += rows[-1]["dropout_probability"] - rows[0]["dropout_probability"] >= 0.05
-    assert raised >= 800, f"raised for {raised} of 1000"
-    # A student who becomes a high risk is an alert once, not at each event.
-    became = set()
-    for student in students:
-        before = None
-        for offset in sorted(risks[student]):
-            now = risks[student][offset]["risk_category"]
-            if now == "High" and before != "High":
-                became.add((student, offset))
-            before = now
+        assert [row["event_count_7d"] for row in rows] == 2 * list(range(1, 12))
+        assert [row["attendance_rate_7d_realtime"] for row in rows] == pytest.approx(2 * [1 / n for n in range(1, 12)])
+        probabilities = [row["dropout_probability"] for row in rows]
+        raised = [raised[0] + (probabilities[10] - probabilities[0] >= 0.05), raised[1] + (probabilities[21] - probabilities[11] >= 0.05)]
+        # A student who becomes a high risk is an alert once, not at each event.
+        high = [row["risk_category"] == "High" for row in rows]
+        became += [(student, rows[n]["source_offset"]) for n in range(events) if high[n] and not (n and high[n - 1])]
+        high_at_restart += high[7] and high[8]
+    assert min(raised) >= 800, f"raised for {raised} of 1000"
+    firsts = {min(risks[student]) for student in students}
+    assert high_at_restart and any(offset not in firsts for _, offset in became), "nobody becomes a high risk by an absence"
+    times_told = Counter(student for student, _ in became)
+    assert 2 in times_told.values(), "nobody leaves the high risks and comes back"
     alerts = demo.table("ml_predictions.dropout_risk_alerts").scan().to_arrow().to_pylist()
-    assert len(alerts) == len(became) and {(row["nim"], row["source_offset"]) for row in alerts} == became
+    assert Counter((row["nim"], row["source_offset"]) for row in alerts) == Counter(became)
 
 
 def test_every_payment_is_judged_by_the_statistics_of_its_unit(demo):
