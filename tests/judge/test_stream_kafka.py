@@ -9,7 +9,8 @@ import time
 import pytest
 
 from conftest import missing
-from test_stream import Fold, check, events, feed_and_end, kill, running, runs_with_rows, said, stop, write_pipeline
+from test_stream import (Fold, append, check, events, feed_and_end, fold_files, kill, running, runs_with_rows, said, stop,
+                         write_pipeline)
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +296,63 @@ topic = "{topic}-out"
         row, message = table[id_], json.loads(value)
         assert key == row["nim"] == message["nim"]
         assert (message["seen"], message.get("x"), message["probability"]) == (row["seen"], row["x"], row["probability"])
+
+
+def test_a_live_topic_that_is_away_is_waited_for(project, broker, small_model, tmp_path):
+    topic, log = "risk-of-files", tmp_path / "stderr"
+    (project.folder / "events").mkdir()
+    write_pipeline(project, 'files = "events"')
+    path = project.folder / "pipelines" / "live.toml"
+    path.write_text(path.read_text().replace("[stream]", f"""[live]
+topic = "{topic}"
+[live.kafka]
+"bootstrap.servers" = "{broker.address}"
+"queue.buffering.max.messages" = "400"
+[stream]"""))
+    append(project, 0, events(0, 100))
+    answer = project.call("stream", "live", "--until-end")
+    if "built without Kafka" in answer.stderr:
+        missing("Kafka", "the binary was built without the feature `kafka`")
+    assert answer.code == 1 and "there is no topic" in answer.stderr, answer
+    broker.topic(topic, 2)
+
+    def start():
+        return subprocess.Popen([project.binary, "--project", str(project.folder), "stream", "live"],
+                                stdout=subprocess.DEVNULL, stderr=open(log, "a"))
+
+    def until(what, seconds):
+        deadline = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < deadline and process.poll() is None, log.read_text()
+            time.sleep(0.2)
+
+    def rows():
+        return project.table("predictions.live").scan().to_arrow().num_rows
+
+    process = start()
+    until(lambda: rows() == len(fold_files(project)[0].predictions), 60)
+    broker.stop()
+    before = rows()
+    # More than its queue takes.
+    append(project, 0, events(0, 700, start=100))
+    until(lambda: f"predictions wait for the topic `{topic}` of [live] since 3" in log.read_text(), 60)
+    assert rows() == before
+    broker.start()
+    until(lambda: rows() == len(fold_files(project)[0].predictions), 90)
+    # Away again: told to stop it ends at once, and loses nothing.
+    broker.stop()
+    append(project, 0, events(0, 700, start=800))
+    time.sleep(2)
+    told = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 1 and time.monotonic() - told < 15, log.read_text()
+    assert "told to stop" in log.read_text() and "nothing is lost" in log.read_text(), log.read_text()
+    broker.start()
+    project.json("stream", "live", "--until-end")
+    check(project, fold_files(project), small_model)
+    records = [record.split("\x02") for record in broker.command("read", topic).split("\x01")]
+    table = project.table("predictions.live").scan().to_arrow().to_pylist()
+    assert {record[0] for record in records} == {f"live/0/{row['source_offset']}" for row in table}
 
 
 def test_events_that_were_removed_unread_stop_the_stream(stream, broker):

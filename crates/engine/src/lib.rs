@@ -13,6 +13,7 @@ pub mod registry;
 pub mod score;
 pub mod sql;
 pub mod stream;
+mod webhook;
 mod workspace;
 
 pub use insightera_core::{Error, Result};

@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::json::ArrayWriter;
-use reqwest::{Client, StatusCode};
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 use tokio::task::JoinHandle;
 
 use crate::config::{NotifierKind, NotifierSettings};
+use crate::webhook::{Answer, Webhook};
 use crate::{Error, Result};
 
 /// Notices that wait for a notifier.
@@ -148,27 +149,14 @@ impl Outbox {
 struct Lane {
     name: String,
     kind: NotifierKind,
-    url: reqwest::Url,
-    client: Client,
+    webhook: Webhook,
     warn: Warn,
 }
 
 impl Lane {
     fn new(name: &str, settings: &NotifierSettings, warn: Warn) -> Result<Self> {
-        let what = format!("`url` of [notifiers.{name}]");
-        let text = settings.url.reveal(&what)?;
-        let url = reqwest::Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        let Some(url) = url else {
-            return Err(Error::invalid(format!("{what} is no address of the web")).hint("write `https://…`"));
-        };
-        let client = Client::builder()
-            .timeout(Duration::from_micros(settings.timeout as u64))
-            // Followed, a request becomes another one that brings nothing.
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("insightera/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| Error::internal(format!("notifier `{name}`: {}", e.without_url())))?;
-        Ok(Self { name: name.to_owned(), kind: settings.kind, url, client, warn })
+        let webhook = Webhook::new(&settings.url, &format!("`url` of [notifiers.{name}]"), settings.timeout)?;
+        Ok(Self { name: name.to_owned(), kind: settings.kind, webhook, warn })
     }
 
     async fn deliver(self, mut notices: Receiver<Arc<Notice>>) {
@@ -185,40 +173,23 @@ impl Lane {
 
     /// Sends a notice, again where that may help.
     async fn send(&self, notice: &Notice) -> std::result::Result<(), String> {
-        let body = notice.body(self.kind).to_string();
+        let body = Bytes::from(notice.body(self.kind).to_string());
         let mut pause = PAUSE;
         for attempt in 1.. {
-            let request = self.client.post(self.url.clone()).header("content-type", "application/json");
-            let why = match request.body(body.clone()).send().await {
-                Ok(answer) if answer.status().is_success() => return Ok(()),
-                Ok(answer) => {
-                    let status = answer.status();
-                    if !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS {
-                        return Err(format!("it answered {status}"));
-                    }
-                    format!("it answered {status}, {attempt} times")
-                }
-                Err(error) => reason(&error.without_url()),
+            let why = match self.webhook.post(body.clone(), None).await {
+                Answer::Taken => return Ok(()),
+                Answer::Refused { status: Some(status), .. } => return Err(format!("it answered {status}")),
+                Answer::Refused { status: None, said } => return Err(said),
+                Answer::Later { why, .. } => why,
             };
             if attempt == TRIES {
-                return Err(why);
+                return Err(format!("{why}, {attempt} times"));
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
         Ok(())
     }
-}
-
-/// An error with its causes, which say what really happened.
-fn reason(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

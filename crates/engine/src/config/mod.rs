@@ -23,6 +23,7 @@ mod catalog;
 mod document;
 mod events;
 mod feature_view;
+mod live;
 mod notifiers;
 mod partition;
 mod pipeline;
@@ -40,6 +41,7 @@ pub use events::{
     SchemaRegistrySettings, SchemaSettings, TimeFormat,
 };
 pub use feature_view::{FeatureView, KnownTime};
+pub use live::LiveSettings;
 pub use notifiers::{NotifierKind, NotifierSettings, Secret};
 pub use partition::PartitionTransform;
 pub use pipeline::{
@@ -51,9 +53,7 @@ pub use settings::{
     InputSettings, Overrides, RegistrySettings, RunSettings, Settings, SqlSettings, StorageSettings, parse_bytes,
 };
 pub use stores::{AzureSettings, GcsSettings, S3Settings, StoreSettings};
-pub use stream::{
-    AlertSettings, Emit, JoinSettings, LiveSettings, SourceSettings, StreamPipeline, StreamSettings, WindowSettings,
-};
+pub use stream::{AlertSettings, Emit, JoinSettings, SourceSettings, StreamPipeline, StreamSettings, WindowSettings};
 pub use templates::{render_default_project, render_example_pipeline};
 
 /// Checks the name of a time zone.

@@ -71,15 +71,20 @@ pub(super) fn read_notifier(section: &Section<'_>) -> Result<NotifierSettings> {
         let names: Vec<&str> = kinds.iter().map(|(name, _)| *name).collect();
         return Err(section.missing("kind").hint(format!("it is one of {}", quoted(&names))));
     };
-    let url = section.required_text("url")?;
-    let scheme = ["http://", "https://", "env:"].iter().any(|start| url.value.starts_with(start));
-    if !scheme {
-        return Err(section
-            .error(&url.span, "`url` is no address of the web")
-            .hint("write `https://…`, or `env:NAME` to keep it out of the file"));
-    }
+    let url = read_url(section)?;
     let timeout = super::stream::span(section, "timeout", 1000)?.unwrap_or(5_000_000);
-    Ok(NotifierSettings { kind, url: Secret::new(url.value), timeout })
+    Ok(NotifierSettings { kind, url, timeout })
+}
+
+/// Reads `url`: an address of the web, or `env:NAME`.
+pub(super) fn read_url(section: &Section<'_>) -> Result<Secret> {
+    let url = section.required_text("url")?;
+    if ["http://", "https://", "env:"].iter().any(|start| url.value.starts_with(start)) {
+        return Ok(Secret::new(url.value));
+    }
+    Err(section
+        .error(&url.span, "`url` is no address of the web")
+        .hint("write `https://…`, or `env:NAME` to keep it out of the file"))
 }
 
 #[cfg(test)]

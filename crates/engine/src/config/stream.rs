@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::document::Document;
 use super::events::{EventFormat, EventSettings, read_events};
+use super::live::{LiveSettings, read_live};
 use super::pipeline::{ModelRef, Output, check_column, keys_in, read_entity, read_model, read_output, read_sql};
 use super::section::{Entry, Located, Section, quoted};
 use super::settings::{parse_bytes, split_table, time_zone};
@@ -38,7 +39,7 @@ pub struct StreamPipeline {
     pub model: Option<ModelRef>,
     /// What comes out.
     pub output: Output,
-    /// The topic that predictions are sent to as they are made.
+    /// Where predictions are sent to as they are made.
     pub live: Option<LiveSettings>,
     /// Rows that somebody should know of.
     pub alerts: Vec<AlertSettings>,
@@ -65,15 +66,6 @@ pub enum SourceSettings {
         /// nothing is known of them.
         partition_key: Vec<String>,
     },
-}
-
-/// A topic that predictions are sent to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LiveSettings {
-    /// The topic.
-    pub topic: String,
-    /// The client's options by librdkafka's names.
-    pub options: BTreeMap<String, String>,
 }
 
 /// One window and its aggregates.
@@ -189,7 +181,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ),
     ("join", &["sql", "sql_file", "key", "refresh", "time_zone"]),
     ("features", &["columns"]),
-    ("live", &["topic", "kafka"]),
+    ("live", &["topic", "kafka", "url", "timeout"]),
     ("stream", &["emit", "idle_after", "freshness", "max_rows", "max_state", "dead_letters", "late_events"]),
 ];
 const WINDOW: &[&str] = &["rolling", "tumbling", "hopping", "key", "columns"];
@@ -241,18 +233,7 @@ impl StreamPipeline {
             refuse_lateness(top)?;
         }
         let alerts = read_alerts(top)?;
-        let live = match top.section("live")? {
-            None => None,
-            Some(section) => {
-                section.allow(keys_in(SECTIONS, "live"), SECTIONS)?;
-                if stream.emit == Emit::OnClose {
-                    let error = section.error_here("[live] is not supported yet with `emit = \"on_close\"`");
-                    return Err(error.hint("leave it out, or write a stream with `each_event`"));
-                }
-                let topic = section.required_text("topic")?.value.to_owned();
-                Some(LiveSettings { topic, options: read_options(&section)? })
-            }
-        };
+        let live = top.section("live")?.map(|section| read_live(&section, stream.emit)).transpose()?;
         let source = read_source(&top.required_section("source")?, &events)?;
         if let (SourceSettings::Files { .. }, EventFormat::Avro | EventFormat::Protobuf) = (&source, events.format) {
             let error = top.error_here("[source] files are lines of JSON, and [events] format is another one");
@@ -373,7 +354,7 @@ fn read_source(section: &Section<'_>, events: &EventSettings) -> Result<SourceSe
 }
 
 /// [source.kafka] or [live.kafka]: options of the client.
-fn read_options(section: &Section<'_>) -> Result<BTreeMap<String, String>> {
+pub(super) fn read_options(section: &Section<'_>) -> Result<BTreeMap<String, String>> {
     let kafka = section.required_section("kafka").map_err(|error| {
         error.hint("add a section with the line `\"bootstrap.servers\" = \"HOST:PORT\"`, as in [source.kafka]")
     })?;

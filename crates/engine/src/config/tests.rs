@@ -607,6 +607,52 @@ fn the_templates_are_a_valid_project_as_written_and_with_every_option() {
     assert_eq!(full.output.columns.len(), 4);
 }
 
+/// What `[live]` of a stream says.
+fn live(section: &str) -> Result<Option<LiveSettings>> {
+    let stream = format!(
+        r#"kind = "stream"
+{section}
+[source]
+files = "events"
+[events]
+time = "at"
+[events.fields]
+nim = "string"
+at = {{ type = "timestamp", format = "iso" }}
+[entity]
+key = ["nim"]
+[output]
+table = "ml.live"
+[output.columns]
+nim = "nim"
+"#
+    );
+    let dir = folder(&[("insightera.toml", "format = 1\n"), ("pipelines/live.toml", &stream)]);
+    Ok(load(dir.path()).unwrap().stream("live")?.live)
+}
+
+#[test]
+fn live_output_goes_to_a_topic_or_to_a_webhook() {
+    const KAFKA: &str = "[live.kafka]\n\"bootstrap.servers\" = \"localhost:9092\"";
+    const URL: &str = "[live]\nurl = \"env:RISK_URL\"\n";
+    let options = [("bootstrap.servers".to_owned(), "localhost:9092".to_owned())].into();
+    assert_eq!(
+        live(&format!("[live]\ntopic = \"risk\"\n{KAFKA}")).unwrap(),
+        Some(LiveSettings::Topic { topic: "risk".to_owned(), options })
+    );
+    let url = Secret::new("env:RISK_URL");
+    assert_eq!(live(URL).unwrap(), Some(LiveSettings::Webhook { url: url.clone(), timeout: 10_000_000 }));
+    let settings = live(&format!("{URL}timeout = \"500 ms\"")).unwrap();
+    assert_eq!(settings, Some(LiveSettings::Webhook { url, timeout: 500_000 }));
+    assert_eq!(live("").unwrap(), None);
+    refused(live("[live]"), ": [live] has neither `topic` nor `url`", "[live.kafka]");
+    refused(live(&format!("{URL}topic = \"risk\"\n{KAFKA}")), "`topic` or `url`, not both", "leave one of them out");
+    refused(live(&format!("{URL}{KAFKA}")), "`kafka` goes with `topic`, not with `url`", "");
+    refused(live("[live]\ntopic = \"risk\"\ntimeout = \"1 s\""), "`timeout` goes with `url`, not with `topic`", "");
+    refused(live("[live]\nurl = \"risk.example.org\""), "`url` is no address of the web", "env:NAME");
+    refused(live("[live]\nadress = \"https://risk.example.org\""), "unknown key `adress`", "`topic`, `kafka`, `url`");
+}
+
 #[test]
 fn the_words_of_an_enumeration_are_those_of_the_file() {
     assert_eq!(Strategy::Snapshot.as_str(), "snapshot");

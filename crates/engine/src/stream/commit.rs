@@ -51,7 +51,7 @@ pub struct Interval {
     pub inputs: BTreeMap<String, Consumed>,
     /// The newest prediction time, microseconds since the epoch.
     pub timestamp: i64,
-    /// Its predictions on their way to the live topic.
+    /// Its predictions on their way to the receiver of [live].
     pub sent: Option<Sent>,
 }
 

@@ -41,10 +41,6 @@ mod join;
 #[cfg(feature = "kafka")]
 mod kafka_client;
 mod letters;
-#[cfg(feature = "kafka")]
-mod live;
-#[cfg(not(feature = "kafka"))]
-#[path = "no_live.rs"]
 mod live;
 mod member;
 mod metrics;

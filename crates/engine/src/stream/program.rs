@@ -15,7 +15,7 @@ use super::remembered::MOST;
 use super::schemas::Schemas;
 use super::windows::Windows;
 use super::{set_aside, source, table_properties};
-use crate::config::{EVENT_COLUMNS, Emit, SourceSettings, StreamPipeline};
+use crate::config::{EVENT_COLUMNS, Emit, LiveSettings, SourceSettings, StreamPipeline};
 use crate::key;
 use crate::lake::schema::{Column, timestamptz};
 use crate::lake::{NewTable, TableName};
@@ -433,6 +433,11 @@ pub async fn check(workspace: &Workspace, name: &str) -> Result<CheckReport> {
         {
             warnings.push(error.to_string());
         }
+    }
+    if let Some(LiveSettings::Webhook { url, .. }) = &pipeline.live
+        && let Err(error) = url.reveal("`url` of [live]")
+    {
+        warnings.push(error.to_string());
     }
     Ok(CheckReport {
         pipeline: name.to_owned(),

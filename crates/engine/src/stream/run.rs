@@ -16,7 +16,7 @@ use super::commit::{Committed, Committer, Interval};
 use super::feed;
 use super::flow::{Counts, Flow, PollOutput};
 use super::join::JoinTable;
-use super::live::LiveTopic;
+use super::live::{Live, Watch};
 use super::member::Member;
 use super::metrics::Metrics;
 use super::program::{Program, Scorer};
@@ -356,7 +356,7 @@ pub struct Stream {
     held_pause: f64,
     pub(super) flow: Flow,
     pub(super) checkpoints: Checkpoints,
-    live: Option<LiveTopic>,
+    live: Option<Live>,
     /// What the partitions are of the source.
     pub(super) known: BTreeMap<u32, Value>,
     /// How far each partition was read.
@@ -420,6 +420,20 @@ fn sharing(program: &Program, options: &StreamOptions) -> Result<Sharing> {
     }
 }
 
+/// Opens the way to the receiver of predictions, if there is one.
+fn live(workspace: &Workspace, program: &Program, run_id: &str, options: &StreamOptions) -> Result<Option<Live>> {
+    let pipeline = &program.pipeline;
+    let Some(settings) = &pipeline.live else { return Ok(None) };
+    let watch = Watch {
+        pipeline: pipeline.name.clone(),
+        run_id: run_id.to_owned(),
+        stop: options.stop.clone(),
+        warn: options.on_warning.clone(),
+        clock: workspace.clock().clone(),
+    };
+    Live::open(settings, &pipeline.entity_key, watch).map(Some)
+}
+
 impl Stream {
     fn start(
         workspace: &Workspace,
@@ -454,7 +468,7 @@ impl Stream {
             held_until: 0.0,
             held_pause: 0.0,
             checkpoints,
-            live: pipeline.live.as_ref().map(|live| LiveTopic::open(live, &pipeline.entity_key)).transpose()?,
+            live: live(workspace, program, &run_id, options)?,
             worker: Worker::new(committer, Metrics::new(workspace, program, &run_id), options),
             known: state.partitions,
             erasures: erased.number(),
@@ -499,6 +513,9 @@ impl Stream {
         }
         self.tell(true);
         self.tell_of_dead_letters(true);
+        if let Some(live) = &self.live {
+            live.close();
+        }
         self.worker.end();
         end
     }
@@ -664,7 +681,7 @@ impl Stream {
         let PollOutput { rows, places, times, sides, alerts, counts, dead, .. } = self.flow.process(parts)?;
         self.dead.first = self.dead.first.take().or(dead);
         if let (Some(live), Some(rows)) = (&self.live, &rows) {
-            live.send(&self.program.pipeline.name, rows, &places)?;
+            live.send(rows, &places)?;
         }
         if self.opened.is_none() && (!parts.is_empty() || rows.is_some()) {
             self.opened = Some(self.now());
@@ -734,7 +751,7 @@ impl Stream {
             still => still?,
         }
         self.finish_commit(true)?;
-        self.interval.sent = self.live.as_mut().map(LiveTopic::take_sent);
+        self.interval.sent = self.live.as_mut().map(Live::take_sent);
         self.interval.described = self.described();
         self.interval.states = self.states();
         self.interval.samples = self.samples();
