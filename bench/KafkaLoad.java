@@ -35,13 +35,13 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  * more SERVERS TOPIC FILE COUNT: the same into a topic that is there.
  * create SERVERS TOPIC PARTITIONS: an empty topic.
  * watch SERVERS TOPIC: says `ready`, and then when the first message that is new was read, in milliseconds since 1970.
- * live SERVERS TOPIC OUTPUT RATE SECONDS FILE LINGER DUE: an open loop: event i is due at i / RATE, is sent at the next millisecond or
- * as soon after as it goes, and has the time it was due in its header `scheduled-send-time` (nanoseconds of this process). LINGER is the
- * producer's `linger.ms`. Beside it the output topic is read; a message's header `insightera-id` ends in the partition and
- * offset of its event. Answers the latencies from due to read, in milliseconds, of the events that were due after the first
- * tenth, and the medians and 99th percentiles of all of them by the second that they were due in; and when event 0 was due, in
- * microseconds since 1970. The files DUE with a partition's number after it get the same of every offset: longs, the high byte
- * first, 0 where there is no event.
+ * live SERVERS TOPIC OUTPUT RATE SECONDS FILE LINGER DUE: an open loop: event i is due at i / RATE, is sent at the next
+ * millisecond or as soon after as it goes, and has the time it was due in its header `scheduled-send-time` (nanoseconds of this
+ * process). LINGER is the producer's `linger.ms`. Beside it the output topic is read; a message's header `insightera-id` ends
+ * in the partition and offset of its event. Answers the latencies from due to read, in milliseconds, of the events that were
+ * due after the first tenth, and the medians and 99th percentiles of all of them by the second that they were due in; and when
+ * event 0 was due, in microseconds since 1970. The files DUE with a partition's number after it get the same of every offset:
+ * longs, the high byte first, 0 where there is no event.
  */
 public class KafkaLoad {
     private static final long TICK = 1_000_000;
@@ -147,7 +147,8 @@ public class KafkaLoad {
         /** Writes them, moved to the beginning of 1970 by so many microseconds. */
         void write(String files, long epoch) throws IOException {
             for (int partition = 0; partition < times.length; partition++) {
-                try (DataOutputStream out = new DataOutputStream(new BufferedOutputStream(Files.newOutputStream(Path.of(files + partition))))) {
+                Path file = Path.of(files + partition);
+                try (DataOutputStream out = new DataOutputStream(new BufferedOutputStream(Files.newOutputStream(file)))) {
                     for (long time : times[partition]) {
                         out.writeLong(time == 0 ? 0 : epoch + time / 1000);
                     }

@@ -245,6 +245,10 @@ def differing(what, found, expected):
     return [f"{what} {', '.join(wrong)}"] if wrong else []
 
 
+def misreported(report, count):
+    return differing("the stream's report has", report, {"events": count, "dead": 0, "late": 0})
+
+
 def counted_of_peer(kind, scratch, count, anomalies):
     """The same of the peer's tables, which have a row for each window and student of a batch."""
     lake = reader()
@@ -255,7 +259,7 @@ def counted_of_peer(kind, scratch, count, anomalies):
     if kind == "dropout":
         rows, = lake.sql("SELECT count(*) FROM live").fetchone()
         # An event is in seven windows.
-        events, = lake.sql("SELECT sum(n) / 7 FROM (SELECT max(event_count_7d) AS n FROM live GROUP BY nim, window_start)").fetchone()
+        events, = lake.sql("SELECT coalesce(sum(n), 0) / 7 FROM (SELECT max(event_count_7d) AS n FROM live GROUP BY nim, window_start)").fetchone()
         found, expected = {"rows": rows, "events": events, "alerts": None}, {"events": count}
     else:
         rows, events = lake.sql("SELECT count(*), count(DISTINCT transaksi_id) FROM detections").fetchone()
@@ -274,6 +278,7 @@ def ours(project, kind, events, count, anomalies):
         return *done, counted(project, kind, count, anomalies)
 
     cost, report, (found, wrong) = with_project(project, run)
+    wrong += misreported(report[0], count)
     if wrong:
         sys.exit(f"{kind}: {wrong[0]}")
     return {"rate": count / report[0]["seconds"], "seconds": report[0]["seconds"], **cost, **found}
@@ -393,6 +398,7 @@ def filled_topic(project, kind, known, model, options):
             return *done, counted(project, kind, count, anomalies_of(anomalies, count))
 
         cost, report, (found, wrong) = with_project(project, run)
+        wrong += misreported(report[0], count)
         seconds = report[0]["seconds"]
         text = f"{rate_of(seconds, count, cost)}; {tables_of(kind, found)}"
         if options.events is None and seconds < LONG:
@@ -484,6 +490,8 @@ def queryable(project, kind, commits, start, rate):
         if len(scheduled):
             seen = next(at for sequence, at in commits.seen if sequence >= snapshot.sequence_number)
             unseen = max(unseen, seen - snapshot.timestamp_ms / 1e3)
+    if not ages:
+        sys.exit(f"no snapshot has rows of {PIPELINES[kind][0]}: {(WORK / 'live.log').read_text()[-3000:]}")
     ages = numpy.concatenate(ages)
     p50, p99, longest = numpy.quantile(ages, [0.5, 0.99, 1])
     return {"rows": len(ages), "p50": p50, "p99": p99, "max": longest, "unseen": unseen}
@@ -545,7 +553,10 @@ def live_topic(project, kind, known, model, options):
         wrong = more + wrong + ([f"{ages['rows']:,} rows have a snapshot"] if ages["rows"] != rows["rows"] else [])
         if options.peer_rate:
             spark, trees = spark_live(project, kind, kafka, file, model, options)
-            told(kind, f"live, {options.peer_rate:,} events/s{by_trees({'trees': trees})}, {spark_version()}", latencies(spark, options)[0])
+            count = int(options.peer_rate * options.seconds)
+            rows, missing = counted_of_peer(kind, WORK / "spark", count, anomalies_of(anomalies, count))
+            told(kind, f"live, {options.peer_rate:,} events/s{by_trees({'trees': trees})}, {spark_version()}",
+                 "; ".join([latencies(spark, options)[0], tables_of(kind, rows), *missing]))
     finally:
         kafka.close()
     return [f"{kind}: {each}" for each in wrong]
@@ -567,6 +578,8 @@ def spark_live(project, kind, kafka, file, model, options):
         if not ready:
             sys.exit(f"Spark ended: {(WORK / 'spark.log').read_text()[-3000:]}")
         found = kafka.load("live", f"{kind}-peer", f"{kind}-peer-out", options.peer_rate, options.seconds, file, options.linger, WORK / "due-peer-")
+        # It answers before it appends.
+        time.sleep(15)
         if job.poll() is not None:
             sys.exit(f"Spark ended: {(WORK / 'spark.log').read_text()[-3000:]}")
         return found, None if ready[1] == "None" else int(ready[1])

@@ -176,21 +176,30 @@ def stop(process):
     assert process.wait(timeout=60) == 0, f"a graceful stop is no failure: {said(process)}"
 
 
+def summaries(project, table="predictions.live"):
+    """Those of all commits of a table, which may not be there yet."""
+    commits = project.commits(table) if project.metadata_location(table) else []
+    return [commit.summary.additional_properties for commit in commits]
+
+
 def runs_with_rows(project, table="predictions.live"):
     """The runs whose commits added rows to a table."""
-    commits = project.commits(table) if project.metadata_location(table) else []
-    summaries = [commit.summary.additional_properties for commit in commits]
-    return {summary["insightera.run-id"] for summary in summaries if int(summary.get("added-records", 0)) > 0}
+    return {one["insightera.run-id"] for one in summaries(project, table) if int(one.get("added-records", 0)) > 0}
 
 
-def feed_and_end(project, names, feed, seconds, until_rows_in=None, end=kill):
-    """A process that is fed for some seconds, and until it has rows of its own in a table, if one is named."""
+def one_more_with_rows(project, table="predictions.live"):
+    """A condition: a run has rows in the table that has none by now."""
+    before = runs_with_rows(project, table)
+    return lambda: runs_with_rows(project, table) != before
+
+
+def feed_and_end(project, names, feed, seconds, until=None, end=kill):
+    """A process that is fed for some seconds, and until a condition holds, if there is one; then it is killed."""
     process = running(project, *names)
-    before = until_rows_in and runs_with_rows(project, until_rows_in)
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline or (until_rows_in and runs_with_rows(project, until_rows_in) == before):
+    while time.monotonic() < deadline or (until and not until()):
         assert process.poll() is None, said(process)
-        assert time.monotonic() < deadline + 60, f"it commits nothing: {said(process)}"
+        assert time.monotonic() < deadline + 60, f"it does not come to what is waited for: {said(process)}"
         feed()
     end(process)
 
@@ -306,8 +315,9 @@ def test_kill_9_at_any_time_loses_and_repeats_nothing(live, small_model):
     numbers, feed = random.Random(11), Files(live, 30, 2)
     for round_ in range(12):
         # Half of them are killed wherever they are by then, the others after they have committed.
-        end, worked = (stop if round_ % 4 == 3 else kill), (round_ % 3 == 0 or round_ % 4 == 3)
-        feed_and_end(live, ["live"], feed, numbers.uniform(0.3, 1.2), "predictions.live" if worked else None, end)
+        end = stop if round_ % 4 == 3 else kill
+        committed = one_more_with_rows(live) if round_ % 3 == 0 or end is stop else None
+        feed_and_end(live, ["live"], feed, numbers.uniform(0.3, 1.2), committed, end)
     assert len(runs_with_rows(live)) >= 6, "else the last run has done it all"
     live.json("stream", "live", "--until-end")
     check(live, fold_files(live), small_model)
@@ -334,7 +344,8 @@ table = "predictions.each"
     numbers, feed = random.Random(5), Files(live, 30, 1)
     tables = ["predictions.live", "plain.live", "predictions.rare", "plain.rare"]
     for round_ in range(8):
-        feed_and_end(live, ["live", "plain"], feed, numbers.uniform(0.3, 1.0), tables[round_] if round_ < 4 else None)
+        committed = one_more_with_rows(live, tables[round_]) if round_ < 4 else None
+        feed_and_end(live, ["live", "plain"], feed, numbers.uniform(0.3, 1.0), committed)
     assert all(runs_with_rows(live, table) for table in tables)
     assert len(runs_with_rows(live)) >= 2, "else no alert is of a key that another run has seen"
     live.json("stream", "live", "plain", "--until-end")

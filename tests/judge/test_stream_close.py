@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from test_stream import DAY, EPOCH, NOW, Files, added, append, events, feed_and_end, runs_with_rows
+from test_stream import DAY, EPOCH, NOW, Files, added, append, events, feed_and_end, one_more_with_rows, runs_with_rows
 
 WEEK = 7 * DAY
 
@@ -176,8 +176,8 @@ def test_closed_windows_are_a_fold_of_the_events(weekly, small_model):
 def test_kill_9_loses_and_repeats_no_window(weekly, small_model):
     numbers, feed = random.Random(12), Files(weekly, 40, 2)
     for round_ in range(8):
-        worked = "predictions.weekly" if round_ % 2 == 0 else None
-        feed_and_end(weekly, ["weekly"], feed, numbers.uniform(0.3, 1.2), worked)
+        committed = one_more_with_rows(weekly, "predictions.weekly") if round_ % 2 == 0 else None
+        feed_and_end(weekly, ["weekly"], feed, numbers.uniform(0.3, 1.2), committed)
     assert len(runs_with_rows(weekly, "predictions.weekly")) >= 4, "else the last run has done it all"
     weekly.json("stream", "weekly", "--until-end")
     check(weekly, small_model)

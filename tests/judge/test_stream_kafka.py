@@ -9,8 +9,8 @@ import time
 import pytest
 
 from conftest import missing
-from test_stream import (Fold, append, check, events, feed_and_end, fold_files, kill, running, runs_with_rows, said, stop,
-                         write_pipeline)
+from test_stream import (Fold, append, check, events, feed_and_end, fold_files, kill, one_more_with_rows, running,
+                         runs_with_rows, said, stop, write_pipeline)
 
 
 @pytest.fixture(scope="module")
@@ -203,8 +203,8 @@ def test_kill_9_at_any_time_loses_and_repeats_nothing(stream, broker, small_mode
     broker.topic(topic, 4)
     sent, numbers = Partitions(broker, topic, 4), random.Random(5)
     for round_ in range(8):
-        feed_and_end(project, ["live"], lambda: sent(25, ["plain", "commit", "abort"]), numbers.uniform(0.6, 1.5),
-                     "predictions.live" if round_ % 2 == 0 else None)
+        committed = one_more_with_rows(project) if round_ % 2 == 0 else None
+        feed_and_end(project, ["live"], lambda: sent(25, ["plain", "commit", "abort"]), numbers.uniform(0.6, 1.5), committed)
     assert len(runs_with_rows(project)) >= 4, "else the last run has done it all"
     project.json("stream", "live", "--until-end")
     check(project, sent.folds, small_model)
@@ -284,7 +284,8 @@ topic = "{topic}-out"
     broker.topic(f"{topic}-out", 3)
     numbers = random.Random(9)
     for round_ in range(5):
-        feed_and_end(project, ["live"], sent, numbers.uniform(0.5, 1.5), "predictions.live" if round_ % 2 == 0 else None)
+        committed = one_more_with_rows(project) if round_ % 2 == 0 else None
+        feed_and_end(project, ["live"], sent, numbers.uniform(0.5, 1.5), committed)
     assert len(runs_with_rows(project)) >= 3, "else the last run has done it all"
     project.json("stream", "live", "--until-end")
     check(project, sent.folds, small_model)
@@ -298,8 +299,8 @@ topic = "{topic}-out"
         assert (message["seen"], message.get("x"), message["probability"]) == (row["seen"], row["x"], row["probability"])
 
 
-def test_a_live_topic_that_is_away_is_waited_for(project, broker, small_model, tmp_path):
-    topic, log = "risk-of-files", tmp_path / "stderr"
+def test_a_live_topic_that_is_away_is_waited_for(project, broker, small_model):
+    topic = "risk-of-files"
     (project.folder / "events").mkdir()
     write_pipeline(project, 'files = "events"')
     path = project.folder / "pipelines" / "live.toml"
@@ -316,26 +317,22 @@ topic = "{topic}"
     assert answer.code == 1 and "there is no topic" in answer.stderr, answer
     broker.topic(topic, 2)
 
-    def start():
-        return subprocess.Popen([project.binary, "--project", str(project.folder), "stream", "live"],
-                                stdout=subprocess.DEVNULL, stderr=open(log, "a"))
-
     def until(what, seconds):
         deadline = time.monotonic() + seconds
         while not what():
-            assert time.monotonic() < deadline and process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline and process.poll() is None, said(process)
             time.sleep(0.2)
 
     def rows():
         return project.table("predictions.live").scan().to_arrow().num_rows
 
-    process = start()
+    process = running(project, "live")
     until(lambda: rows() == len(fold_files(project)[0].predictions), 60)
     broker.stop()
     before = rows()
     # More than its queue takes.
     append(project, 0, events(0, 700, start=100))
-    until(lambda: f"predictions wait for the topic `{topic}` of [live] since 3" in log.read_text(), 60)
+    until(lambda: f"predictions wait for the topic `{topic}` of [live] since 3" in said(process), 60)
     assert rows() == before
     broker.start()
     until(lambda: rows() == len(fold_files(project)[0].predictions), 90)
@@ -345,8 +342,8 @@ topic = "{topic}"
     time.sleep(2)
     told = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 1 and time.monotonic() - told < 15, log.read_text()
-    assert "told to stop" in log.read_text() and "nothing is lost" in log.read_text(), log.read_text()
+    assert process.wait(timeout=60) == 1 and time.monotonic() - told < 15, said(process)
+    assert "told to stop" in said(process) and "nothing is lost" in said(process), said(process)
     broker.start()
     project.json("stream", "live", "--until-end")
     check(project, fold_files(project), small_model)
@@ -430,7 +427,7 @@ def test_a_topic_that_is_made_again_ends_the_streams_that_run(stream, broker, th
 
 @pytest.mark.parametrize("then", ["is gone as well", "cannot be asked"])
 def test_what_was_read_of_a_topic_is_committed_only_if_it_is_still_that_topic(stream, broker, then):
-    """Events of another topic are read, and before they are committed nobody says any more which topic it was."""
+    """Events of another topic are read, and when they are to be committed nobody says any more which topic it was."""
     project, topic = stream
     broker.topic(topic, 2)
     Partitions(broker, topic, 2)(50)
@@ -440,26 +437,31 @@ def test_what_was_read_of_a_topic_is_committed_only_if_it_is_still_that_topic(st
     path.write_text(path.read_text().replace('"200 ms"', '"60 s"').replace("max_rows = 300", "max_rows = 100000"))
     process = running(project, "live")
 
-    def until(condition):
-        deadline = time.monotonic() + 60
-        while not any(map(condition, project.json("stream", "status", "live")[0]["processes"])):
-            assert process.poll() is None and time.monotonic() < deadline, said(process)
+    def until(condition, patience=60):
+        deadline = time.monotonic() + patience
+        while process.poll() is None and time.monotonic() < deadline and not condition():
             time.sleep(0.05)
 
-    until(lambda one: one["partitions"] == [0, 1])
+    def own():
+        return project.json("stream", "status", "live")[0]["processes"]
+
+    until(lambda: [one["partitions"] for one in own()] == [[0, 1]])
+    assert process.poll() is None, said(process)
     process.send_signal(signal.SIGSTOP)
     made_again(topic, broker, 200)
     process.send_signal(signal.SIGCONT)
-    until(lambda one: one["events"] == 300)
+    # Or it has seen by then what it reads, and has ended.
+    until(lambda: [one["events"] for one in own()] == [300])
     if then == "is gone as well":
         broker.command("delete", topic)
     else:
         broker.process.send_signal(signal.SIGSTOP)
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(timeout=60)
+        until(lambda: rows_by_table(project, "predictions") != before, 5)
     finally:
         broker.process.send_signal(signal.SIGCONT)
+    process.wait(timeout=60)
     assert rows_by_table(project, "predictions") == before, said(process)
 
 

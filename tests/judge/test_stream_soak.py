@@ -9,7 +9,6 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
@@ -17,11 +16,14 @@ from test_stream import DAY
 from test_stream_groups import group, stream, broker  # noqa: F401
 
 LONG = bool(os.environ.get("INSIGHTERA_TEST_LONG"))
-SECONDS, KILL_EVERY = (1800, 60) if LONG else (180, 20)
+SECONDS, KILL_EVERY = (1800, 60) if LONG else (180, 22)
+# Fewer than are made in the first third: from then on what is old goes, and everything has its size.
+SNAPSHOTS = 500 if LONG else 100
 RATE = 20_000
 PARTITIONS, STUDENTS = 4, 5000
 # Students with features; those with an alert.
 KNOWN, WATCHED = 200, 50
+TABLES = [f"predictions.{name}" for name in ("live", "dead", "late", "tenth")]
 SLICE = 0.5
 OF_SLICE = int(RATE * SLICE)
 # One event in so many is no JSON, or three days old.
@@ -140,6 +142,19 @@ def resident(process):
         return 0
 
 
+def tend(group):  # noqa: F811
+    """Without load a process looks after its tables once more, a quarter of a minute after it began."""
+    process, deadline = group.start(), time.monotonic() + 180
+    while True:
+        tables = [group.project.table(name) for name in TABLES]
+        sizes = [(len(table.metadata.snapshots), len(table.inspect.files())) for table in tables]
+        if all(snapshots <= SNAPSHOTS + 10 and files <= 64 for snapshots, files in sizes):
+            break
+        assert process.poll() is None and time.monotonic() < deadline, (sizes, group.said(process))
+        time.sleep(1)
+    group.stop(process)
+
+
 def on_disk(warehouse):
     """Files and bytes by folder: `predictions/live/data`, `_streams/live`."""
     files, size = Counter(), Counter()
@@ -150,17 +165,39 @@ def on_disk(warehouse):
     return files, size
 
 
-def test_minutes_of_load_with_kills_lose_and_repeat_nothing_and_nothing_grows(group, small_model):  # noqa: F811
+def unreachable(table):
+    """How many files of a table no snapshot reaches: data, manifests with their lists, metadata."""
+    reached, seen = {entry.metadata_file for entry in table.metadata.metadata_log} | {table.metadata_location}, set()
+    for snapshot in table.metadata.snapshots:
+        reached.add(snapshot.manifest_list)
+        for manifest in snapshot.manifests(table.io):
+            if manifest.manifest_path not in seen:
+                seen.add(manifest.manifest_path)
+                reached.update(entry.data_file.file_path for entry in manifest.fetch_manifest_entry(table.io))
+    folder = Path(table.metadata.location.removeprefix("file://"))
+    there = {str(path) for path in folder.rglob("*") if path.is_file()}
+    lost = there - {path.removeprefix("file://") for path in reached | seen}
+    kinds = Counter("data" if path.endswith(".parquet") else "manifests" if path.endswith(".avro") else "metadata" for path in lost)
+    return kinds["data"], kinds["manifests"], kinds["metadata"]
+
+
+def test_minutes_of_load_with_kills_lose_and_repeat_nothing_and_nothing_grows(group, small_model, monkeypatch):  # noqa: F811
     project = group.project
     pipeline = project.folder / "pipelines" / "live.toml"
     group.create(PARTITIONS)
+    with open(project.folder / "insightera.toml", "a") as settings:
+        settings.write(f"\n[maintenance]\nmost_snapshots = {SNAPSHOTS}\n")
     text = pipeline.read_text().replace('freshness = "200 ms"\nmax_rows = 300', 'freshness = "1 s"')
     pipeline.write_text(text.replace("[stream]", f"""[alerts.tenth]
 when = "seen % 10 = 0 AND nim < '{WATCHED:06d}'"
 table = "predictions.tenth"
 [stream]"""))
-    # One lives from the first event to the last; what it takes is its own, and no younger process's.
-    steady, _ = group.start(), group.start()
+    # One lives from the first event to the last, and gives back what it frees: what it has is what it holds.
+    with monkeypatch.context() as environment:
+        for name, value in {"MMAP_THRESHOLD_": "65536", "TRIM_THRESHOLD_": "65536", "ARENA_MAX": "1"}.items():
+            environment.setenv(f"MALLOC_{name}", value)
+        steady = group.start()
+    group.start()
     load = Load(group.broker, group.topic, project.folder)
     load.thread.start()
     start, sizes, peak, kills = time.monotonic(), [], 0, 0
@@ -184,25 +221,28 @@ table = "predictions.tenth"
     caught_up = time.monotonic()
     project.json("stream", "live", "--until-end")
     caught_up = time.monotonic() - caught_up
-    if os.environ.get("SOAK_KEEP"):
-        import json
-        import shutil
-        shutil.copytree(project.folder / "warehouse", os.environ["SOAK_KEEP"])
-        Path(os.environ["SOAK_KEEP"] + ".sizes").write_text(json.dumps(sizes))
 
     wanted = Wanted(load.times)
     judged = time.monotonic()
     rows = every_row_is_wanted(project, wanted, small_model)
     judged = time.monotonic() - judged
-    table = project.table("predictions.live")
-    snapshots, live_files = len(table.metadata.snapshots), len(table.inspect.files())
-    files, size = on_disk(project.folder / "warehouse")
     third = len(sizes) // 3
-    early, middle, late = median(sizes[:third]), median(sizes[third:-third]), median(sizes[-third:])
+    early, middle, late = (sorted(part) for part in (sizes[:third], sizes[third:-third], sizes[-third:]))
+    snapshots = {name: len(project.table(name).metadata.snapshots) for name in TABLES}
+    tend(group)
+    assert every_row_is_wanted(project, wanted, small_model) == rows
+    tables = {name: project.table(name) for name in TABLES}
+    files, size = on_disk(project.folder / "warehouse")
+    left = {name: unreachable(table) for name, table in tables.items()}
+    # A metadata file for each commit, numbered.
+    commits = {name: int(Path(table.metadata_location).name.split("-")[0]) for name, table in tables.items()}
     print(f"{wanted.count:,} events in {SECONDS} s, {kills} kills; at most {load.behind:.1f} s behind in sending, "
-          f"{caught_up:.1f} s to catch up; {rows:,} rows compared in {judged:.0f} s; "
-          f"{early / 2**20:.0f}, {middle / 2**20:.0f} and {late / 2**20:.0f} MiB in each third, at most {peak / 2**20:.0f}; "
-          f"{snapshots} snapshots, {live_files} files")
+          f"{caught_up:.1f} s to catch up; {rows:,} rows compared in {judged:.0f} s; of who was never killed "
+          + ", ".join(f"{part[0] / 2**20:.0f} to {part[-1] / 2**20:.0f}" for part in (early, middle, late))
+          + f" MiB in each third, {middle[len(middle) // 2] / 2**20:.0f} in the middle; of all at most {peak / 2**20:.0f} MiB")
+    for name in TABLES:
+        print(f"  {name}: {commits[name]} commits, {snapshots[name]} snapshots, {len(tables[name].inspect.files())} files; "
+              "unreachable: {} data files, {} manifests and lists, {} of metadata".format(*left[name]))
     for folder in sorted(files):
         if files[folder]:
             print(f"  {folder}: {files[folder]} files, {size[folder] / 1e6:.1f} MB")

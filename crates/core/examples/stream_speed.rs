@@ -81,6 +81,7 @@ fn plan(window: Window, key: KeyType) -> std::sync::Arc<Plan> {
             window,
             aggregates: vec![count("events", None), count("attended", Some(0))],
         }],
+        meaning: 0,
         allowed_lateness: DAY,
         max_future: DAY,
         late: LatePolicy::SideOutput,

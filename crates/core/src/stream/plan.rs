@@ -284,7 +284,10 @@ fn fingerprint(settings: &Settings) -> u64 {
     settings.keys.iter().for_each(|key| writer.byte(*key as u8));
     writer.number(settings.columns.len() as u64);
     settings.columns.iter().for_each(|column| writer.byte(*column as u8));
-    writer.number(settings.meaning);
+    // Without one it is as it was before there were any.
+    if settings.meaning != 0 {
+        writer.number(settings.meaning);
+    }
     writer.signed(settings.allowed_lateness);
     writer.signed(match settings.late {
         LatePolicy::SideOutput => -1,

@@ -308,13 +308,11 @@ impl Committer {
             if batches.is_empty() {
                 continue;
             }
-            let mut change = self.patiently(keep_trying, || {
-                let table = self.lake.table(&owned.name)?;
-                same_table(&table, &owned)?;
-                let mut writer = TableWriter::new(&table, WriteOptions::default())?;
-                batches.iter().try_for_each(|batch| writer.write(batch))?;
-                Ok(Change::append(&table, writer.finish()?))
-            })?;
+            let table = self.patiently(keep_trying, || self.lake.table(&owned.name))?;
+            same_table(&table, &owned)?;
+            let mut writer = TableWriter::new(&table, WriteOptions::default())?;
+            batches.iter().try_for_each(|batch| writer.write(batch))?;
+            let mut change = Change::append(&table, writer.finish()?);
             change.erasures = Some(self.erasures);
             change.summary.insert(keys::RUN_ID.into(), self.run_id.clone());
             self.count(&mut change);
@@ -327,10 +325,7 @@ impl Committer {
 
     fn commit_predictions(&mut self, interval: &Interval, keep_trying: &dyn Fn(u32) -> bool) -> Result<i64> {
         let Some(mut owned) = self.main.clone() else { return Err(Error::internal("a commit without a table")) };
-        let written = self.patiently(keep_trying, || {
-            checkpoints::write(&self.lake, &self.program.pipeline.name, &interval.states)
-        })?;
-        for (partition, base, name) in written {
+        for (partition, base, name) in checkpoints::write(&self.lake, &self.program.pipeline.name, &interval.states)? {
             let chain = self.chains.entry(partition).or_default();
             if base {
                 chain.clear();
@@ -339,12 +334,10 @@ impl Committer {
         }
         let states = interval.states.iter().map(|state| state.partition);
         let chains = states.filter_map(|p| Some((p, self.chains.get(&p)?.clone()))).collect();
-        let mut change = self.patiently(keep_trying, || {
-            let table = self.lake.table(&owned.name)?;
-            same_table(&table, &owned)?;
-            let files = write_rows(&table, interval.rows.clone(), &self.program.pipeline.entity_key)?;
-            Ok(Change::append(&table, files))
-        })?;
+        let table = self.patiently(keep_trying, || self.lake.table(&owned.name))?;
+        same_table(&table, &owned)?;
+        let files = write_rows(&table, interval.rows.clone(), &self.program.pipeline.entity_key)?;
+        let mut change = Change::append(&table, files);
         change.erasures = Some(self.erasures);
         let scorer = &interval.scorer;
         let model = scorer.resolved.as_ref();
@@ -432,7 +425,8 @@ impl Committer {
         }
     }
 
-    /// Does `work` again while a catalog or a store is away.
+    /// Asks the catalog again while it is away. Who writes files has tried often
+    /// enough: a disk that refuses will not change its mind.
     fn patiently<T>(&self, keep_trying: &dyn Fn(u32) -> bool, work: impl Fn() -> Result<T>) -> Result<T> {
         let (mut pause, mut tries) = (Duration::from_millis(100), 0);
         loop {

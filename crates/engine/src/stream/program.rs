@@ -174,6 +174,13 @@ impl Program {
         let output = Arc::new(OutputPlan::new(&context, source, &feature_schema)?);
         let row_schema = output.row_schema();
         let (sides, late_side) = set_aside_tables(&pipeline);
+        let predictions = TableName { namespace: pipeline.output.namespace.clone(), name: pipeline.output.table.clone() };
+        if sides.iter().any(|side| side.name == predictions) {
+            return Err(Error::invalid(format!(
+                "{file}: table `{predictions}` cannot hold predictions and events that were set aside"
+            ))
+            .hint("give `dead_letters` and `late_events` in [stream] tables of their own"));
+        }
         let mut program = Self {
             decoder,
             schemas,
