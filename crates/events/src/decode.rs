@@ -181,6 +181,11 @@ impl Decoder {
         child
     }
 
+    /// Where the fields stand in payloads that are JSON.
+    pub(crate) fn json_layout(&self) -> Option<&Layout> {
+        self.written.is_none().then_some(&self.layout)
+    }
+
     /// The columns that come out.
     pub fn fields(&self) -> Vec<Field> {
         let of = |kind: &FieldKind| match kind {

@@ -14,7 +14,7 @@ use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType, UInt32Typ
 use insightera_core::{Clock, ErrorKind};
 use insightera_core::stream::{Disposition, EventOutput, QuantileSketch};
 use insightera_entities::hash::FeatureHasher;
-use insightera_events::Problem;
+use insightera_events::{Drift, Origin, Problem};
 
 use super::join::JoinTable;
 use super::metrics::Times;
@@ -45,6 +45,8 @@ pub struct Flow {
     pub remembered: Remembered,
     /// Entities whose events are passed over.
     suppressed: Option<Suppressed>,
+    /// Watches whether events are what they were, where somebody wants to know.
+    pub drift: Option<Drift>,
     out: EventOutput,
     /// The model that scores.
     pub scorer: Arc<Scorer>,
@@ -189,6 +191,7 @@ impl Flow {
             states: States::new(plan, program.on_close()),
             remembered: Remembered::new(program.remembers_as()),
             suppressed: erased.of(&program.pipeline.entity_key),
+            drift: None,
             program,
             clock,
             run_id,
@@ -230,6 +233,26 @@ impl Flow {
             }
         }
         Ok(())
+    }
+
+    /// Watches whether events are what they were. Nobody is quoted where
+    /// somebody was erased.
+    pub fn watch(&mut self, drift: Option<Drift>) {
+        self.drift = drift;
+        if let (Some(drift), Some(_)) = (&mut self.drift, &self.suppressed) {
+            drift.without_examples();
+        }
+    }
+
+    /// A closer look at some of the events.
+    fn look(&mut self, parts: &[RawPart]) {
+        let Some(drift) = &mut self.drift else { return };
+        for part in parts {
+            for (number, index) in drift.choose(part.len()) {
+                let origin = Origin { partition: part.partition, offset: part.offsets[index] };
+                drift.look(&self.program.decoder, number, part.payload(index), origin);
+            }
+        }
     }
 
     /// Takes in a poll.
@@ -381,6 +404,11 @@ impl Flow {
         }
         let times = TimestampMicrosecondArray::from(std::mem::take(&mut columns.times)).with_timezone("UTC");
         let mut arrays = columns.finish();
+        self.look(parts);
+        if let Some(drift) = &mut self.drift {
+            let origin = |row: usize| Origin { partition: partitions[row] as u32, offset: offsets[row] };
+            drift.count(&arrays, &origin);
+        }
         arrays.extend([
             Arc::new(times) as ArrayRef,
             Arc::new(TimestampMicrosecondArray::from(arrivals).with_timezone("UTC")),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use insightera_core::ErrorKind;
+use insightera_events::Drift;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -44,6 +45,8 @@ const POLL_WAIT: Duration = Duration::from_millis(20);
 const LOOK: f64 = 1.0;
 /// Seconds between two warnings of the same.
 const MINUTE: f64 = 60.0;
+/// What a status says of drift: so many, the newest.
+const DRIFT_SHOWN: usize = 20;
 /// Looks after which new partitions are looked for.
 const PARTITION_LOOKS: u64 = 2;
 /// Seconds between two looks for a newer model.
@@ -208,8 +211,10 @@ fn runs(
     let member = Member::take(workspace, &program.pipeline.name);
     let started = workspace.clock().monotonic_seconds();
     let (mut counts, mut commits, mut in_vain) = (Counts::default(), 0, 0);
+    let mut drift = Drift::of(&program.decoder);
     loop {
         let mut stream = Stream::start(workspace, program, (scorer, join), options, &member)?;
+        stream.flow.watch(drift);
         let end = stream.run(fresh);
         counts.add(stream.counts);
         commits += stream.commits;
@@ -225,6 +230,7 @@ fn runs(
             Err(error) if erased(&error) && stopped => StreamEnd::Stopped,
             Err(error) if erased(&error) => {
                 (scorer, join) = (stream.flow.scorer.clone(), stream.flow.join.clone());
+                drift = stream.flow.drift.take();
                 drop(stream);
                 continue;
             }
@@ -235,6 +241,7 @@ fn runs(
                     warn(&format!("{error}; this process joins the group again"));
                 }
                 (scorer, join) = (stream.flow.scorer.clone(), stream.flow.join.clone());
+                drift = stream.flow.drift.take();
                 drop(stream);
                 workspace.clock().sleep(JOIN_AGAIN);
                 continue;
@@ -510,7 +517,9 @@ impl Stream {
         }
         if !overtaken {
             self.source.leave();
+            self.flow.drift.iter_mut().for_each(Drift::end);
         }
+        self.tell_drift();
         self.tell(true);
         self.tell_of_dead_letters(true);
         if let Some(live) = &self.live {
@@ -675,11 +684,19 @@ impl Stream {
         self.dead = DeadLetters { told: self.counts.dead, events: self.counts.events, first: None, next: now + MINUTE };
     }
 
+    /// Tells how events are not what they were.
+    fn tell_drift(&mut self) {
+        for news in self.flow.drift.as_mut().map(Drift::news).unwrap_or_default() {
+            self.warn(&news.to_string());
+        }
+    }
+
     /// A poll into the interval.
     fn take(&mut self, parts: &[RawPart]) -> Result<()> {
         let closed = self.closed();
         let PollOutput { rows, places, times, sides, alerts, counts, dead, .. } = self.flow.process(parts)?;
         self.dead.first = self.dead.first.take().or(dead);
+        self.tell_drift();
         if let (Some(live), Some(rows)) = (&self.live, &rows) {
             live.send(rows, &places)?;
         }
@@ -830,6 +847,7 @@ impl Stream {
     /// Says how it goes.
     fn tell(&mut self, ended: bool) {
         let Extent { keys, bytes, watermark } = self.flow.states.extent();
+        let drift = self.flow.drift.as_ref().map(Drift::noticed).unwrap_or_default();
         let live = LiveStatus {
             pipeline: self.program.pipeline.name.clone(),
             process: self.process,
@@ -854,6 +872,7 @@ impl Stream {
             watermark,
             features_loaded: self.flow.join.as_ref().map(|join| join.loaded),
             model_version: self.flow.scorer.version.clone(),
+            drift: drift[drift.len().saturating_sub(DRIFT_SHOWN)..].to_vec(),
         };
         status::publish(&self.workspace, &live);
         if let Some(told) = &self.options.on_status {

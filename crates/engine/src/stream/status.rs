@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use insightera_events::News;
 use serde::{Deserialize, Serialize};
 
 use super::member::{self, Member};
@@ -67,6 +68,8 @@ pub struct LiveStatus {
     pub features_loaded: Option<i64>,
     /// What `model_version` says.
     pub model_version: String,
+    /// How events were not what they were, the newest twenty.
+    pub drift: Vec<News>,
 }
 
 /// How a stream is.

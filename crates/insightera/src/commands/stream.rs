@@ -288,5 +288,11 @@ fn block(status: &Status) -> String {
             lines.push_str(&format!("  arrival to prediction: p50 {p50:.1} ms, p99 {p99:.1} ms\n"));
         }
     }
+    // Of those that run, else of the last that ran.
+    let running = status.processes.iter();
+    let ended = status.live.iter().filter(|_| status.processes.is_empty());
+    for news in running.chain(ended).flat_map(|process| &process.drift) {
+        lines.push_str(&format!("  drift: {news}\n"));
+    }
     lines
 }
