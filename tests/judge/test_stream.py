@@ -1,5 +1,6 @@
 """A stream of events from a file, killed again and again, against a fold in Python and the model's own library; read by PyIceberg."""
 
+import atexit
 import datetime
 import json
 import os
@@ -156,6 +157,8 @@ def running(project, *names):
     process = subprocess.Popen([project.binary, "--project", str(project.folder), "stream", *names],
                                stdout=subprocess.DEVNULL, stderr=log, text=True)
     process.log = log
+    # One that a failed test has left behind reads on for ever.
+    atexit.register(process.kill)
     return process
 
 

@@ -10,7 +10,6 @@ kind = "stream"
 files = "events"
 [events]
 time = "at"
-allowed_lateness = "9 days"
 max_future = "40000 days"
 [events.fields]
 nim = "string"

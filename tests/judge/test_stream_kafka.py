@@ -445,13 +445,14 @@ def test_what_was_read_of_a_topic_is_committed_only_if_it_is_still_that_topic(st
     def own():
         return project.json("stream", "status", "live")[0]["processes"]
 
-    until(lambda: [one["partitions"] for one in own()] == [[0, 1]])
+    until(lambda: [(one["partitions"], one["ended"]) for one in own()] == [([0, 1], False)])
     assert process.poll() is None, said(process)
     process.send_signal(signal.SIGSTOP)
     made_again(topic, broker, 200)
     process.send_signal(signal.SIGCONT)
     # Or it has seen by then what it reads, and has ended.
     until(lambda: [one["events"] for one in own()] == [300])
+    assert process.poll() is not None or own()[0]["events"] == 300, said(process)
     if then == "is gone as well":
         broker.command("delete", topic)
     else:
