@@ -339,7 +339,7 @@ table = "predictions.each"
     without_windows = text[:text.index("[windows.week]")] + text[text.index("[join]"):]
     for old, new in [('seen = "seen"\n', ''), ('x = "x"\n', 'v = "value"\n'), ("seen % 4 >= 2", "v > 0"),
                      ('[model]\nname = "risk_model"\n', ''), ('probability = "probability"\n', ''),
-                     ("predictions.", "plain.")]:
+                     ('late_events = "predictions.late"\n', ''), ("predictions.", "plain.")]:
         assert old in without_windows
         without_windows = without_windows.replace(old, new)
     path.write_text(text)

@@ -29,7 +29,6 @@ source_offset = "source_offset"
 [stream]
 freshness = "200 ms"
 dead_letters = "predictions.dead"
-late_events = "predictions.late"
 """
 
 START = 1_767_225_600

@@ -28,7 +28,6 @@ partition_key = ["nim"]
 [events]
 {format}
 time = "at"
-allowed_lateness = "9 days"
 max_future = "40000 days"
 [events.fields]
 nim = "string"
@@ -63,7 +62,6 @@ source_offset = "source_offset"
 [stream]
 freshness = "200 ms"
 dead_letters = "predictions.dead"
-late_events = "predictions.late"
 """
 
 KIND = {"type": "enum", "name": "Kind", "symbols": ["attendance", "grade", "fee"]}

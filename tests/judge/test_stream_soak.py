@@ -248,7 +248,7 @@ table = "predictions.tenth"
         grown += [(name, what, found, allowed) for what, found, allowed in [
             # Tended once a minute.
             ("snapshots under load", snapshots[name], SNAPSHOTS + 300),
-            ("data files", files[f"{folder}/data"], SNAPSHOTS + 400),
+            ("data files", files[f"{folder}/data"], SNAPSHOTS + 300),
             ("bytes of data", size[f"{folder}/data"], 5 * live_bytes + 2e6),
             ("bytes of metadata", size[f"{folder}/metadata"], 60e3 * commits + 10e6),
             # What a killed process was about to commit stays for days; so do manifests of races that were lost.

@@ -267,14 +267,14 @@ impl Flow {
         let mut output = PollOutput::default();
         let mut aside: Vec<SetAside> = Vec::new();
         let decoded = self.decode(parts, &mut aside)?;
-        output.counts.events = parts.iter().map(|part| part.len() as u64).sum();
+        output.counts.events = parts.iter().map(|part| self.speaking(part)).sum();
         let decoded = match &program.filter {
             None => decoded,
             Some(condition) => {
                 let (decoded, wanted) = self.able(decoded, parts, &mut aside, &|batch| condition.is_true(batch))?;
-                let before = decoded.batch.num_rows();
+                let kept = self.count_of(&decoded.batch, &wanted);
+                output.counts.filtered = self.count_of(&decoded.batch, &others(&[], wanted.len())) - kept;
                 let kept = decoded.keep(&wanted)?;
-                output.counts.filtered = (before - kept.batch.num_rows()) as u64;
                 kept
             }
         };
@@ -356,6 +356,25 @@ impl Flow {
             return !only.contains(&(partition, offset));
         }
         self.silent_until.get(&partition).is_some_and(|until| offset < *until)
+    }
+
+    /// How many events of a part are not only read to build up windows.
+    fn speaking(&self, part: &RawPart) -> u64 {
+        let silent = self.silent_until.get(&part.partition);
+        (part.len() - silent.map_or(0, |until| part.offsets.partition_point(|offset| offset < until))) as u64
+    }
+
+    /// How many of some rows are.
+    fn count_of(&self, batch: &RecordBatch, rows: &BooleanArray) -> u64 {
+        if self.silent_until.is_empty() {
+            return rows.true_count() as u64;
+        }
+        let (partitions, offsets) = (batch_partitions(batch), batch_offsets(batch));
+        let speaks = |row: &usize| {
+            rows.value(*row)
+                && self.silent_until.get(&(partitions.value(*row) as u32)).is_none_or(|until| offsets.value(*row) >= *until)
+        };
+        (0..rows.len()).filter(speaks).count() as u64
     }
 
     /// Partitions that have come to where they speak.
