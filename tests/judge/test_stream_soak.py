@@ -17,8 +17,9 @@ from test_stream_groups import group, stream, broker  # noqa: F401
 
 LONG = bool(os.environ.get("INSIGHTERA_TEST_LONG"))
 SECONDS, KILL_EVERY = (1800, 60) if LONG else (180, 22)
-# Fewer than are made in the first third: from then on what is old goes, and everything has its size.
-SNAPSHOTS = 500 if LONG else 100
+# Fewer than are made in the first third: from then on what is old goes, and everything has its size. More are there until
+# the tables are tended the next time, which a kill puts off.
+SNAPSHOTS, MORE = (500, 900) if LONG else (100, 300)
 RATE = 20_000
 PARTITIONS, STUDENTS = 4, 5000
 # Students with features; those with an alert.
@@ -246,13 +247,13 @@ table = "predictions.tenth"
         print(f"{name}: {commits} commits, {snapshots[name]} snapshots under load; {len(live)} files, {live_bytes / 1e6:.1f} MB; "
               f"unreachable: {data} data files, {manifests} manifests and lists, {metadata} of metadata")
         grown += [(name, what, found, allowed) for what, found, allowed in [
-            # Tended once a minute.
-            ("snapshots under load", snapshots[name], SNAPSHOTS + 300),
-            ("data files", files[f"{folder}/data"], SNAPSHOTS + 300),
+            ("snapshots under load", snapshots[name], SNAPSHOTS + MORE),
+            ("data files", files[f"{folder}/data"], SNAPSHOTS + MORE + data),
             ("bytes of data", size[f"{folder}/data"], 5 * live_bytes + 2e6),
             ("bytes of metadata", size[f"{folder}/metadata"], 60e3 * commits + 10e6),
-            # What a killed process was about to commit stays for days; so do manifests of races that were lost.
-            ("unreachable data files", data, 3 * kills + 10),
+            # What a killed process was about to commit, or to remove with old snapshots, stays for days; so do manifests of
+            # races that were lost.
+            ("unreachable data files", data, commits / 2 + 3 * kills),
             ("unreachable manifests and lists", manifests, 20 * commits),
             ("unreachable metadata files", metadata, kills + 3),
         ] if found > allowed]
@@ -271,5 +272,5 @@ table = "predictions.tenth"
     assert not grown and metrics < 60 + SECONDS / 4, (grown, metrics)
     # Windows and joins, and what the upkeep of the tables takes while it runs.
     assert peak < (768 if LONG else 512) * 2**20
-    # An upkeep takes its memory for seconds; what leaks is there between two as well.
-    assert late[0] < 1.15 * middle[len(middle) // 2], (late[0], middle[len(middle) // 2])
+    # An upkeep takes its memory for seconds and keeps some of it once; what leaks is there between two as well.
+    assert late[0] < 1.15 * middle[len(middle) // 2] + 64 * 2**20, (late[0], middle[len(middle) // 2])

@@ -89,9 +89,10 @@ impl fmt::Debug for StreamOptions {
     }
 }
 
-/// Rows that somebody should know of. They are told at least once: a row is in
-/// the alerts' table exactly once, but a stream that ended before its commit
-/// tells them again.
+/// Rows that somebody should know of. A row is in the alerts' table exactly
+/// once. It is told at once: a stream that ended before its commit tells it
+/// again, and one that ended right after it may not have reached who was to be
+/// told.
 #[derive(Debug, Clone)]
 pub struct Alert {
     /// The pipeline.
@@ -376,6 +377,8 @@ pub struct Stream {
     interval_bytes: usize,
     counts: Counts,
     dead: DeadLetters,
+    /// When it is said again that the source does not say what it is.
+    doubted: f64,
     commits: u64,
     last: Option<Committed>,
     started: f64,
@@ -489,6 +492,7 @@ impl Stream {
             interval_bytes: 0,
             counts: Counts::default(),
             dead: DeadLetters::default(),
+            doubted: 0.0,
             commits: 0,
             last: None,
             started: clock.monotonic_seconds(),
@@ -504,7 +508,9 @@ impl Stream {
     fn run(&mut self, fresh: &Fresh) -> Result<StreamEnd> {
         let end = self.work(fresh);
         let end = end.and_then(|end| {
-            self.cut()?;
+            if self.opened.is_none() || self.is_certain()? {
+                self.cut()?;
+            }
             self.finish_commit(true)?;
             Ok(end)
         });
@@ -570,7 +576,7 @@ impl Stream {
             if let Some(wait) = feed::look(&self.workspace) {
                 self.finish_commit(wait)?;
             }
-            if self.is_due() {
+            if self.is_due() && (self.is_full() || self.is_certain()?) {
                 self.cut()?;
             }
             if self.now() - looked >= LOOK {
@@ -740,6 +746,26 @@ impl Stream {
         }
     }
 
+    /// Whether it can be told that what was read is of the source that its
+    /// partitions were taken for; if not it waits, and who ends reads it again.
+    fn is_certain(&mut self) -> Result<bool> {
+        let error = match self.source.is_still() {
+            Err(error) if error.retryable() => error,
+            still => return still.map(|()| true),
+        };
+        let now = self.now();
+        if now >= self.doubted {
+            self.doubted = now + MINUTE;
+            self.warn(&format!("{error}; what was read since the last commit is committed when it can be told what it is of"));
+        }
+        Ok(false)
+    }
+
+    /// Whether the interval may not grow.
+    fn is_full(&self) -> bool {
+        self.interval_rows >= self.program.pipeline.stream.max_rows || self.interval_bytes >= WAITING_BYTES
+    }
+
     /// Whether the interval is old or large enough, and may go.
     fn is_due(&self) -> bool {
         let Some(opened) = self.opened else { return false };
@@ -748,7 +774,7 @@ impl Stream {
         // The commit takes its time as well.
         let lead = self.last.as_ref().map_or(freshness / 4.0, |last| (2.0 * last.seconds).min(freshness / 2.0));
         let old = self.now() - opened >= freshness - lead;
-        let full = self.interval_rows >= settings.max_rows || self.interval_bytes >= WAITING_BYTES;
+        let full = self.is_full();
         // While a commit runs the next interval waits, until it is full.
         if self.worker.busy { full } else { old || full }
     }
@@ -761,11 +787,6 @@ impl Stream {
         self.opened = None;
         if self.interval.ranges.is_empty() {
             return Ok(());
-        }
-        match self.source.is_still() {
-            // Of a source that is away nothing new was read.
-            Err(error) if error.retryable() => {}
-            still => still?,
         }
         self.finish_commit(true)?;
         self.interval.sent = self.live.as_mut().map(Live::take_sent);

@@ -228,7 +228,13 @@ impl Kafka {
     /// before.
     fn identify(&mut self, known: Option<&str>, patience: Duration) -> Result<Option<String>> {
         let found = topic_id(self.consumer.client(), &self.topic, patience);
-        let Some(id) = found.map_err(|e| self.no_answer(e))? else { return Ok(None) };
+        let Some(id) = found.map_err(|e| self.no_answer(e))? else {
+            // It had one.
+            if self.id.is_some() && self.is_missing() {
+                return Err(Error::data(format!("the topic `{}` is gone", self.topic)));
+            }
+            return Ok(None);
+        };
         if let Some(other) = known.or(self.id.as_deref()).filter(|other| *other != id) {
             return Err(self.made_again(&format!("has the id {id}, and what was read had {other}")));
         }
@@ -334,7 +340,7 @@ impl Kafka {
     }
 
     /// What a poll without an event says.
-    fn interpret(&self, error: KafkaError) -> Result<()> {
+    fn interpret(&mut self, error: KafkaError) -> Result<()> {
         if let Some((code, why)) = self.consumer.client().fatal_error() {
             let (group, member) = (&self.group.name, self.group.member.as_deref().unwrap_or("?"));
             return Err(match code {
@@ -352,12 +358,13 @@ impl Kafka {
             _ => return Err(Error::unavailable(format!("the topic `{}`: {error}", self.topic)).cause(error)),
         };
         match code {
-            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => Err(Error::data(format!(
-                "the topic `{}` has not got the events that come next any more: {error}",
-                self.topic
-            ))
-            .hint("its retention is shorter than this stream was away; write to a new table to begin anew")
-            .cause(error)),
+            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
+                // Another topic by the same name has other offsets.
+                self.is_still().or_else(|other| if other.retryable() { Ok(()) } else { Err(other) })?;
+                let what = format!("the topic `{}` has not got the events that come next any more: {error}", self.topic);
+                let hint = "its retention is shorter than this stream was away; write to a new table to begin anew";
+                Err(Error::data(what).hint(hint).cause(error))
+            }
             RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
                 // Of a topic that was read it could be another one by the same name.
                 let unread = self.read.is_empty() && self.assigned.values().all(|position| *position == 0);
