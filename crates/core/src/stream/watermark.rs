@@ -90,9 +90,8 @@ impl Watermarks {
     /// brought nothing for `idle_after` microseconds; after none at all, nothing
     /// is waited for.
     pub fn reached(&mut self, now: i64, idle_after: i64) -> Option<i64> {
-        let is_active = |progress: &&Progress| {
-            idle_after > 0 && (progress.held || now.saturating_sub(progress.heard) < idle_after)
-        };
+        let is_active =
+            |progress: &&Progress| idle_after > 0 && (progress.held || now.saturating_sub(progress.heard) < idle_after);
         let mut active = self.partitions.values().filter(is_active).peekable();
         let watermark = if active.peek().is_some() {
             // `None` is smaller than any watermark: a silent partition holds.

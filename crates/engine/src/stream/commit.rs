@@ -355,11 +355,8 @@ impl Committer {
         change.summary.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
         self.count(&mut change);
         let claims = self.claims(&owned, interval);
-        let beside = Beside {
-            partitions: interval.described.clone(),
-            checkpoints: chains,
-            samples: interval.samples.clone(),
-        };
+        let beside =
+            Beside { partitions: interval.described.clone(), checkpoints: chains, samples: interval.samples.clone() };
         let snapshot_id = self.retry(&mut owned, &change, claims, &beside, keep_trying)?;
         self.main = Some(owned);
         Ok(snapshot_id)

@@ -11,8 +11,8 @@ use arrow::array::{
 };
 use arrow::compute::{filter, filter_record_batch};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType, UInt32Type};
-use insightera_core::{Clock, ErrorKind};
 use insightera_core::stream::{Disposition, EventOutput, QuantileSketch};
+use insightera_core::{Clock, ErrorKind};
 use insightera_entities::hash::FeatureHasher;
 use insightera_events::{Drift, Origin, Problem};
 
@@ -295,7 +295,13 @@ impl Flow {
         aside.extend(future);
         (output.counts.dead, output.counts.late) = (aside.len() as u64, late.len() as u64);
         output.dead = aside.first().map(|event| {
-            format!("partition {}, offset {}: {}: {}", event.partition, event.offset, event.problem.as_str(), event.message)
+            format!(
+                "partition {}, offset {}: {}: {}",
+                event.partition,
+                event.offset,
+                event.problem.as_str(),
+                event.message
+            )
         });
         if self.only.is_some() {
             // They are where they were.
@@ -372,7 +378,10 @@ impl Flow {
         let (partitions, offsets) = (batch_partitions(batch), batch_offsets(batch));
         let speaks = |row: &usize| {
             rows.value(*row)
-                && self.silent_until.get(&(partitions.value(*row) as u32)).is_none_or(|until| offsets.value(*row) >= *until)
+                && self
+                    .silent_until
+                    .get(&(partitions.value(*row) as u32))
+                    .is_none_or(|until| offsets.value(*row) >= *until)
         };
         (0..rows.len()).filter(speaks).count() as u64
     }
@@ -780,11 +789,7 @@ struct Made {
 ///
 /// # Errors
 /// The error, when it says nothing of values.
-fn refused_rows(
-    error: Error,
-    count: usize,
-    work: &dyn Fn(Range<usize>) -> Result<()>,
-) -> Result<Vec<(usize, String)>> {
+fn refused_rows(error: Error, count: usize, work: &dyn Fn(Range<usize>) -> Result<()>) -> Result<Vec<(usize, String)>> {
     let mut refused = Vec::new();
     let mut left = vec![(0..count, error)];
     while let Some((rows, error)) = left.pop() {

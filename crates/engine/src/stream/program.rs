@@ -174,7 +174,8 @@ impl Program {
         let output = Arc::new(OutputPlan::new(&context, source, &feature_schema)?);
         let row_schema = output.row_schema();
         let (sides, late_side) = set_aside_tables(&pipeline);
-        let predictions = TableName { namespace: pipeline.output.namespace.clone(), name: pipeline.output.table.clone() };
+        let predictions =
+            TableName { namespace: pipeline.output.namespace.clone(), name: pipeline.output.table.clone() };
         if sides.iter().any(|side| side.name == predictions) {
             return Err(Error::invalid(format!(
                 "{file}: table `{predictions}` cannot hold predictions and events that were set aside"

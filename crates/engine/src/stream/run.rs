@@ -756,7 +756,9 @@ impl Stream {
         let now = self.now();
         if now >= self.doubted {
             self.doubted = now + MINUTE;
-            self.warn(&format!("{error}; what was read since the last commit is committed when it can be told what it is of"));
+            self.warn(&format!(
+                "{error}; what was read since the last commit is committed when it can be told what it is of"
+            ));
         }
         Ok(false)
     }

@@ -126,9 +126,8 @@ impl Windows {
         let argument = |argument: &Argument| {
             let values = argument.expression.evaluate(batch)?;
             let wanted = arrow_type(argument.kind);
-            cast(&values, &wanted).map_err(|e| {
-                Error::data(format!("`{}` of a window does not fit {wanted}: {e}", argument.sql)).cause(e)
-            })
+            cast(&values, &wanted)
+                .map_err(|e| Error::data(format!("`{}` of a window does not fit {wanted}: {e}", argument.sql)).cause(e))
         };
         self.arguments.iter().map(argument).collect()
     }

@@ -167,7 +167,11 @@ fn a_stream_killed_before_or_after_any_durable_operation_loses_and_repeats_nothi
     let operations = template.end_everywhere("kill");
     // The takeover, and at least three intervals.
     assert!(template.commits() >= before + 1 + 3, "{} commits after {before}", template.commits());
-    println!("{} durable operations, {} of them swaps, killed before and after each", operations.len(), swaps(&operations));
+    println!(
+        "{} durable operations, {} of them swaps, killed before and after each",
+        operations.len(),
+        swaps(&operations)
+    );
 }
 
 #[test]

@@ -117,7 +117,11 @@ impl Files {
         let tail = self.known.get(&number).and_then(|known| known.tail.as_ref());
         let Some(tail) = tail.filter(|tail| tail.at == position) else { return Ok(()) };
         let found = before(path, file, position, tail.bytes)?;
-        if format!("{:016x}", xxh3_64(&found)) == tail.hash { Ok(()) } else { Err(another(path, "is another file now")) }
+        if format!("{:016x}", xxh3_64(&found)) == tail.hash {
+            Ok(())
+        } else {
+            Err(another(path, "is another file now"))
+        }
     }
 
     /// The files whose first line is complete, with the hash of that line.

@@ -361,7 +361,8 @@ impl Kafka {
             RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
                 // Another topic by the same name has other offsets.
                 self.is_still().or_else(|other| if other.retryable() { Ok(()) } else { Err(other) })?;
-                let what = format!("the topic `{}` has not got the events that come next any more: {error}", self.topic);
+                let what =
+                    format!("the topic `{}` has not got the events that come next any more: {error}", self.topic);
                 let hint = "its retention is shorter than this stream was away; write to a new table to begin anew";
                 Err(Error::data(what).hint(hint).cause(error))
             }

@@ -34,7 +34,11 @@ impl<T> Drop for Owned<T> {
 ///
 /// # Errors
 /// When no broker answers in time.
-pub fn topic_id<C: ClientContext>(client: &Client<C>, topic: &str, patience: Duration) -> Result<Option<String>, KafkaError> {
+pub fn topic_id<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    patience: Duration,
+) -> Result<Option<String>, KafkaError> {
     let Ok(name) = CString::new(topic) else { return Ok(None) };
     let mut names = [name.as_ptr()];
     let millis = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
@@ -48,7 +52,8 @@ pub fn topic_id<C: ClientContext>(client: &Client<C>, topic: &str, patience: Dur
         let topics = bindings::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
         let topics = Owned(topics, bindings::rd_kafka_TopicCollection_destroy);
         let operation = rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
-        let options = Owned(bindings::rd_kafka_AdminOptions_new(rk, operation), bindings::rd_kafka_AdminOptions_destroy);
+        let options =
+            Owned(bindings::rd_kafka_AdminOptions_new(rk, operation), bindings::rd_kafka_AdminOptions_destroy);
         bindings::rd_kafka_AdminOptions_set_request_timeout(options.0, millis, ptr::null_mut(), 0);
         let queue = Owned(bindings::rd_kafka_queue_new(rk), bindings::rd_kafka_queue_destroy);
         bindings::rd_kafka_DescribeTopics(rk, topics.0, options.0, queue.0);
