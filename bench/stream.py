@@ -227,7 +227,12 @@ def counted(project, kind, count, anomalies):
     events, = lake.sql(f"SELECT count(*) FROM (SELECT DISTINCT {event} FROM predictions)").fetchone()
     found = {"rows": rows, "events": events, "entities": entities, "versions": versions}
     alert, = pipeline["alerts"].values()
-    for name, table in (("alerts", alert["table"]), ("dead", pipeline["stream"]["dead_letters"]), ("late", pipeline["stream"]["late_events"])):
+    beside = {"alerts": alert["table"], "dead": pipeline["stream"]["dead_letters"], "late": pipeline["stream"].get("late_events")}
+    # Without windows nothing is late.
+    found["late"] = 0
+    for name, table in beside.items():
+        if table is None:
+            continue
         found[name], = lake.sql(f"SELECT count(*) FROM iceberg_scan('{where[table]}')").fetchone()
     if kind == "dropout":
         # Only students who are a high risk at some time: all others' rows in order would take long.
