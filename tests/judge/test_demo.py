@@ -144,7 +144,8 @@ def differences(found, wanted):
 def counts_of(said, stream):
     """What the demo says of a stream: events, predictions, dead letters, alerts."""
     line = re.search(rf"^{stream}: .*$", said, re.MULTILINE)[0]
-    return [int(re.search(rf"([\d,]+) {what}", line)[1].replace(",", "")) for what in ("events", "predictions", "dead letters", "alerts")]
+    return [int(re.search(rf"([\d,]+) {what}", line)[1].replace(",", ""))
+            for what in ("events", "predictions", "dead letters", "alerts")]
 
 
 def test_every_event_of_the_demo_has_its_prediction(demo):
@@ -171,11 +172,13 @@ def test_every_event_of_the_demo_has_its_prediction(demo):
 def test_every_payment_of_the_demo_is_judged(demo):
     events, damaged = lines_of(demo, "financial-transactions")
     assert len(events) > 800
-    rows = [row for row in demo.predictions("ml_predictions.anomaly_detections") if row["pipeline"] == "transaction_anomaly_realtime"]
-    assert not differences([row["anomaly_id"] for row in rows], [f"financial:{event['transaksi_id']}" for event in events.values()])
+    pipeline = "transaction_anomaly_realtime"
+    rows = [row for row in demo.predictions("ml_predictions.anomaly_detections") if row["pipeline"] == pipeline]
+    assert not differences([row["anomaly_id"] for row in rows],
+                           [f"financial:{event['transaksi_id']}" for event in events.values()])
     alerts = demo.predictions("ml_predictions.anomaly_alerts")
     assert {row["anomaly_id"] for row in alerts} == {row["anomaly_id"] for row in rows if row["is_anomaly"]}
-    assert counts_of(demo.said, "transaction_anomaly_realtime") == [len(events) + len(damaged), len(rows), len(damaged), len(alerts)]
+    assert counts_of(demo.said, pipeline) == [len(events) + len(damaged), len(rows), len(damaged), len(alerts)]
     highest = sorted(alerts, key=lambda row: -row["z_score"])[:3]
     printed = printed_below(demo.said, "seconds of events: insightera stream")
     assert [(unit, float(z), reason) for unit, z, reason in printed] == \

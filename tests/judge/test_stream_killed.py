@@ -18,7 +18,7 @@ import test_stream
 import test_stream_close
 from conftest import missing
 from lakehouse import multiset
-from test_stream import DAY, NOW, append, events, fold_files, live  # noqa: F401
+from test_stream import DAY, NOW, append, fold_files, live  # noqa: F401
 from test_stream_close import weekly  # noqa: F401
 
 # What is of the run that wrote a row. Everything else is the same, whoever was killed.
@@ -93,6 +93,17 @@ class Killed:
               + ", ".join(f"{self.stages.count(stage)} {stage}" for stage in dict.fromkeys(self.stages)))
 
 
+def lines(file, start, count, every, late):
+    """Events of four students, one at a time; in each 27 one is late and one is broken, soon after the first."""
+    made = []
+    for index in range(start, start + count):
+        at = NOW - 90 * DAY + index * every - (late if index % 27 == 4 else 0)
+        line = json.dumps({"nim": f"{file * 4 + index * 7 % 4:06d}", "kind": "attendance", "at": at,
+                           "data": {"value": index * 37 % 60 / 10 - 3}})
+        made.append(line[:-1] if index % 27 == 6 else line)
+    return made
+
+
 def test_a_stream_killed_before_or_after_any_durable_operation_has_the_same_rows(live, small_model, tmp_path):  # noqa: F811
     path = live.folder / "pipelines" / "live.toml"
     # Cuts are made by their size alone: those of every run are the same.
@@ -105,7 +116,7 @@ table = "predictions.rare"
 
     def add(start, count):
         for file in range(2):
-            append(live, file, events(file, count, students=4, start=start))
+            append(live, file, lines(file, start, count, DAY // 9, late=3 * DAY))
 
     sides = ["predictions.dead", "predictions.late", "predictions.rare"]
     stream = Killed(live, "live", ["predictions.live", *sides], add, (27, 27), tmp_path / "aside")
@@ -123,17 +134,11 @@ def test_a_stream_of_closed_windows_killed_before_or_after_any_swap_has_the_same
 
     def add(start, count):
         for file in range(2):
-            lines = []
-            for index in range(start, start + count):
-                # One of eighteen comes after all its windows have closed.
-                at = NOW - 90 * DAY + index * DAY // 3 - (12 * DAY if index % 18 == 17 else 0)
-                line = json.dumps({"nim": f"{file * 4 + index * 7 % 4:06d}", "kind": "attendance", "at": at,
-                                   "data": {"value": index * 37 % 60 / 10 - 3}})
-                lines.append(line[:-1] if index % 20 == 9 else line)
-            append(weekly, file, lines)
+            # Late is what comes after all its windows have closed.
+            append(weekly, file, lines(file, start, count, DAY // 3, late=12 * DAY))
 
     sides = ["predictions.dead", "predictions.late", "predictions.low"]
-    stream = Killed(weekly, "weekly", ["predictions.weekly", *sides], add, (45, 45), tmp_path / "aside")
+    stream = Killed(weekly, "weekly", ["predictions.weekly", *sides], add, (54, 45), tmp_path / "aside")
     test_stream_close.check(weekly, small_model)
     takeover, *commits = stream.commits("predictions.weekly")
     assert takeover == 0 and len([count for count in commits if count]) >= 3, commits
