@@ -112,7 +112,8 @@ public class KafkaCommands {
                     case "grow" -> admin.createPartitions(Map.of(words[1],
                         NewPartitions.increaseTo(Integer.parseInt(words[2])))).all().get();
                     case "read" -> answer = read(arguments[0], words[1], KafkaCommands::id);
-                    case "records" -> answer = read(arguments[0], words[1], one -> one.partition() + "\u0002" + one.offset());
+                    case "records" -> answer = read(arguments[0], words[1],
+                        one -> one.partition() + "\u0002" + one.offset());
                     case "delete" -> {
                         admin.deleteTopics(List.of(words[1])).all().get();
                         while (admin.listTopics().names().get().contains(words[1])) {

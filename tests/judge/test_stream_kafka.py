@@ -234,6 +234,8 @@ def until_read(project, processes, ends):
 def test_a_process_reads_on_when_its_broker_comes_back(stream, broker, small_model):
     """One process of a group and one of none, through a broker that is stopped and one that is killed."""
     project, topic = stream
+    # Else it waits up to ten seconds before it asks again.
+    write_pipeline(project, source_of(topic, broker, reconnect_backoff_max_ms=2000))
     alone(project)
     broker.topic(topic, 4)
     sent = Partitions(broker, topic, 4)
@@ -425,45 +427,81 @@ def test_a_topic_that_is_made_again_ends_the_streams_that_run(stream, broker, th
         assert process.returncode == 1 and any(reason in said(process) for reason in reasons), said(process)
 
 
+class Member:
+    """A process of a group that commits once a minute, or when it must, after one that has read what there was."""
+
+    def __init__(self, project, topic, broker):
+        self.project, self.topic, self.broker = project, topic, broker
+        write_pipeline(project, source_of(topic, broker, session_timeout_ms=6000))
+        broker.topic(topic, 2)
+        self.sent = Partitions(broker, topic, 2)
+        self.sent(50)
+        project.json("stream", "live", "--until-end")
+        path = project.folder / "pipelines" / "live.toml"
+        path.write_text(path.read_text().replace('"200 ms"', '"60 s"').replace("max_rows = 300", "max_rows = 100000"))
+        self.before = self.rows()
+        self.process = running(project, "live")
+        self.until(lambda: self.own("ended") is False and self.own("partitions") == [0, 1])
+        assert self.process.poll() is None, said(self.process)
+
+    def rows(self):
+        return rows_by_table(self.project, "predictions")
+
+    def own(self, key):
+        return next((one[key] for one in self.project.json("stream", "status", "live")[0]["processes"]), None)
+
+    def until(self, condition, patience=60):
+        """Or until the process ends, or the patience does."""
+        deadline = time.monotonic() + patience
+        while self.process.poll() is None and time.monotonic() < deadline and not condition():
+            time.sleep(0.05)
+
+    def until_read(self, events):
+        self.until(lambda: self.own("events") == events)
+        assert self.process.poll() is not None or self.own("events") == events, said(self.process)
+
+    def has_committed(self):
+        return self.rows() != self.before
+
+
 @pytest.mark.parametrize("then", ["is gone as well", "cannot be asked"])
 def test_what_was_read_of_a_topic_is_committed_only_if_it_is_still_that_topic(stream, broker, then):
     """Events of another topic are read, and when they are to be committed nobody says any more which topic it was."""
-    project, topic = stream
-    broker.topic(topic, 2)
-    Partitions(broker, topic, 2)(50)
-    project.json("stream", "live", "--until-end")
-    before = rows_by_table(project, "predictions")
-    path = project.folder / "pipelines" / "live.toml"
-    path.write_text(path.read_text().replace('"200 ms"', '"60 s"').replace("max_rows = 300", "max_rows = 100000"))
-    process = running(project, "live")
-
-    def until(condition, patience=60):
-        deadline = time.monotonic() + patience
-        while process.poll() is None and time.monotonic() < deadline and not condition():
-            time.sleep(0.05)
-
-    def own():
-        return project.json("stream", "status", "live")[0]["processes"]
-
-    until(lambda: [(one["partitions"], one["ended"]) for one in own()] == [([0, 1], False)])
-    assert process.poll() is None, said(process)
-    process.send_signal(signal.SIGSTOP)
-    made_again(topic, broker, 200)
-    process.send_signal(signal.SIGCONT)
+    member = Member(*stream, broker)
+    member.process.send_signal(signal.SIGSTOP)
+    made_again(member.topic, broker, 200)
+    member.process.send_signal(signal.SIGCONT)
     # Or it has seen by then what it reads, and has ended.
-    until(lambda: [one["events"] for one in own()] == [300])
-    assert process.poll() is not None or own()[0]["events"] == 300, said(process)
-    if then == "is gone as well":
-        broker.command("delete", topic)
-    else:
-        broker.process.send_signal(signal.SIGSTOP)
-    process.send_signal(signal.SIGTERM)
+    member.until_read(300)
     try:
-        until(lambda: rows_by_table(project, "predictions") != before, 5)
+        if then == "is gone as well":
+            broker.command("delete", member.topic)
+        else:
+            broker.process.send_signal(signal.SIGSTOP)
+            # Its session ends: it gives its partitions up.
+            member.until(member.has_committed, 8)
+        member.process.send_signal(signal.SIGTERM)
+        member.until(member.has_committed, 3)
     finally:
         broker.process.send_signal(signal.SIGCONT)
-    process.wait(timeout=60)
-    assert rows_by_table(project, "predictions") == before, said(process)
+    member.process.wait(timeout=60)
+    assert not member.has_committed(), said(member.process)
+
+
+def test_a_member_goes_on_after_its_broker_stood_still_for_longer_than_its_session(stream, broker, small_model):
+    """It was told once that another process had its name: by its own commit of offsets, from before it was back."""
+    member = Member(*stream, broker)
+    member.sent(25)
+    member.until_read(50)
+    broker.process.send_signal(signal.SIGSTOP)
+    try:
+        member.until(member.has_committed, 8)
+    finally:
+        broker.process.send_signal(signal.SIGCONT)
+    member.sent(25)
+    member.until_read(100)
+    stop(member.process)
+    check(member.project, member.sent.folds, small_model)
 
 
 def test_the_options_that_the_tables_decide_are_refused(stream, broker):

@@ -47,6 +47,7 @@ mod metrics;
 mod program;
 mod protobuf;
 mod recorded;
+mod refresher;
 mod registry;
 mod remembered;
 mod replay;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -21,6 +21,7 @@ use super::live::{Live, Watch};
 use super::member::Member;
 use super::metrics::Metrics;
 use super::program::{Program, Scorer};
+use super::refresher::{Fresh, Refresher, take};
 use super::source::{Group, RawPart, Source};
 use super::states::{CLOSED, Extent, States};
 use super::status::{self, LiveStatus};
@@ -49,8 +50,6 @@ const MINUTE: f64 = 60.0;
 const DRIFT_SHOWN: usize = 20;
 /// Looks after which new partitions are looked for.
 const PARTITION_LOOKS: u64 = 2;
-/// Seconds between two looks for a newer model.
-const MODEL_LOOK: Duration = Duration::from_secs(2);
 /// Seconds that events wait for their schema: at first, and at most.
 const FIRST_HOLD: f64 = 0.1;
 const LONGEST_HOLD: f64 = 5.0;
@@ -137,17 +136,6 @@ pub struct StreamSummary {
     pub latency_p99_ms: Option<f64>,
 }
 
-/// What is loaded beside the loop and taken over by it.
-#[derive(Debug, Default)]
-struct Fresh {
-    join: Mutex<Option<Arc<JoinTable>>>,
-    scorer: Mutex<Option<Arc<Scorer>>>,
-}
-
-fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
-}
-
 /// Runs the stream `name` until it is told to stop, or to the end of its
 /// events.
 ///
@@ -169,13 +157,7 @@ pub async fn run(workspace: &Workspace, name: &str, options: &StreamOptions) -> 
     };
     let fresh = Arc::new(Fresh::default());
     let outbox = Arc::new(outbox(workspace, &program, options)?);
-    let refresher = Refresher {
-        workspace: workspace.clone(),
-        program: program.clone(),
-        fresh: fresh.clone(),
-        warn: options.on_warning.clone(),
-        told: BTreeMap::new(),
-    };
+    let refresher = Refresher::new(workspace, &program, &fresh, options.on_warning.clone());
     let refresher = refresher.run(join.clone(), scorer.clone());
     let refresher = Background::spawn("refresher of a stream", refresher)?;
     let upkeep = upkeep(workspace.clone(), program.clone(), options.on_warning.clone());
@@ -269,83 +251,6 @@ fn outbox(workspace: &Workspace, program: &Program, options: &StreamOptions) -> 
     let warn = options.on_warning.clone().unwrap_or_else(|| Arc::new(|_| {}));
     let notifiers = workspace.project().settings.notifiers.iter().filter(|(name, _)| wanted(name));
     Outbox::open(notifiers, warn)
-}
-
-/// Looks for newer inputs of the join and a newer model. A failure leaves what
-/// is there, is told, and is tried again.
-struct Refresher {
-    workspace: Workspace,
-    program: Arc<Program>,
-    fresh: Arc<Fresh>,
-    warn: Option<Warn>,
-    /// What failed last, by what was to be loaded.
-    told: BTreeMap<&'static str, String>,
-}
-
-impl Refresher {
-    async fn run(mut self, mut join: Option<Arc<JoinTable>>, mut scorer: Arc<Scorer>) {
-        let refresh = self.program.pipeline.join.as_ref();
-        let every = refresh.map_or(MODEL_LOOK, |join| Duration::from_micros(join.refresh as u64));
-        let mut joined = 0.0;
-        loop {
-            tokio::time::sleep(every.min(MODEL_LOOK)).await;
-            let now = self.workspace.clock().monotonic_seconds();
-            if let Some(table) = &join
-                && now - joined >= every.as_secs_f64()
-            {
-                joined = now;
-                let newer = self.newer_features(table).await;
-                if let Some(table) = self.or_told("features", newer) {
-                    join = Some(table.clone());
-                    *self.fresh.join.lock().unwrap_or_else(PoisonError::into_inner) = Some(table);
-                }
-            }
-            let newer = self.newer_model(&scorer);
-            if let Some(newer) = self.or_told("model", newer) {
-                scorer = newer.clone();
-                *self.fresh.scorer.lock().unwrap_or_else(PoisonError::into_inner) = Some(newer);
-            }
-        }
-    }
-
-    async fn newer_features(&self, table: &JoinTable) -> Result<Option<Arc<JoinTable>>> {
-        let Some(query) = &self.program.join else { return Ok(None) };
-        if !query.is_stale(&self.workspace, table)? {
-            return Ok(None);
-        }
-        query.load(&self.workspace).await.map(|table| Some(Arc::new(table)))
-    }
-
-    fn newer_model(&self, scorer: &Scorer) -> Result<Option<Arc<Scorer>>> {
-        let Some(now) = self.program.resolve(&self.workspace)? else { return Ok(None) };
-        if scorer.resolved.as_ref().is_some_and(|model| (model.version, &model.sha256) == (now.version, &now.sha256)) {
-            return Ok(None);
-        }
-        self.program.scorer(&self.workspace).map(|newer| Some(Arc::new(newer)))
-    }
-
-    /// What there is; of a failure the caller's warning, once until another.
-    fn or_told<T>(&mut self, what: &'static str, found: Result<Option<T>>) -> Option<T> {
-        let error = match found {
-            Ok(found) => {
-                self.told.remove(what);
-                return found;
-            }
-            Err(error) => error,
-        };
-        let text = error.to_string();
-        if let Some(warn) = &self.warn
-            && self.told.get(what) != Some(&text)
-        {
-            let remedy = error.get_hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-            warn(&format!(
-                "{}: the {what} cannot be refreshed and stay as they are: {text}{remedy}; it is tried again",
-                self.program.pipeline.name
-            ));
-        }
-        self.told.insert(what, text);
-        None
-    }
 }
 
 /// A running stream.
@@ -508,7 +413,7 @@ impl Stream {
     fn run(&mut self, fresh: &Fresh) -> Result<StreamEnd> {
         let end = self.work(fresh);
         let end = end.and_then(|end| {
-            if self.opened.is_none() || self.is_certain()? {
+            if self.may_cut()? {
                 self.cut()?;
             }
             self.finish_commit(true)?;
@@ -553,14 +458,15 @@ impl Stream {
             }
             // One commit, one model and one state of the features: they change at a
             // cut, so that the commit says of each row what made it.
-            if let Some(join) = take(&fresh.join) {
+            if fresh.is_there() && self.may_cut()? {
                 self.cut()?;
-                self.flow.join = Some(join);
-            }
-            if let Some(scorer) = take(&fresh.scorer) {
-                self.cut()?;
-                self.flow.scorer = scorer.clone();
-                self.interval.scorer = scorer;
+                if let Some(join) = take(&fresh.join) {
+                    self.flow.join = Some(join);
+                }
+                if let Some(scorer) = take(&fresh.scorer) {
+                    self.flow.scorer = scorer.clone();
+                    self.interval.scorer = scorer;
+                }
             }
             let parts = self.next(bytes)?;
             let waits = !self.held.is_empty();
@@ -576,8 +482,8 @@ impl Stream {
             if let Some(wait) = feed::look(&self.workspace) {
                 self.finish_commit(wait)?;
             }
-            if self.is_due() && (self.is_full() || self.is_certain()?) {
-                self.cut()?;
+            if self.is_due() {
+                self.cut_when_certain()?;
             }
             if self.now() - looked >= LOOK {
                 looked = self.now();
@@ -761,6 +667,22 @@ impl Stream {
             ));
         }
         Ok(false)
+    }
+
+    /// Whether what was read may be committed, if anything was.
+    pub(super) fn may_cut(&mut self) -> Result<bool> {
+        Ok(self.opened.is_none() || self.is_certain()?)
+    }
+
+    /// Ends the interval, or lets it grow until it is full; then it waits.
+    fn cut_when_certain(&mut self) -> Result<()> {
+        while !self.may_cut()? {
+            if !self.is_full() || self.options.stop.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            std::thread::sleep(POLL_WAIT);
+        }
+        self.cut()
     }
 
     /// Whether the interval may not grow.

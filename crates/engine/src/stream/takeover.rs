@@ -79,6 +79,8 @@ impl Stream {
     pub(super) fn rebalance(&mut self) -> Result<()> {
         match self.source.rebalance() {
             None => Ok(()),
+            // What was read is committed first, and it must be told what it is of.
+            Some(_) if !self.may_cut()? => Ok(()),
             Some(Rebalance::Lost(lost)) => {
                 self.settle()?;
                 self.give_up(&lost);

@@ -122,6 +122,8 @@ struct Member {
     asked: Mutex<VecDeque<Rebalance>>,
     /// Nobody is there any more to answer.
     closing: AtomicBool,
+    /// The group has missed this process, which has no partitions again yet.
+    missed: AtomicBool,
     refusals: Refusals,
 }
 
@@ -154,6 +156,7 @@ impl ConsumerContext for Member {
             };
             return;
         }
+        self.missed.store(!gained && consumer.assignment_lost(), Ordering::SeqCst);
         self.asked().push_back(if gained { Rebalance::Gained(partitions) } else { Rebalance::Lost(partitions) });
     }
 }
@@ -344,6 +347,10 @@ impl Kafka {
         if let Some((code, why)) = self.consumer.client().fatal_error() {
             let (group, member) = (&self.group.name, self.group.member.as_deref().unwrap_or("?"));
             return Err(match code {
+                // What the client still had to say to the group it said as nobody.
+                RDKafkaErrorCode::FencedInstanceId if self.consumer.context().missed.load(Ordering::SeqCst) => {
+                    Error::conflict(format!("the group `{group}` has missed this process"))
+                }
                 RDKafkaErrorCode::FencedInstanceId => Error::invalid(format!(
                     "another process is the member `{member}` of the group `{group}`"
                 ))
@@ -610,6 +617,10 @@ impl Source for Kafka {
     }
 
     fn committed(&mut self, positions: &BTreeMap<u32, i64>) {
+        // To a group that has missed this process it is another one by its name.
+        if self.consumer.assignment_lost() {
+            return;
+        }
         let mut list = TopicPartitionList::new();
         for (partition, position) in positions {
             if list.add_partition_offset(&self.topic, *partition as i32, Offset::Offset(*position)).is_err() {

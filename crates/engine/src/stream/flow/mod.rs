@@ -1,31 +1,30 @@
 //! The hot path: a poll in, rows out. One thread, no locks, columns all the
 //! way; all events of a poll are scored by one call.
 
+mod decode;
+mod rows;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray, UInt32Array,
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray,
 };
-use arrow::compute::{filter, filter_record_batch};
-use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType, UInt32Type};
+use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+use insightera_core::Clock;
 use insightera_core::stream::{Disposition, EventOutput, QuantileSketch};
-use insightera_core::{Clock, ErrorKind};
-use insightera_entities::hash::FeatureHasher;
 use insightera_events::{Drift, Origin, Problem};
 
+use self::decode::Decoded;
+use self::rows::{kept, others};
 use super::join::JoinTable;
 use super::metrics::Times;
-use super::program::{AlertPlan, Program, Scorer};
+use super::program::{Program, Scorer};
 use super::remembered::Remembered;
 use super::set_aside::{self, SetAside, Verdict};
 use super::source::RawPart;
 use super::states::{CLOSED, States, process_each};
 use crate::erase::{ErasedEntities, Suppressed};
-use crate::key::Keys;
-use crate::score::{RowFacts, output_batch, text};
 use crate::{Error, Result};
 
 /// Tries to learn a schema, and the pause after the first; later ones are as
@@ -160,14 +159,6 @@ pub struct PollOutput {
     pub dead: Option<String>,
     /// What became of the events.
     pub counts: Counts,
-}
-
-/// The events of a poll that were decoded.
-struct Decoded {
-    batch: RecordBatch,
-    /// The number of each event in the poll.
-    raw: UInt32Array,
-    ranges: Vec<(u32, Range<usize>)>,
 }
 
 impl Flow {
@@ -395,142 +386,6 @@ impl Flow {
         }
     }
 
-    fn decode(&mut self, parts: &[RawPart], aside: &mut Vec<SetAside>) -> Result<Decoded> {
-        let events = parts.iter().map(RawPart::len).sum();
-        let mut columns = self.program.decoder.columns(events);
-        let (mut raw, mut ranges) = (Vec::with_capacity(events), Vec::with_capacity(parts.len()));
-        let (mut partitions, mut offsets, mut arrivals) =
-            (Vec::with_capacity(events), Vec::with_capacity(events), Vec::with_capacity(events));
-        let mut first = 0;
-        for part in parts {
-            let start = offsets.len();
-            for index in 0..part.len() {
-                let read = match part.cut(index) {
-                    None => self.program.decoder.read(part.payload(index), &mut columns),
-                    Some(length) => Err((
-                        Problem::Json,
-                        format!("the event has {length} bytes, which is too long; the payload here is its beginning"),
-                    )),
-                };
-                match read {
-                    Ok(()) => {
-                        raw.push((first + index) as u32);
-                        partitions.push(part.partition as i32);
-                        offsets.push(part.offsets[index]);
-                        let before = match self.arrivals.is_empty() {
-                            true => None,
-                            false => self.arrivals.remove(&(part.partition, part.offsets[index])),
-                        };
-                        arrivals.push(before.unwrap_or(part.arrivals[index]));
-                    }
-                    Err(_) if self.is_silent(part.partition, part.offsets[index]) => {}
-                    Err((problem, message)) => aside.push(taken(part, index, None, problem, message)),
-                }
-            }
-            ranges.push((part.partition, start..offsets.len()));
-            first += part.len();
-        }
-        let times = TimestampMicrosecondArray::from(std::mem::take(&mut columns.times)).with_timezone("UTC");
-        let mut arrays = columns.finish();
-        self.look(parts);
-        if let Some(drift) = &mut self.drift {
-            let origin = |row: usize| Origin { partition: partitions[row] as u32, offset: offsets[row] };
-            drift.count(&arrays, &origin);
-        }
-        arrays.extend([
-            Arc::new(times) as ArrayRef,
-            Arc::new(TimestampMicrosecondArray::from(arrivals).with_timezone("UTC")),
-            Arc::new(Int32Array::from(partitions)),
-            Arc::new(Int64Array::from(offsets)),
-        ]);
-        let batch = RecordBatch::try_new(self.program.decoded_schema.clone(), arrays).map_err(misfit)?;
-        let decoded = self.with_computed(Decoded { batch, raw: raw.into(), ranges }, parts, aside)?;
-        self.with_keys(decoded, parts, aside)
-    }
-
-    /// With the columns of [events.columns], between the payload's and the
-    /// source's.
-    fn with_computed(&self, decoded: Decoded, parts: &[RawPart], aside: &mut Vec<SetAside>) -> Result<Decoded> {
-        let program = &self.program;
-        if program.computed.is_empty() {
-            return Ok(decoded);
-        }
-        let fields = program.payload_fields;
-        let (decoded, computed) = self.able(decoded, parts, aside, &|batch| {
-            let payload = batch.project(&(0..fields).collect::<Vec<_>>()).map_err(misfit)?;
-            program.computed.iter().map(|column| column.evaluate(&payload)).collect::<Result<Vec<_>>>()
-        })?;
-        let mut arrays = decoded.batch.columns().to_vec();
-        arrays.splice(fields..fields, computed);
-        let batch = RecordBatch::try_new(program.event_schema.clone(), arrays).map_err(misfit)?;
-        Ok(Decoded { batch, ..decoded })
-    }
-
-    /// Does `work` on all events, or on all but those for whose values it fails,
-    /// which are set aside.
-    fn able<T>(
-        &self,
-        decoded: Decoded,
-        parts: &[RawPart],
-        aside: &mut Vec<SetAside>,
-        work: &dyn Fn(&RecordBatch) -> Result<T>,
-    ) -> Result<(Decoded, T)> {
-        let failed = match work(&decoded.batch) {
-            Ok(done) => return Ok((decoded, done)),
-            Err(error) => error,
-        };
-        let count = decoded.batch.num_rows();
-        let part_of = |rows: Range<usize>| decoded.batch.slice(rows.start, rows.len());
-        let refused = refused_rows(failed, count, &|rows| work(&part_of(rows)).map(drop))?;
-        self.set_aside(&decoded.batch, &refused, parts, aside);
-        let decoded = decoded.keep(&others(&refused, count))?;
-        let done = work(&decoded.batch)?;
-        Ok((decoded, done))
-    }
-
-    /// Sets events aside because of their values, with why.
-    fn set_aside(
-        &self,
-        events: &RecordBatch,
-        refused: &[(usize, String)],
-        parts: &[RawPart],
-        aside: &mut Vec<SetAside>,
-    ) {
-        let (partitions, offsets) = (batch_partitions(events), batch_offsets(events));
-        let times = micros(events, "event_timestamp");
-        for (row, why) in refused {
-            let (partition, offset) = (partitions.value(*row) as u32, offsets.value(*row));
-            let part = parts.iter().find(|part| part.partition == partition);
-            if let Some(part) = part.filter(|_| !self.is_silent(partition, offset))
-                && let Ok(index) = part.offsets.binary_search(&offset)
-            {
-                aside.push(taken(part, index, Some(times.value(*row)), Problem::Value, why.clone()));
-            }
-        }
-    }
-
-    /// Only events whose computed key has a value; the others are set aside.
-    fn with_keys(&self, decoded: Decoded, parts: &[RawPart], aside: &mut Vec<SetAside>) -> Result<Decoded> {
-        let pipeline = &self.program.pipeline;
-        for (name, _) in pipeline.events.columns.iter().filter(|(name, _)| pipeline.entity_key.contains(name)) {
-            let column = named(&decoded.batch, name).clone();
-            if column.null_count() == 0 {
-                continue;
-            }
-            let times = micros(&decoded.batch, "event_timestamp");
-            for row in (0..column.len()).filter(|row| column.is_null(*row)) {
-                let (part, index) = place(parts, decoded.raw.value(row) as usize);
-                if !self.is_silent(part.partition, part.offsets[index]) {
-                    let message = format!("the event has no `{name}`");
-                    aside.push(taken(part, index, Some(times.value(row)), Problem::Key, message));
-                }
-            }
-            let wanted: BooleanArray = (0..column.len()).map(|row| Some(column.is_valid(row))).collect();
-            return self.with_keys(decoded.keep(&wanted)?, parts, aside);
-        }
-        Ok(decoded)
-    }
-
     /// The events that entered their windows, with the windows' columns;
     /// others are set aside.
     fn windows(
@@ -623,248 +478,6 @@ impl Flow {
         self.advance();
         let made = self.made(&subjects, &computed, "window")?;
         self.take(&subjects, made, &|row| (CLOSED, ends[row]), output)
-    }
-
-    /// Rows for events; those of which none can be made are set aside.
-    fn score_events(
-        &mut self,
-        batch: RecordBatch,
-        windows: Vec<ArrayRef>,
-        parts: &[RawPart],
-        aside: &mut Vec<SetAside>,
-        output: &mut PollOutput,
-    ) -> Result<()> {
-        let reason = self.kind.reason;
-        let (batch, windows) = self.without_refused(batch, windows)?;
-        self.advance();
-        let (batch, made) = match self.made(&batch, &windows, reason) {
-            Ok(made) => (batch, made),
-            Err(error) => {
-                let made = |rows: Range<usize>| {
-                    let part = |array: &ArrayRef| array.slice(rows.start, rows.len());
-                    let windows: Vec<_> = windows.iter().map(part).collect();
-                    self.made(&batch.slice(rows.start, rows.len()), &windows, reason).map(drop)
-                };
-                let refused = refused_rows(error, batch.num_rows(), &made)?;
-                self.set_aside(&batch, &refused, parts, aside);
-                let (batch, windows) = kept(&batch, &windows, &others(&refused, batch.num_rows()))?;
-                let made = self.made(&batch, &windows, reason)?;
-                (batch, made)
-            }
-        };
-        let (partitions, offsets) = (batch_partitions(&batch), batch_offsets(&batch));
-        let place = |row: usize| (partitions.value(row) as u32, offsets.value(row));
-        if self.placed {
-            output.places = (0..batch.num_rows()).map(place).collect();
-        }
-        self.take(&batch, made, &place, output)
-    }
-
-    /// Without events that are dead letters already.
-    fn without_refused(&mut self, batch: RecordBatch, windows: Vec<ArrayRef>) -> Result<(RecordBatch, Vec<ArrayRef>)> {
-        if self.refused.is_empty() {
-            return Ok((batch, windows));
-        }
-        let (partitions, offsets) = (batch_partitions(&batch), batch_offsets(&batch));
-        let place = |row: usize| (partitions.value(row) as u32, offsets.value(row));
-        let wanted: BooleanArray = (0..batch.num_rows()).map(|row| Some(!self.refused.remove(&place(row)))).collect();
-        kept(&batch, &windows, &wanted)
-    }
-
-    /// The time of the next predictions: never before others.
-    fn advance(&mut self) {
-        self.timestamp = self.then.unwrap_or_else(|| self.clock.now_micros().max(self.timestamp));
-    }
-
-    /// Features, model, output, conditions of alerts. `reason` is why there is a
-    /// row. Nothing is changed by it.
-    fn made(&self, events: &RecordBatch, windows: &[ArrayRef], reason: &str) -> Result<Made> {
-        let program = &self.program;
-        let mut columns = events.columns().to_vec();
-        columns.extend_from_slice(windows);
-        if let Some(join) = &self.join {
-            columns.extend(join.look_up(events)?);
-        }
-        let base = RecordBatch::try_new(program.base_schema.clone(), columns).map_err(misfit)?;
-        let features = if program.features.is_empty() {
-            base
-        } else {
-            let mut columns = base.columns().to_vec();
-            for feature in &program.features {
-                columns.push(feature.evaluate(&base)?);
-            }
-            RecordBatch::try_new(program.feature_schema.clone(), columns).map_err(misfit)?
-        };
-        let scorer = &self.scorer;
-        let predictions = match &scorer.model {
-            None => None,
-            Some(model) => Some(model.score(&features).map_err(|e| {
-                let new = Error::new(e.kind(), format!("{}: {e}", program.pipeline.file.display()));
-                match e.hint() {
-                    Some(hint) => new.hint(hint),
-                    None => new,
-                }
-            })?),
-        };
-        let hashes = FeatureHasher::new(&features, &scorer.hashed)?.hashes();
-        let facts = RowFacts {
-            pipeline: &program.pipeline.name,
-            model_name: scorer.resolved.as_ref().map(|model| model.name.as_str()),
-            model_version: &scorer.version,
-            run_id: &self.run_id,
-            definition_hash: scorer.definition_hash,
-            timestamp: self.timestamp,
-            inference_type: self.kind.inference_type,
-        };
-        let rows = output_batch(
-            facts,
-            &program.output,
-            &program.row_schema,
-            &features,
-            predictions,
-            None,
-            text(Some(reason), features.num_rows()),
-            hashes.into_iter().map(|hash| hash as i64).collect(),
-        )?;
-        let alerts = program.alerts.iter().map(|alert| alert.when.is_true(&rows)).collect::<Result<_>>()?;
-        Ok(Made { features, rows, alerts })
-    }
-
-    /// Takes rows of `events` into the output, with their alerts; `place` says
-    /// where each comes from.
-    fn take(
-        &mut self,
-        events: &RecordBatch,
-        made: Made,
-        place: &dyn Fn(usize) -> (u32, i64),
-        output: &mut PollOutput,
-    ) -> Result<()> {
-        let program = self.program.clone();
-        let Made { features, rows, alerts } = made;
-        if rows.num_rows() == 0 {
-            return Ok(());
-        }
-        for arrival in micros(events, "arrival_timestamp").values() {
-            self.latency.insert((self.timestamp - arrival).max(0) as f64 / 1000.0);
-            output.times.push((*arrival, self.timestamp));
-        }
-        output.counts.rows = rows.num_rows() as u64;
-        let entities = match program.remembers() {
-            true => Keys::new(&features, &program.pipeline.entity_key)?.hashes(),
-            false => Vec::new(),
-        };
-        for (alert, mut when) in program.alerts.iter().zip(alerts) {
-            if let Some(number) = alert.on_change {
-                let begins = entities.iter().enumerate().map(|(row, entity)| {
-                    let (partition, _) = place(row);
-                    Some(self.remembered.begins(number, partition, *entity, when.is_valid(row) && when.value(row)))
-                });
-                when = begins.collect();
-                let (held, limit) = (self.remembered.bytes(), program.pipeline.stream.max_state_bytes);
-                if held > limit {
-                    return Err(Error::invalid(format!(
-                        "{}: the entities for which alerts with `on_change` were told take {held} bytes, more than \
-                         `max_state`, {limit}",
-                        program.pipeline.file.display()
-                    ))
-                    .hint("raise [stream] max_state; an entity that comes once needs no `on_change`"));
-                }
-            }
-            alert_rows(alert, &when, place, &rows, output)?;
-        }
-        output.rows = Some(rows);
-        Ok(())
-    }
-}
-
-/// Rows of events, and where each alert's condition is true.
-struct Made {
-    features: RecordBatch,
-    rows: RecordBatch,
-    alerts: Vec<BooleanArray>,
-}
-
-/// The rows for whose own values `work` fails, with why: found by halves, after
-/// it failed for all with `error`.
-///
-/// # Errors
-/// The error, when it says nothing of values.
-fn refused_rows(error: Error, count: usize, work: &dyn Fn(Range<usize>) -> Result<()>) -> Result<Vec<(usize, String)>> {
-    let mut refused = Vec::new();
-    let mut left = vec![(0..count, error)];
-    while let Some((rows, error)) = left.pop() {
-        if error.kind() != ErrorKind::Data {
-            return Err(error);
-        }
-        if rows.len() <= 1 {
-            refused.push((rows.start, error.to_string()));
-            continue;
-        }
-        let middle = rows.start + rows.len() / 2;
-        for half in [middle..rows.end, rows.start..middle] {
-            if let Err(error) = work(half.clone()) {
-                left.push((half, error));
-            }
-        }
-    }
-    Ok(refused)
-}
-
-/// All rows but those.
-fn others(refused: &[(usize, String)], count: usize) -> BooleanArray {
-    let mut wanted = vec![true; count];
-    refused.iter().for_each(|(row, _)| wanted[*row] = false);
-    wanted.into()
-}
-
-/// Only some rows, of events and of columns beside them.
-fn kept(batch: &RecordBatch, beside: &[ArrayRef], wanted: &BooleanArray) -> Result<(RecordBatch, Vec<ArrayRef>)> {
-    let beside = beside.iter().map(|column| filter(column, wanted)).collect::<std::result::Result<_, _>>();
-    Ok((filter_record_batch(batch, wanted).map_err(misfit)?, beside.map_err(misfit)?))
-}
-
-/// The rows of an alert, for whoever is told and for its table.
-fn alert_rows(
-    alert: &AlertPlan,
-    when: &BooleanArray,
-    place: &dyn Fn(usize) -> (u32, i64),
-    rows: &RecordBatch,
-    output: &mut PollOutput,
-) -> Result<()> {
-    if when.true_count() == 0 {
-        return Ok(());
-    }
-    let chosen = filter_record_batch(rows, when).map_err(misfit)?;
-    let places = (0..when.len()).filter(|row| when.value(*row)).map(place).collect();
-    let mut fields: Vec<_> = chosen.schema().fields().iter().cloned().collect();
-    fields.push(Arc::new(arrow::datatypes::Field::new("alert", arrow::datatypes::DataType::Utf8, false)));
-    let mut columns = chosen.columns().to_vec();
-    let names = StringArray::from_iter_values(std::iter::repeat_n(&alert.name, chosen.num_rows()));
-    columns.push(Arc::new(names));
-    let schema = Arc::new(arrow::datatypes::Schema::new(fields));
-    let rows = RecordBatch::try_new(schema, columns).map_err(misfit)?;
-    output.counts.alerts += rows.num_rows() as u64;
-    output.alerts.push((alert.name.clone(), rows.clone()));
-    output.sides.push(SideRows { side: alert.side, rows, places });
-    Ok(())
-}
-
-impl Decoded {
-    /// Only some events.
-    fn keep(self, wanted: &BooleanArray) -> Result<Self> {
-        if wanted.true_count() == wanted.len() {
-            return Ok(self);
-        }
-        let batch = filter_record_batch(&self.batch, wanted).map_err(misfit)?;
-        let raw = filter(&self.raw, wanted).map_err(misfit)?;
-        let mut start = 0;
-        let ranges = self.ranges.iter().map(|(partition, rows)| {
-            let count = wanted.slice(rows.start, rows.len()).true_count();
-            start += count;
-            (*partition, start - count..start)
-        });
-        let ranges = ranges.collect();
-        Ok(Self { batch, raw: raw.as_primitive::<UInt32Type>().clone(), ranges })
     }
 }
 
