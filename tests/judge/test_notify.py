@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from test_stream import NOW, append, live, write_pipeline  # noqa: F401
+from test_stream import NOW, append, kill, live, running, said, stop, write_pipeline  # noqa: F401
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -30,6 +30,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.asked.append(self.path)
         if status == "slow":
             time.sleep(3)
+            status = 200
+        elif status == "silent":
+            time.sleep(30)
             status = 200
         if status == 200:
             self.server.got.append((self.path, self.headers["content-type"], body))
@@ -57,7 +60,8 @@ def event(student, value):
 
 @pytest.fixture
 def server():
-    server = Server({"/hook": [503, 429, 200], "/slack": [200], "/gone": [404], "/slow": ["slow"]})
+    server = Server({"/hook": [503, 429, 200], "/slack": [200], "/gone": [404], "/slow": ["slow"], "/waits": ["silent", 200],
+                     "/silent": ["silent"]})
     yield server
     server.shutdown()
 
@@ -151,3 +155,43 @@ def test_wrong_notifiers_are_errors(live):  # noqa: F811
         (live.folder / "insightera.toml").write_text(project.replace(old, new))
         answer = live.call("check", "live")
         assert answer.code == 1 and says in answer.stderr and "insightera.toml" in answer.stderr, (new, answer)
+
+
+def until(condition, process):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, said(process)
+        time.sleep(0.05)
+
+
+def committed(project):
+    """Rows of the prediction table."""
+    return project.table("predictions.live").scan().to_arrow().num_rows if project.metadata_location("predictions.live") else 0
+
+
+def test_an_alert_is_told_again_when_the_process_was_killed_before_it_arrived(live, server):  # noqa: F811
+    told(live, f'\n[notifiers.hook]\nkind = "webhook"\nurl = "{server.url("/waits")}"\ntimeout = "60 s"\n', ["hook"])
+    append(live, 0, [event("000001", 2.5)])
+    process = running(live, "live")
+    until(lambda: server.asked, process)
+    # Its commit is due after 200 ms.
+    time.sleep(2)
+    assert committed(live) == 0
+    kill(process)
+    process = running(live, "live")
+    until(lambda: committed(live) == 1, process)
+    stop(process)
+    assert [(row["nim"], row["x"]) for _, _, body in server.got for row in body["rows"]] == [("000001", 2.5)]
+    assert server.asked == ["/waits", "/waits"] and committed(live) == 1
+    assert live.table("predictions.high").scan().to_arrow().num_rows == 1
+
+
+def test_a_notifier_that_is_silent_holds_a_commit_up_for_seconds_only(live, server):  # noqa: F811
+    told(live, f'\n[notifiers.hook]\nkind = "webhook"\nurl = "{server.url("/silent")}"\ntimeout = "60 s"\n', ["hook"])
+    append(live, 0, [event("000001", 2.5)])
+    process = running(live, "live")
+    until(lambda: server.asked, process)
+    asked = time.monotonic()
+    until(lambda: committed(live) == 1, process)
+    assert 4 < time.monotonic() - asked < 9
+    kill(process)

@@ -251,3 +251,19 @@ def test_what_is_left_unread_is_said(stream):
     answer = run(stream)
     assert "the last 11 bytes of" in answer.stderr and "1 entries of the folder" in answer.stderr, answer
     assert "`b.log` for example" in answer.stderr, answer
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_window_key_in_two_files_names_both_and_what_to_do(stream, runs):
+    """A file for each day has the same students in each."""
+    folder = stream.folder / "events"
+    (folder / "2025-11-29.ndjson").write_text(event("anna") + event("budi"))
+    if runs == 2:
+        stream.json("stream", "live", "--until-end")
+    (folder / "2025-11-30.ndjson").write_text(event("citra") + event("budi"))
+    answer = stream.call("stream", "live", "--until-end")
+    assert answer.code == 1, answer
+    for words in ("key `budi`", "`2025-11-29.ndjson`", "`2025-11-30.ndjson`", "one file that grows", "a file for each group"):
+        assert words in answer.stderr, answer
+    for words in ("partition", "producer"):
+        assert words not in answer.stderr, answer

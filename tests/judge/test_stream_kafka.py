@@ -504,6 +504,93 @@ def test_a_member_goes_on_after_its_broker_stood_still_for_longer_than_its_sessi
     check(member.project, member.sent.folds, small_model)
 
 
+def begun_at(project, topic, broker, start, **options):
+    """The pipeline with `start`."""
+    write_pipeline(project, f'start = "{start}"\n' + source_of(topic, broker, **options))
+
+
+def older(broker, sent, count):
+    """Events that are there before a stream begins behind them, of the same students."""
+    for partition in range(len(sent.counts)):
+        broker.send(sent.topic, partition, events(partition, count))
+        sent.counts[partition] += count
+
+
+def positions(project):
+    return [partition["position"] for partition in project.json("stream", "status", "live")[0]["partitions"]]
+
+
+def test_a_stream_begins_at_the_end_of_its_topic_once_and_for_all_partitions(stream, broker, small_model):
+    """Killed before it has read an event, shared out, grown, and with windows that are built again."""
+    project, topic = stream
+    broker.topic(topic, 4)
+    sent = Partitions(broker, topic, 4)
+    older(broker, sent, 60)
+    begun_at(project, topic, broker, "latest")
+    status = project.json("stream", "status", "live")[0]
+    assert (status["lag"], status["source_error"]) == (0, None) and positions(project) == [60] * 4, status
+    # The first swap is all that it came to, and it was to read half of the partitions.
+    died = project.process("stream", "live", "--partitions", "0,1", "--until-end", environment={"INSIGHTERA_FAULT": "kill:after:swap@1"})
+    assert died < 0, "it was not killed"
+    sent(50)
+    assert project.json("stream", "live", "--partitions", "0,1", "--until-end")[0]["events"] == 100
+    assert project.json("stream", "live", "--partitions", "2,3", "--until-end")[0]["events"] == 100
+    check(project, sent.folds, small_model)
+    # What comes to a partition that the topic gets now is not skipped, whatever `start` says.
+    broker.command("grow", topic, "5")
+    sent.folds.append(Fold())
+    sent.counts.append(0)
+    sent(50)
+    assert project.json("stream", "live", "--until-end")[0]["events"] == 250
+    check(project, sent.folds, small_model)
+    for file in (project.folder / "warehouse" / "_streams").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    sent(50)
+    answer = project.call("stream", "live", "--until-end")
+    assert answer.code == 0 and "read again from offset 60" in answer.stderr and "from offset 0" in answer.stderr, answer
+    check(project, sent.folds, small_model)
+    again = project.json("stream", "replay", "live")
+    assert again["compared"]["different"] == again["compared"]["missing"] == again["compared"]["extra"] == 0, again
+
+
+def test_a_stream_begins_at_a_time(stream, broker, small_model):
+    """At Kafka's first record that is not before it, by partition; where there is none at the end."""
+    project, topic = stream
+    broker.topic(topic, 4)
+    sent = Partitions(broker, topic, 4)
+    at = 1_767_000_000_000
+    # Before it, around it, after it, and none at all.
+    times = [[at - 1] * 40, [at - 1000 + 50 * number for number in range(40)], [at] * 40, []]
+    for partition, stamps in enumerate(times):
+        lines = events(partition, len(stamps))
+        offsets = broker.send(topic, partition, [(line, "key", stamp) for line, stamp in zip(lines, stamps)])
+        sent.counts[partition] += len(stamps)
+        for offset, line, stamp in zip(offsets, lines, stamps):
+            if stamp >= at:
+                sent.folds[partition].take((partition, offset), line)
+    begun_at(project, topic, broker, "2025-12-29T16:20:00+07:00")
+    assert positions(project) == [40, 20, 0, 0]
+    assert project.json("stream", "live", "--until-end")[0]["events"] == 60
+    sent(30)
+    # It is over once the stream has begun.
+    begun_at(project, topic, broker, "2030-01-01T00:00:00Z")
+    assert project.json("stream", "live", "--until-end")[0]["events"] == 120
+    check(project, sent.folds, small_model)
+
+
+def test_check_says_where_a_topic_can_be_begun(stream, broker):
+    project, topic = stream
+    for start, says in [("yesterday", "`yesterday` is not where a topic can be begun"),
+                        ("2026-01-31T00:00:00", "a time with its zone")]:
+        begun_at(project, topic, broker, start)
+        answer = project.call("check", "live")
+        assert answer.code == 1 and says in answer.stderr and "live.toml" in answer.stderr, answer
+    write_pipeline(project, 'files = "events"\nstart = "latest"')
+    answer = project.call("check", "live")
+    assert answer.code == 1 and "`start` goes with `topic`" in answer.stderr, answer
+
+
 def test_the_options_that_the_tables_decide_are_refused(stream, broker):
     project, topic = stream
     broker.topic(topic, 1)

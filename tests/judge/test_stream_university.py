@@ -1,5 +1,6 @@
 """The university's two streams, as the demo leaves them: what an absence does to a risk, and what is unusual in a payment."""
 
+import datetime
 import json
 import math
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from lakehouse import Project
 
 HOUR = 3_600_000_000
+DAY = 24 * HOUR
 NOW = 1_767_225_600_000_000
 RISK, PAYMENTS = "ml_predictions.dropout_risk_predictions_realtime", "ml_predictions.anomaly_detections"
 
@@ -24,19 +26,31 @@ def demo(tmp_path_factory, binary):
 
 
 def iso(micros):
-    import datetime
-
     return (datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=micros)).isoformat() + "Z"
 
 
+def micros(time):
+    """Of a time, or of its text."""
+    time = datetime.datetime.fromisoformat(time) if isinstance(time, str) else time
+    return (time - datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)) // datetime.timedelta(microseconds=1)
+
+
+def known_until(observed):
+    """The midnight that records are of."""
+    return (observed + DAY // 2) // DAY * DAY
+
+
 def test_ten_absences_raise_the_risk_of_students_who_never_missed_a_lecture(demo):
-    full = demo.sql("SELECT nim FROM student_features.attendance_features WHERE attendance_rate_7d = 1.0 ORDER BY nim "
+    full = demo.sql("SELECT nim, feature_timestamp FROM student_features.attendance_features WHERE attendance_rate_7d = 1.0 ORDER BY nim "
                     "LIMIT 1000")
     students = [row["nim"] for row in full]
     assert len(students) == 1000
     count = 2 * 11
     # Present once and then absent ten times; forty days later, when no window knows of it any more, all of that again.
-    times = [NOW + (step % 11) * 8 * HOUR - (1 - step // 11) * 40 * 24 * HOUR for step in range(count)]
+    pipeline = demo.folder / "pipelines" / "dropout_risk_realtime.toml"
+    pipeline.write_text(pipeline.read_text().replace("[events]\n", '[events]\nmax_future = "40000 days"\n'))
+    after = known_until(max(micros(row["feature_timestamp"]) for row in full)) + DAY
+    times = [after + (step % 11) * 8 * HOUR + step // 11 * 40 * DAY for step in range(count)]
     # The second run begins while students are at high risk.
     for steps in (range(8), range(8, count)):
         with open(demo.folder / "events" / "student-events" / "attendance.ndjson", "a") as out:
@@ -70,6 +84,45 @@ def test_ten_absences_raise_the_risk_of_students_who_never_missed_a_lecture(demo
     assert 2 in times_told.values(), "nobody leaves the high risks and comes back"
     alerts = demo.table("ml_predictions.dropout_risk_alerts").scan().to_arrow().to_pylist()
     assert Counter((row["nim"], row["source_offset"]) for row in alerts) == Counter(became)
+
+
+def test_an_absence_that_the_records_have_is_not_counted_again(demo):
+    """What the model gets: absences of the records, and those since the midnight that is nearest to them."""
+    pipeline = (demo.folder / "pipelines" / "dropout_risk_realtime.toml").read_text()
+    inputs = ["absent_count", "attendance_rate", "known_absent_count", "known_attendance_rate"]
+    columns = "".join(f'{column} = "{column}"\n' for column in inputs)
+    changed = (pipeline.replace('table = "ml_predictions.dropout_risk_predictions_realtime"', 'table = "ml_predictions.inputs"')
+               .replace('"ml_predictions.dropout_risk_alerts"', '"ml_predictions.inputs_alerts"')
+               .replace("student_events_", "inputs_").replace('"events/student-events"', '"events/inputs"')
+               .replace("[output.columns]\n", f"[output.columns]\n{columns}"))
+    (demo.folder / "pipelines" / "inputs.toml").write_text(changed)
+    students = demo.sql("SELECT nim, feature_timestamp FROM student_features.attendance_features ORDER BY nim LIMIT 300")
+    (demo.folder / "events" / "inputs").mkdir()
+    wanted, lines = {}, []
+    for number, student in enumerate(students):
+        known = known_until(micros(student["feature_timestamp"]))
+        absent = {}
+        for step, hours in enumerate((-20, -2, 3, 20, 26, 47)[: 1 + number % 6]):
+            at = known + hours * HOUR
+            absent[at] = step % 3 != 2
+            data = json.dumps({"attendance_flag": 0 if absent[at] else 1})
+            event = {"nim": student["nim"], "event_type": "attendance", "timestamp": iso(at), "event_data": data}
+            lines.append((at, json.dumps(event)))
+            since = [was for then, was in absent.items() if known <= then]
+            wanted[student["nim"], at] = (sum(since), len(since))
+    # None of them is late.
+    (demo.folder / "events" / "inputs" / "a.ndjson").write_text("".join(f"{line}\n" for _, line in sorted(lines)))
+    demo.json("stream", "inputs", "--until-end")
+    rows = demo.table("ml_predictions.inputs").scan().to_arrow().to_pylist()
+    assert len(rows) == len(lines)
+    known = [row for row in rows if row["known_absent_count"] is not None and row["known_attendance_rate"] is not None]
+    assert len(known) > 800
+    for row in known:
+        absences, lectures = wanted[row["nim"], micros(row["event_timestamp"])]
+        assert row["absent_count"] == row["known_absent_count"] + absences, row
+        rate = (18 * row["known_attendance_rate"] + lectures - absences) / (18 + lectures)
+        assert row["attendance_rate"] == pytest.approx(rate, abs=1e-12), row
+    assert {absences for absences, _ in wanted.values()} >= {0, 1, 2}
 
 
 def test_every_payment_is_judged_by_the_statistics_of_its_unit(demo):

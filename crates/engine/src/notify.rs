@@ -3,11 +3,13 @@
 //! Whoever has something to tell never waits: notices go into a queue per
 //! notifier, and a task sends them one after the other. What cannot be
 //! delivered after some tries is given up with a warning; the rows are in the
-//! alert's table all the same. A process that is killed forgets its queues.
+//! alert's table all the same. A process that is killed forgets its queues: who
+//! must not forget waits for the [`Delivery`] before it takes what it told of
+//! for done.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::json::ArrayWriter;
@@ -89,9 +91,55 @@ impl Notice {
     }
 }
 
+/// Notices that are on their way: neither taken by who is to be told, nor given
+/// up with a warning.
+#[derive(Debug, Clone, Default)]
+pub struct Delivery(Arc<(Mutex<usize>, Condvar)>);
+
+impl Delivery {
+    /// Waits until none is on its way any more, but not longer than `patience`;
+    /// whether that is so.
+    pub fn wait(&self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        let (_, changed) = self.0.as_ref();
+        let mut count = self.count();
+        while *count > 0 {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            (count, _) = changed.wait_timeout(count, left).unwrap_or_else(PoisonError::into_inner);
+        }
+        true
+    }
+
+    fn count(&self) -> MutexGuard<'_, usize> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more, until what this answers is dropped.
+    fn begin(&self) -> OnItsWay {
+        *self.count() += 1;
+        OnItsWay(self.clone())
+    }
+}
+
+/// A notice that is on its way.
+struct OnItsWay(Delivery);
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        *self.0.count() -= 1;
+        self.0.0.1.notify_all();
+    }
+}
+
+/// What a lane gets.
+type Sending = (Arc<Notice>, OnItsWay);
+
 /// The queues of the notifiers that somebody wants.
 pub struct Outbox {
-    lanes: BTreeMap<String, (Sender<Arc<Notice>>, JoinHandle<()>)>,
+    lanes: BTreeMap<String, (Sender<Sending>, JoinHandle<()>)>,
     warn: Warn,
 }
 
@@ -116,14 +164,15 @@ impl Outbox {
         Ok(Self { lanes, warn })
     }
 
-    /// Puts a notice into the queues of these notifiers.
-    pub fn tell(&self, names: &[String], notice: Result<Notice>) {
+    /// Puts a notice into the queues of these notifiers; `delivery` knows of it
+    /// until it is delivered or given up.
+    pub fn tell(&self, names: &[String], notice: Result<Notice>, delivery: &Delivery) {
         let notice = match notice {
             Ok(notice) => Arc::new(notice),
             Err(error) => return (self.warn)(&format!("nobody was told of an alert: {error}")),
         };
         for (name, (sender, _)) in names.iter().filter_map(|name| self.lanes.get_key_value(name)) {
-            if let Err(TrySendError::Full(_)) = sender.try_send(notice.clone()) {
+            if let Err(TrySendError::Full(_)) = sender.try_send((notice.clone(), delivery.begin())) {
                 (self.warn)(&format!(
                     "notifier `{name}` is too slow: alert `{}` of `{}` was not sent to it",
                     notice.alert, notice.pipeline
@@ -159,8 +208,8 @@ impl Lane {
         Ok(Self { name: name.to_owned(), kind: settings.kind, webhook, warn })
     }
 
-    async fn deliver(self, mut notices: Receiver<Arc<Notice>>) {
-        while let Some(notice) = notices.recv().await {
+    async fn deliver(self, mut notices: Receiver<Sending>) {
+        while let Some((notice, _on_its_way)) = notices.recv().await {
             if let Err(why) = self.send(&notice).await {
                 let Notice { pipeline, alert, count, .. } = notice.as_ref();
                 (self.warn)(&format!(

@@ -6,7 +6,7 @@ use chrono::{DateTime, NaiveDate};
 use super::decode::Problem;
 use super::field::FieldKind;
 use super::json::Scalar;
-use super::time::TimeReader;
+use super::time::{TimeReader, Unit};
 
 /// A field and how it is read.
 #[derive(Debug)]
@@ -173,32 +173,64 @@ impl Walk<'_> {
         self.set(at, read, "a symbol");
     }
 
-    /// A point in time in microseconds UTC, and the number that it is written
-    /// as.
-    pub fn moment(&mut self, at: usize, micros: Option<i64>, raw: Option<i64>) {
+    /// A point in time in microseconds UTC.
+    pub fn moment(&mut self, at: usize, micros: Option<i64>) {
         let read = |wanted: &Wanted, text: &mut String| match (&wanted.kind, &wanted.time) {
-            (FieldKind::Long, _) => raw.map(Cell::Long),
-            (FieldKind::String, _) => {
-                let time = DateTime::from_timestamp_micros(micros?)?;
-                Some(written(&time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true), text))
-            }
+            (FieldKind::String, _) => Some(written(&utc(micros?)?, text)),
             (_, Some(_)) => micros.map(Cell::Long),
             _ => None,
         };
         self.set(at, read, "a time");
     }
 
-    /// The time on a clock somewhere, in microseconds since its 1970; where
-    /// that is the pipeline says.
-    pub fn local_moment(&mut self, at: usize, micros: Option<i64>, raw: Option<i64>) {
-        let local = micros.and_then(DateTime::from_timestamp_micros).map(|time| time.naive_utc());
+    /// A point in time that is written as a number, since 1970 in UTC. What the
+    /// pipeline declares of numbers must be what they are.
+    pub fn counted_moment(&mut self, at: usize, count: i64, unit: Unit) {
         let read = |wanted: &Wanted, text: &mut String| match (&wanted.kind, &wanted.time) {
-            (FieldKind::Long, _) => raw.map(Cell::Long),
-            (FieldKind::String, _) => Some(written(&local?.format("%Y-%m-%dT%H:%M:%S%.6f").to_string(), text)),
-            (_, Some(time)) => time.local(local?).map(Cell::Long),
-            _ => None,
+            (FieldKind::String, _) => Some(written(&utc(unit.micros(count)?)?, text)),
+            (_, Some(time)) if time.contradicts(Some(unit)) => None,
+            (_, Some(_)) => unit.micros(count).map(Cell::Long),
+            _ => number(wanted, count),
         };
-        self.set(at, read, "a local time");
+        let what = match unit {
+            Unit::Milliseconds => "a time in milliseconds by its schema",
+            Unit::Microseconds => "a time in microseconds by its schema",
+            Unit::Nanoseconds => "a time in nanoseconds by its schema",
+        };
+        self.set(at, read, what);
+    }
+
+    /// The time on a clock somewhere, since its 1970; where that is the
+    /// pipeline says.
+    pub fn local_moment(&mut self, at: usize, count: i64, unit: Unit) {
+        let local = unit.micros(count).and_then(DateTime::from_timestamp_micros).map(|time| time.naive_utc());
+        let read = |wanted: &Wanted, text: &mut String| match (&wanted.kind, &wanted.time) {
+            (FieldKind::String, _) => Some(written(&local?.format("%Y-%m-%dT%H:%M:%S%.6f").to_string(), text)),
+            (_, Some(time)) if time.contradicts(Some(unit)) => None,
+            (_, Some(time)) => time.local(local?).map(Cell::Long),
+            _ => number(wanted, count),
+        };
+        let what = match unit {
+            Unit::Milliseconds => "a local time in milliseconds by its schema",
+            Unit::Microseconds => "a local time in microseconds by its schema",
+            Unit::Nanoseconds => "a local time in nanoseconds by its schema",
+        };
+        self.set(at, read, what);
+    }
+
+    /// A span of time, such as that since midnight: a number, and a point in
+    /// time for a pipeline only that declares just such numbers.
+    pub fn span(&mut self, at: usize, count: i64, unit: Unit) {
+        let read = |wanted: &Wanted, _: &mut String| match &wanted.time {
+            Some(time) if time.counts(unit) => unit.micros(count).map(Cell::Long),
+            _ => number(wanted, count),
+        };
+        let what = match unit {
+            Unit::Milliseconds => "a span in milliseconds by its schema",
+            Unit::Microseconds => "a span in microseconds by its schema",
+            Unit::Nanoseconds => "a span in nanoseconds by its schema",
+        };
+        self.set(at, read, what);
     }
 
     /// A day, by its distance from 1970-01-01.
@@ -207,12 +239,12 @@ impl Walk<'_> {
             .ok()
             .and_then(|days| NaiveDate::default().checked_add_signed(chrono::TimeDelta::days(days.into())));
         let read = |wanted: &Wanted, text: &mut String| match (&wanted.kind, &wanted.time) {
-            (FieldKind::Long, _) => Some(Cell::Long(days)),
             (FieldKind::String, _) => Some(written(&day?.to_string(), text)),
+            (_, Some(time)) if time.contradicts(None) => None,
             (_, Some(time)) => time.local(day?.and_hms_opt(0, 0, 0)?).map(Cell::Long),
-            _ => None,
+            _ => number(wanted, days),
         };
-        self.set(at, read, "a day");
+        self.set(at, read, "a day by its schema");
     }
 
     /// A number by its digits.
@@ -234,6 +266,21 @@ impl Walk<'_> {
     pub fn other(&mut self, at: usize, what: &str) {
         self.set(at, |_, _| None, what);
     }
+}
+
+/// A whole number as such.
+fn number(wanted: &Wanted, value: i64) -> Option<Cell> {
+    match wanted.kind {
+        FieldKind::Long => Some(Cell::Long(value)),
+        FieldKind::Double => Some(Cell::Double(value as f64)),
+        _ => None,
+    }
+}
+
+/// The text of a point in time in microseconds.
+fn utc(micros: i64) -> Option<String> {
+    let time = DateTime::from_timestamp_micros(micros)?;
+    Some(time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true))
 }
 
 fn written(value: &str, text: &mut String) -> Cell {

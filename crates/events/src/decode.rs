@@ -268,8 +268,9 @@ impl Decoder {
     /// Of a deletion the row before it, else the row after the change.
     fn choose_row(&self, event: &mut Event) -> Result<(), (Problem, String)> {
         let fields = self.layout.count - CHANGE_COLUMNS.len();
+        let malformed = if self.written.is_some() { Problem::Avro } else { Problem::Json };
         let Cell::Text(from, to) = event.cells[fields] else {
-            return Err((Problem::Json, "it is no Debezium change event: it has no `op`".to_owned()));
+            return Err((malformed, "it is no Debezium change event: it has no `op`".to_owned()));
         };
         let problem = match &event.text[from..to] {
             "c" | "u" | "r" => event.problem.take(),
@@ -278,7 +279,7 @@ impl Decoder {
                 row[..fields].copy_from_slice(before);
                 event.problem_before.take()
             }
-            op => return Err((Problem::Json, format!("a change event of kind `{}` has no row", op.escape_debug()))),
+            op => return Err((malformed, format!("a change event of kind `{}` has no row", op.escape_debug()))),
         };
         problem.map_or(Ok(()), Err)
     }

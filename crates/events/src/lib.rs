@@ -17,3 +17,4 @@ pub use drift::{Change, Drift, News, Origin};
 pub use field::{CHANGE_COLUMNS, CHANGE_TIMESTAMP, FieldKind, FieldSettings, TimeFormat};
 pub use json::Scalar;
 pub use lines::{Lines, lines};
+pub use time::Unit;

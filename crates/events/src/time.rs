@@ -5,6 +5,28 @@ use chrono::{NaiveDate, NaiveDateTime, TimeZone};
 
 use super::field::TimeFormat;
 
+/// What a number counts of a time, by the schema that it is written by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Thousandths of a second.
+    Milliseconds,
+    /// Millionths.
+    Microseconds,
+    /// Billionths.
+    Nanoseconds,
+}
+
+impl Unit {
+    /// So many of it, in microseconds.
+    pub fn micros(self, count: i64) -> Option<i64> {
+        match self {
+            Self::Milliseconds => count.checked_mul(1_000),
+            Self::Microseconds => Some(count),
+            Self::Nanoseconds => Some(count.div_euclid(1_000)),
+        }
+    }
+}
+
 /// Reads points in time of one format.
 #[derive(Debug, Clone)]
 pub struct TimeReader {
@@ -46,6 +68,22 @@ impl TimeReader {
             TimeFormat::Milliseconds => number.checked_mul(1_000),
             TimeFormat::Microseconds => Some(number),
             TimeFormat::Iso | TimeFormat::Pattern(_) => None,
+        }
+    }
+
+    /// Whether a format was declared by which numbers of this unit, or days
+    /// without one, cannot be read. ISO 8601 is meant where none is declared, and
+    /// contradicts nothing.
+    pub fn contradicts(&self, unit: Option<Unit>) -> bool {
+        !matches!(self.format, TimeFormat::Iso) && !unit.is_some_and(|unit| self.counts(unit))
+    }
+
+    /// Whether numbers of this unit are what was declared.
+    pub fn counts(&self, unit: Unit) -> bool {
+        match self.format {
+            TimeFormat::Milliseconds => unit == Unit::Milliseconds,
+            TimeFormat::Microseconds => unit == Unit::Microseconds,
+            TimeFormat::Seconds | TimeFormat::Iso | TimeFormat::Pattern(_) => false,
         }
     }
 

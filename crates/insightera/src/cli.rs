@@ -73,6 +73,17 @@ pub enum ReportFormat {
     Json,
 }
 
+/// How the status of streams is written to standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StatusFormat {
+    // A few lines, for reading.
+    Table,
+    // An array.
+    Json,
+    // Metrics in the text format of Prometheus.
+    Prometheus,
+}
+
 /// Which pipelines: one by name, or all.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
@@ -218,6 +229,9 @@ pub struct StreamRun {
     /// Only these partitions of the topic, as in 0,1,4; others are for other processes
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     pub partitions: Vec<u32>,
+    /// Answer Prometheus at this address, under /metrics, with what `stream status` says
+    #[arg(long, value_name = "HOST:PORT")]
+    pub metrics: Option<std::net::SocketAddr>,
     /// Form of the report at the end; json is an array
     #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
     pub format: ReportFormat,
@@ -262,9 +276,9 @@ pub enum StreamCommand {
         /// The streams; all of the project if none is named
         #[arg(value_name = "PIPELINE")]
         pipelines: Vec<String>,
-        /// Form of the report; json is an array
-        #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
-        format: ReportFormat,
+        /// Form of the report; json is an array, prometheus is metrics in its text format
+        #[arg(long, value_enum, default_value_t = StatusFormat::Table)]
+        format: StatusFormat,
     },
 }
 

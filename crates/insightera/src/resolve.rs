@@ -2,6 +2,7 @@
 //! command starts with values it can use.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -14,7 +15,7 @@ use insightera_engine::score::{AsOf, RunOptions};
 use insightera_engine::stream::Bound;
 use insightera_engine::{Error, Result};
 
-use crate::cli::{self, Arguments, Format, ReportFormat, Which};
+use crate::cli::{self, Arguments, Format, ReportFormat, StatusFormat, Which};
 
 /// A command with everything it needs.
 #[derive(Debug)]
@@ -56,7 +57,7 @@ pub enum Command {
     /// Computed once more.
     StreamReplay { pipeline: String, bounds: ReplayBounds, format: ReportFormat },
     /// How far streams are.
-    StreamStatus { pipelines: Vec<String>, format: ReportFormat },
+    StreamStatus { pipelines: Vec<String>, format: StatusFormat },
     /// A file of rows.
     Score(Score),
     /// Say what a model is.
@@ -93,6 +94,8 @@ pub struct StreamRun {
     pub until_end: bool,
     /// Only these partitions.
     pub partitions: Option<Vec<u32>>,
+    /// Where Prometheus is answered.
+    pub metrics: Option<SocketAddr>,
     /// The report.
     pub format: ReportFormat,
 }
@@ -315,9 +318,9 @@ pub fn resolve(arguments: Arguments, terminal: bool) -> Result<Invocation> {
             }
             Some(cli::StreamCommand::Status { pipelines, format }) => Command::StreamStatus { pipelines, format },
             None => {
-                let cli::StreamRun { pipelines, until_end, partitions, format } = stream.run;
+                let cli::StreamRun { pipelines, until_end, partitions, metrics, format } = stream.run;
                 let partitions = (!partitions.is_empty()).then_some(partitions);
-                Command::Stream(StreamRun { pipelines, until_end, partitions, format })
+                Command::Stream(StreamRun { pipelines, until_end, partitions, metrics, format })
             }
         },
         cli::Command::Score { model, input, output, explain } => {

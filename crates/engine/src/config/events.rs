@@ -50,8 +50,9 @@ pub struct EventSettings {
 pub enum EventFormat {
     /// The event, as JSON.
     Json,
-    /// A Debezium change event as JSON, with its schema beside it or without:
-    /// the fields are those of the row, after the change or before a deletion.
+    /// A Debezium change event: the fields are those of the row, after the
+    /// change or before a deletion. It is JSON, with its schema beside it or
+    /// without; or, where a `schema` is named, a value written by that in Avro.
     Debezium,
     /// A value written by an Avro schema.
     Avro,
@@ -128,15 +129,14 @@ impl EventSettings {
 /// `schema = "FILE"` or [events.registry].
 fn read_schema(section: &Section<'_>, file: &Path, format: EventFormat) -> Result<Option<SchemaSettings>> {
     let (named, registry) = (section.text("schema")?, section.section("registry")?);
-    if let EventFormat::Json | EventFormat::Debezium = format {
-        return match section.find("schema").or_else(|| section.find("registry")) {
-            None => Ok(None),
-            Some(entry) => Err(section
-                .error(&entry.key_span, format!("`{}` goes with `format = \"avro\"` or `\"protobuf\"`", entry.key))
-                .hint("JSON has no schema: leave it out, or name the format")),
-        };
+    if let (EventFormat::Json, Some(entry)) = (format, section.find("schema").or_else(|| section.find("registry"))) {
+        let formats = "`format = \"avro\"`, `\"debezium\"` or `\"protobuf\"`";
+        return Err(section
+            .error(&entry.key_span, format!("`{}` goes with {formats}", entry.key))
+            .hint("JSON has no schema: leave it out, or name the format"));
     }
     match (named, registry) {
+        (None, None) if matches!(format, EventFormat::Json | EventFormat::Debezium) => Ok(None),
         (Some(named), None) => {
             let path = file.parent().unwrap_or(Path::new("")).join(named.value);
             let bytes = std::fs::read(&path).map_err(|error| {

@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::notifiers::{Secret, read_url};
 use super::pipeline::keys_in;
 use super::section::Section;
-use super::stream::{Emit, SECOND, SECTIONS, read_options, span};
+use super::source::read_options;
+use super::stream::{Emit, SECOND, SECTIONS, span};
 use crate::Result;
 
 /// What goes with which receiver.

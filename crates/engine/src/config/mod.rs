@@ -30,6 +30,7 @@ mod pipeline;
 mod project;
 mod section;
 mod settings;
+mod source;
 mod stores;
 mod stream;
 mod templates;
@@ -52,8 +53,9 @@ pub use project::{FEATURE_VIEWS, Project};
 pub use settings::{
     InputSettings, Overrides, RegistrySettings, RunSettings, Settings, SqlSettings, StorageSettings, parse_bytes,
 };
+pub use source::{PARTITIONS_OF_A_TOPIC, SOURCE_TOPIC, SourceSettings, Start};
 pub use stores::{AzureSettings, GcsSettings, S3Settings, StoreSettings};
-pub use stream::{AlertSettings, Emit, JoinSettings, SourceSettings, StreamPipeline, StreamSettings, WindowSettings};
+pub use stream::{AlertSettings, Emit, JoinSettings, StreamPipeline, StreamSettings, WindowSettings};
 pub use templates::{render_default_project, render_example_pipeline};
 
 /// Checks the name of a time zone.

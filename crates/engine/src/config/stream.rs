@@ -1,6 +1,5 @@
 //! `pipelines/NAME.toml` with `kind = "stream"`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use insightera_core::validate_name;
@@ -12,6 +11,7 @@ use super::live::{LiveSettings, read_live};
 use super::pipeline::{ModelRef, Output, check_column, keys_in, read_entity, read_model, read_output, read_sql};
 use super::section::{Entry, Located, Section, quoted};
 use super::settings::{parse_bytes, split_table, time_zone};
+use super::source::{SOURCE_TOPIC, SourceSettings, check_partition_key, read_source};
 use crate::Result;
 
 /// A configured stream: events in, a prediction for each of them out.
@@ -45,27 +45,6 @@ pub struct StreamPipeline {
     pub alerts: Vec<AlertSettings>,
     /// How it runs.
     pub stream: StreamSettings,
-}
-
-/// Where events come from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum SourceSettings {
-    /// A file of lines of JSON, or a folder of such files, read as they grow.
-    Files {
-        /// As the pipeline's file has it, relative to the project.
-        path: String,
-    },
-    /// A Kafka topic.
-    Kafka {
-        /// The topic.
-        topic: String,
-        /// The client's options by librdkafka's names.
-        options: BTreeMap<String, String>,
-        /// The columns whose values decide an event's partition; empty when
-        /// nothing is known of them.
-        partition_key: Vec<String>,
-    },
 }
 
 /// One window and its aggregates.
@@ -123,6 +102,9 @@ pub struct StreamSettings {
     pub freshness: i64,
     /// Rows after which a commit begins whatever the time.
     pub max_rows: usize,
+    /// Data files that commits may make in an hour; where they would make more,
+    /// they are rarer than `freshness` wants them.
+    pub files_per_hour: u32,
     /// The bound on the window state of one partition, in bytes.
     pub max_state_bytes: u64,
     /// Where events go that cannot be read.
@@ -161,7 +143,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
             "stream",
         ],
     ),
-    ("source", &["files", "topic", "kafka", "partition_key"]),
+    ("source", &["files", "topic", "topics", "kafka", "partition_key", "start"]),
     (
         "events",
         &[
@@ -182,7 +164,10 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("join", &["sql", "sql_file", "key", "refresh", "time_zone"]),
     ("features", &["columns"]),
     ("live", &["topic", "kafka", "url", "timeout"]),
-    ("stream", &["emit", "idle_after", "freshness", "max_rows", "max_state", "dead_letters", "late_events"]),
+    (
+        "stream",
+        &["emit", "idle_after", "freshness", "max_rows", "files_per_hour", "max_state", "dead_letters", "late_events"],
+    ),
 ];
 const WINDOW: &[&str] = &["rolling", "tumbling", "hopping", "key", "columns"];
 const ALERT: &[&str] = &["when", "on_change", "table", "notify"];
@@ -235,11 +220,22 @@ impl StreamPipeline {
         let alerts = read_alerts(top)?;
         let live = top.section("live")?.map(|section| read_live(&section, stream.emit)).transpose()?;
         let source = read_source(&top.required_section("source")?, &events)?;
-        if let (SourceSettings::Files { .. }, EventFormat::Avro | EventFormat::Protobuf) = (&source, events.format) {
-            let error = top.error_here("[source] files are lines of JSON, and [events] format is another one");
-            return Err(error.hint("read a topic, or write the events as JSON"));
+        if let (SourceSettings::Files { .. }, Some(_)) = (&source, &events.schema) {
+            let (what, remedy) = match events.format {
+                EventFormat::Debezium => ("change events with a schema are Avro", "leave the schema out"),
+                _ => ("[events] format is another one", "write the events as JSON"),
+            };
+            let error = top.error_here(format!("[source] files are lines of JSON, and {what}"));
+            return Err(error.hint(format!("read a topic, or {remedy}")));
         }
-        check_partition_key(top, &source, &entity_key, &windows, &alerts)?;
+        if let (Some(_), Some(name)) =
+            (source.listed(), events.names().find(|name| name.eq_ignore_ascii_case(SOURCE_TOPIC)))
+        {
+            let error =
+                top.error_here(format!("with `topics` in [source] the engine has a column `{name}` of its own"));
+            return Err(error.hint("give the column of [events] another name"));
+        }
+        check_partition_key(top, &source, &entity_key, &windows, &alerts, stream.emit)?;
         if stream.emit == Emit::OnClose {
             check_on_close(top, &entity_key, &windows, &events)?;
             if let Some(alert) = alerts.iter().find(|alert| alert.on_change) {
@@ -289,96 +285,6 @@ fn refuse_lateness(top: &Section<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Events of one key of a window must be in one partition: its key has all
-/// columns of the partition key.
-fn check_partition_key(
-    top: &Section<'_>,
-    source: &SourceSettings,
-    entity: &[String],
-    windows: &[WindowSettings],
-    alerts: &[AlertSettings],
-) -> Result<()> {
-    let SourceSettings::Kafka { partition_key, .. } = source else { return Ok(()) };
-    let missing = |key: &[String]| partition_key.iter().find(|column| !key.contains(column)).cloned();
-    let quoted_of = |key: &[String]| quoted(&key.iter().map(String::as_str).collect::<Vec<_>>());
-    for window in windows {
-        if let Some(column) = missing(&window.key) {
-            let error = top.error_here(format!(
-                "the window `{}` is by {}, without `{column}` of [source] partition_key, so the events of one of its \
-                 keys are in several partitions",
-                window.name,
-                quoted_of(&window.key)
-            ));
-            return Err(error.hint(format!(
-                "add `{column}` to the window's key, or have the topic partitioned by {} and say so in partition_key",
-                quoted_of(&window.key)
-            )));
-        }
-    }
-    if let (Some(alert), Some(column)) = (alerts.iter().find(|alert| alert.on_change), missing(entity)) {
-        let error = top.error_here(format!(
-            "[alerts.{}] on_change is about {}, without `{column}` of [source] partition_key, so the events of one \
-             entity are in several partitions",
-            alert.name,
-            quoted_of(entity)
-        ));
-        return Err(error.hint("leave `on_change` out, or have the topic partitioned by the entity's key"));
-    }
-    Ok(())
-}
-
-fn read_source(section: &Section<'_>, events: &EventSettings) -> Result<SourceSettings> {
-    section.allow(keys_in(SECTIONS, "source"), SECTIONS)?;
-    match (section.text("files")?, section.text("topic")?) {
-        (Some(path), None) => {
-            for key in ["kafka", "partition_key"] {
-                if let Some(entry) = section.find(key) {
-                    return Err(section.error(&entry.key_span, format!("`{key}` goes with `topic`, not with `files`")));
-                }
-            }
-            Ok(SourceSettings::Files { path: path.value.to_owned() })
-        }
-        (None, Some(topic)) => {
-            let options = read_options(section)?;
-            let partition_key = match section.text_list("partition_key")? {
-                None => Vec::new(),
-                Some(columns) => key_columns(section, "partition_key", &columns, events)?,
-            };
-            Ok(SourceSettings::Kafka { topic: topic.value.to_owned(), options, partition_key })
-        }
-        (Some(_), Some(topic)) => Err(section.error(&topic.span, "a source has `files` or `topic`, not both")),
-        (None, None) => Err(section
-            .error_here("[source] names no source")
-            .hint("write `files = \"FILE or FOLDER\"`, or `topic = \"NAME\"` with [source.kafka]")),
-    }
-}
-
-/// [source.kafka] or [live.kafka]: options of the client.
-pub(super) fn read_options(section: &Section<'_>) -> Result<BTreeMap<String, String>> {
-    let kafka = section.required_section("kafka").map_err(|error| {
-        error.hint("add a section with the line `\"bootstrap.servers\" = \"HOST:PORT\"`, as in [source.kafka]")
-    })?;
-    let mut options = BTreeMap::new();
-    for entry in kafka.entries() {
-        if entry.value.is_table() {
-            let error = kafka.error(&entry.key_span, format!("`{}` is not in quotes", entry.key));
-            return Err(error.hint("write an option as `\"bootstrap.servers\" = \"localhost:9092\"`"));
-        }
-        let text = match (entry.value.as_bool(), entry.value.as_integer()) {
-            (Some(value), _) => value.to_string(),
-            (None, Some(integer)) if integer.radix() == 10 => integer.as_str().to_owned(),
-            _ => kafka.text_of(entry)?.value.to_owned(),
-        };
-        options.insert(entry.key.to_owned(), text);
-    }
-    if !options.contains_key("bootstrap.servers") {
-        return Err(kafka
-            .missing("bootstrap.servers")
-            .hint("add the line `\"bootstrap.servers\" = \"HOST:PORT\"`, quotes included"));
-    }
-    Ok(options)
-}
-
 fn read_windows(top: &Section<'_>, entity: &[String], events: &EventSettings) -> Result<Vec<WindowSettings>> {
     let Some(all) = top.section("windows")? else { return Ok(Vec::new()) };
     let mut windows: Vec<WindowSettings> = Vec::new();
@@ -423,7 +329,7 @@ fn check_on_close(
     Ok(())
 }
 
-fn key_columns(
+pub(super) fn key_columns(
     section: &Section<'_>,
     name: &str,
     columns: &[Located<&str>],
@@ -514,6 +420,7 @@ fn read_stream(top: &Section<'_>, name: &str) -> Result<StreamSettings> {
         idle_after: 60 * SECOND,
         freshness: 10 * SECOND,
         max_rows: 1_000_000,
+        files_per_hour: 3600,
         max_state_bytes: 1 << 30,
         dead_letters: beside("dead_letters"),
         late_events: beside("late_events"),
@@ -536,6 +443,9 @@ fn read_stream(top: &Section<'_>, name: &str) -> Result<StreamSettings> {
     }
     if let Some(rows) = section.integer("max_rows", 1..=100_000_000)? {
         settings.max_rows = rows.value as usize;
+    }
+    if let Some(files) = section.integer("files_per_hour", 1..=10_000_000)? {
+        settings.files_per_hour = files.value as u32;
     }
     if let Some(text) = section.text("max_state")? {
         settings.max_state_bytes = parse_bytes(text.value)

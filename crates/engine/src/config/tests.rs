@@ -607,13 +607,12 @@ fn the_templates_are_a_valid_project_as_written_and_with_every_option() {
     assert_eq!(full.output.columns.len(), 4);
 }
 
-/// What `[live]` of a stream says.
-fn live(section: &str) -> Result<Option<LiveSettings>> {
-    let stream = format!(
+/// A stream with `source` in `[source]`, and `more` sections.
+fn stream(source: &str, more: &str) -> Result<StreamPipeline> {
+    let text = format!(
         r#"kind = "stream"
-{section}
 [source]
-files = "events"
+{source}
 [events]
 time = "at"
 [events.fields]
@@ -625,10 +624,118 @@ key = ["nim"]
 table = "ml.live"
 [output.columns]
 nim = "nim"
+{more}
 "#
     );
-    let dir = folder(&[("insightera.toml", "format = 1\n"), ("pipelines/live.toml", &stream)]);
-    Ok(load(dir.path()).unwrap().stream("live")?.live)
+    let dir = folder(&[("insightera.toml", "format = 1\n"), ("pipelines/live.toml", &text)]);
+    load(dir.path()).unwrap().stream("live")
+}
+
+/// What `[live]` of a stream says.
+fn live(section: &str) -> Result<Option<LiveSettings>> {
+    Ok(stream("files = \"events\"", section)?.live)
+}
+
+/// Where a topic is begun, by the line that says it.
+fn begun(line: &str) -> Result<Start> {
+    let source = format!("{line}\ntopic = \"t\"\n[source.kafka]\n\"bootstrap.servers\" = \"localhost:9092\"");
+    match stream(&source, "")?.source {
+        SourceSettings::Kafka { start, .. } => Ok(start),
+        SourceSettings::Files { .. } => unreachable!(),
+    }
+}
+
+#[test]
+fn a_topic_is_begun_at_an_end_or_at_a_time_and_files_are_not() {
+    assert_eq!(begun("").unwrap(), Start::Earliest);
+    assert_eq!(begun("start = \"earliest\"").unwrap(), Start::Earliest);
+    assert_eq!(begun("start = \"latest\"").unwrap(), Start::Latest);
+    // 1970-01-02 in one zone and in another.
+    for time in ["1970-01-02T00:00:00Z", "1970-01-02T07:00:00.000+07:00"] {
+        assert_eq!(begun(&format!("start = \"{time}\"")).unwrap(), Start::Time(86_400_000_000));
+    }
+    for wrong in ["now", "2026-01-31", "2026-01-31T00:00:00", "2026-02-30T00:00:00Z", "-1"] {
+        let message = format!("live.toml:3:9: `{wrong}` is not where a topic can be begun");
+        refused(begun(&format!("start = \"{wrong}\"")), &message, "2026-01-31T00:00:00Z");
+    }
+    refused(begun("start = 2026-01-31T00:00:00Z"), "`start` must be a string", "");
+    let files = stream("files = \"events\"\nstart = \"latest\"", "");
+    refused(files, "live.toml:4:1: `start` goes with `topic`, not with `files`", "");
+}
+
+const BROKER: &str = "[source.kafka]\n\"bootstrap.servers\" = \"localhost:9092\"";
+const WEEK: &str =
+    "[windows.week]\nrolling = { tile = \"1 day\", tiles = 7 }\n[windows.week.columns]\nseen = \"count(*)\"";
+
+/// A stream of topics, by the lines of `[source]` that say which.
+fn of_topics(lines: &str, more: &str) -> Result<StreamPipeline> {
+    stream(&format!("{lines}\n{BROKER}"), more)
+}
+
+#[test]
+fn a_source_is_a_topic_or_a_list_of_them() {
+    let read = |lines: &str| match of_topics(lines, "").unwrap().source {
+        SourceSettings::Kafka { topics, is_list, .. } => (topics.join(" "), is_list),
+        SourceSettings::Files { .. } => unreachable!(),
+    };
+    assert_eq!(read("topic = \"a\""), ("a".to_owned(), false));
+    assert_eq!(read("topics = [\"a\"]"), ("a".to_owned(), true));
+    assert_eq!(read("topics = [\"b-1\", \"a_2.x\"]"), ("b-1 a_2.x".to_owned(), true));
+    let wrong = |lines: &str, message: &str, hint: &str| refused(of_topics(lines, ""), message, hint);
+    wrong("topics = []", "[source]: `topics` must name 1 to 1000 topics, found 0", "topics = [\"a\", \"b\"]");
+    wrong("topics = [\"a\", \"a\"]", "live.toml:3:16: `topics` names `a` twice", "");
+    wrong("topics = [\"a\", \"\"]", "`topics` holds an empty string", "");
+    wrong("topics = \"a\"", "`topics` must be an array of strings", "");
+    wrong("topics = [\"a,b\"]", "live.toml:3:11: `a,b` is not the name of a topic", "letters, digits");
+    wrong("topic = \"a\"\ntopics = [\"a\", \"b\"]", "a source has `topic` or `topics`, not both", "first");
+    let many: Vec<String> = (0..1001).map(|number| format!("\"t{number}\"")).collect();
+    wrong(&format!("topics = [{}]", many.join(", ")), "found 1001", "");
+    refused(stream("files = \"events\"\ntopics = [\"a\"]", ""), "`files` or `topics`, not both", "");
+}
+
+#[test]
+fn partitions_of_a_list_are_told_by_topic() {
+    let names = |lines: &str| {
+        let source = of_topics(lines, "").unwrap().source;
+        [0, 7, 65_536, 131_071, 131_072].map(|number| source.partition_name(number)).join(" ")
+    };
+    assert_eq!(names("topics = [\"a\", \"b\"]"), "a/0 a/7 b/0 b/65535 131072");
+    assert_eq!(names("topic = \"a\""), "0 7 65536 131071 131072");
+}
+
+#[test]
+fn keys_of_several_topics_must_be_said_to_be_in_one_partition() {
+    const TWO: &str = "topics = [\"a\", \"b\"]";
+    const CHANGE: &str = "[alerts.high]\nwhen = \"true\"\non_change = true\ntable = \"ml.high\"";
+    assert!(of_topics(TWO, "").unwrap().is_shareable());
+    refused(
+        of_topics(TWO, WEEK),
+        "the window `week` is kept by key, and nothing says that all events",
+        "partition_key",
+    );
+    refused(of_topics(TWO, CHANGE), "[alerts.high] on_change is about an entity, and nothing says", "on_close");
+    let keyed = format!("{TWO}\npartition_key = [\"nim\"]");
+    for more in [WEEK, CHANGE] {
+        assert!(of_topics(&keyed, more).unwrap().is_shareable());
+        assert!(!of_topics("topics = [\"a\"]", more).unwrap().is_shareable());
+    }
+    // A window that closes takes its key from all of them.
+    let closing = format!("{WEEK}\n[stream]\nemit = \"on_close\"")
+        .replace("rolling", "hopping")
+        .replace("{ tile = \"1 day\", tiles = 7 }", "{ size = \"7 days\", slide = \"1 day\" }");
+    assert!(!of_topics(TWO, &closing).unwrap().is_shareable());
+}
+
+#[test]
+fn events_of_a_list_have_a_column_for_their_topic() {
+    let lines = |topics: &str, field: &str| {
+        let text = format!("{topics}\n{BROKER}\n[events.columns]\n{field} = \"upper(nim)\"");
+        // The columns come before [events] itself, which TOML does not mind.
+        stream(&text, "")
+    };
+    assert!(lines("topic = \"a\"", "source_topic").is_ok());
+    assert!(lines("topics = [\"a\"]", "origin").is_ok());
+    refused(lines("topics = [\"a\"]", "Source_Topic"), "a column `Source_Topic` of its own", "another name");
 }
 
 #[test]

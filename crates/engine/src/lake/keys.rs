@@ -34,6 +34,9 @@ pub const POSITIONS: &str = "insightera.positions";
 pub const OWNERS: &str = "insightera.owners";
 /// JSON: partition to what it is of the source, where numbers are not enough.
 pub const PARTITIONS: &str = "insightera.partitions";
+/// JSON: partition to where it was begun, of partitions that were not begun at
+/// their first events.
+pub const BEGUN: &str = "insightera.begun";
 /// JSON: partition to the files of its window state.
 pub const CHECKPOINT: &str = "insightera.checkpoint";
 /// JSON: partition to hashes of some of the keys of its windows, in hexadecimal.

@@ -180,6 +180,19 @@ impl Lake {
         }
     }
 
+    /// A table with these columns: made where there is none, and given those
+    /// that it lacks.
+    ///
+    /// # Errors
+    /// When it has one of them with another type.
+    pub fn table_with(&self, new: &NewTable) -> Result<Table> {
+        match self.find(&new.name)? {
+            Some(table) if schema::updates(&table, &new.columns)?.is_empty() => Ok(table),
+            Some(_) => commit::alter(self, &new.name, |base| schema::updates(base, &new.columns)),
+            None => self.create_table(new),
+        }
+    }
+
     /// A table that is not in the catalog yet: files can be written for it,
     /// and [`commit::create`] registers it.
     pub fn draft_table(&self, new: &NewTable) -> Result<Table> {

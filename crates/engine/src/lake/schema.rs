@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef as ArrowSchemaRef, TimeUnit};
+use iceberg::TableUpdate;
 use iceberg::spec::{ListType, MapType, NestedField, NestedFieldRef, PrimitiveType, Schema, StructType, Type};
 
+use super::Table;
 use crate::{Error, Result};
 
 /// The Parquet field id key in Arrow field metadata.
@@ -172,6 +174,19 @@ pub fn evolution(table: &str, schema: &Schema, columns: &[Column]) -> Result<Evo
         .hint("cast the expression in `[output.columns]` to the table's type, or give the column a new name"));
     }
     Ok(evolution)
+}
+
+/// What makes a table hold `columns`; nothing where it does.
+///
+/// # Errors
+/// As of [`evolution`].
+pub fn updates(table: &Table, columns: &[Column]) -> Result<Vec<TableUpdate>> {
+    let evolution = evolution(&table.name().to_string(), table.schema(), columns)?;
+    if evolution.is_empty() {
+        return Ok(Vec::new());
+    }
+    let schema = evolve(table.schema(), table.metadata().last_column_id(), &evolution)?;
+    Ok(vec![TableUpdate::AddSchema { schema }, TableUpdate::SetCurrentSchema { schema_id: -1 }])
 }
 
 /// The table's schema with an evolution applied; new columns get fresh ids.

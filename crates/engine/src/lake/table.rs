@@ -109,6 +109,11 @@ impl Table {
         self.metadata.current_snapshot_id()
     }
 
+    /// When a snapshot was committed, microseconds since the epoch.
+    pub fn committed_at(&self, snapshot_id: i64) -> Option<i64> {
+        Some(self.metadata.snapshot_by_id(snapshot_id)?.timestamp_ms().saturating_mul(1000))
+    }
+
     /// Tags and branches, `main` among them once there is a snapshot.
     pub fn refs(&self) -> Result<BTreeMap<String, SnapshotReference>> {
         references(&self.metadata)

@@ -1,5 +1,6 @@
 //! `ml_monitoring.inference_metrics`: one row per stage of every run, and one
-//! for the whole.
+//! for the whole. Rows of commits keep when that was, past the expiry of their
+//! snapshots.
 
 use std::sync::Arc;
 
@@ -39,6 +40,8 @@ fn new_table() -> NewTable {
         Column::nullable("latency_ms", DataType::Float64),
         Column::nullable("throughput", DataType::Float64),
         Column::required("timestamp", timestamptz()),
+        Column::nullable("committed_at", timestamptz()),
+        Column::nullable("predicted_until", timestamptz()),
     ];
     let properties = [
         ("write.metadata.previous-versions-max".to_owned(), "20".to_owned()),
@@ -68,14 +71,16 @@ pub struct Facts {
     pub strategy: String,
     /// The commit.
     pub snapshot_id: Option<i64>,
+    /// When it was, microseconds since the epoch.
+    pub committed_at: Option<i64>,
     /// Rows that were written.
     pub batch_size: u64,
     /// Bytes that were written, where that is known.
     pub bytes: Option<u64>,
 }
 
-/// One stage, or one percentile of a latency.
-#[derive(Debug, Clone)]
+/// One stage, one commit, or one percentile or bucket of a latency.
+#[derive(Debug, Clone, Default)]
 pub struct Stage {
     /// Its name.
     pub name: String,
@@ -85,6 +90,22 @@ pub struct Stage {
     pub latency_ms: f64,
     /// Rows a second.
     pub throughput: Option<f64>,
+    /// Its rows, where they are not those of the whole.
+    pub rows: Option<u64>,
+    /// Which commit it is about, where that is not the commit of the whole.
+    pub commit: Option<CommitFacts>,
+}
+
+/// A commit of a run that has several.
+#[derive(Debug, Clone, Default)]
+pub struct CommitFacts {
+    /// Its snapshot.
+    pub snapshot_id: i64,
+    /// When it was, microseconds since the epoch.
+    pub committed_at: i64,
+    /// The newest prediction in it, microseconds since the epoch: that of a row
+    /// is in the first commit of its run for which this is not before it.
+    pub predicted_until: Option<i64>,
 }
 
 /// Appends the stages of a run. `latency_ms` is the stage's time in
@@ -100,6 +121,7 @@ pub fn append(workspace: &Workspace, report: &RunReport) -> Result<()> {
         status: if report.status == RunStatus::Committed { "committed" } else { "unchanged" }.into(),
         strategy: report.strategy.into(),
         snapshot_id: report.snapshot_id,
+        committed_at: report.committed_at,
         batch_size: scored,
         bytes: Some(report.bytes_written),
     };
@@ -110,6 +132,7 @@ pub fn append(workspace: &Workspace, report: &RunReport) -> Result<()> {
             seconds,
             latency_ms: seconds * 1000.0,
             throughput: (seconds > 0.0 && scored > 0).then(|| scored as f64 / seconds),
+            ..Stage::default()
         })
         .collect();
     append_stages(workspace, &facts, &stages)
@@ -118,10 +141,14 @@ pub fn append(workspace: &Workspace, report: &RunReport) -> Result<()> {
 /// Appends a row for each stage.
 pub fn append_stages(workspace: &Workspace, facts: &Facts, stages: &[Stage]) -> Result<()> {
     let lake = workspace.lake();
-    let table = lake.create_table(&new_table())?;
+    let table = lake.table_with(&new_table())?;
     let rows = stages.len();
     let repeated = |value: Option<&str>| Arc::new(StringArray::from(vec![value; rows])) as ArrayRef;
-    let numbers = |value: Option<i64>| Arc::new(Int64Array::from(vec![value; rows])) as ArrayRef;
+    let numbers = |value: &dyn Fn(&Stage) -> Option<i64>| Arc::new(stages.iter().map(value).collect::<Int64Array>());
+    let times = |value: &dyn Fn(&Stage) -> Option<i64>| {
+        Arc::new(stages.iter().map(value).collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
+    };
+    let now = workspace.clock().now_micros();
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("pipeline", repeated(Some(&facts.pipeline))),
         ("run_id", repeated(Some(&facts.run_id))),
@@ -131,16 +158,15 @@ pub fn append_stages(workspace: &Workspace, facts: &Facts, stages: &[Stage]) -> 
         ("inference_type", repeated(Some(&facts.inference_type))),
         ("status", repeated(Some(&facts.status))),
         ("strategy", repeated(Some(&facts.strategy))),
-        ("snapshot_id", numbers(facts.snapshot_id)),
-        ("batch_size", numbers(Some(facts.batch_size as i64))),
-        ("bytes", numbers(facts.bytes.map(|bytes| bytes as i64))),
+        ("snapshot_id", numbers(&|stage| stage.commit.as_ref().map(|own| own.snapshot_id).or(facts.snapshot_id))),
+        ("batch_size", numbers(&|stage| Some(stage.rows.unwrap_or(facts.batch_size) as i64))),
+        ("bytes", numbers(&|_| facts.bytes.map(|bytes| bytes as i64))),
         ("seconds", Arc::new(Float64Array::from_iter_values(stages.iter().map(|stage| stage.seconds)))),
         ("latency_ms", Arc::new(Float64Array::from_iter_values(stages.iter().map(|stage| stage.latency_ms)))),
         ("throughput", Arc::new(Float64Array::from_iter(stages.iter().map(|stage| stage.throughput)))),
-        (
-            "timestamp",
-            Arc::new(TimestampMicrosecondArray::from_value(workspace.clock().now_micros(), rows).with_timezone("UTC")),
-        ),
+        ("timestamp", times(&|_| Some(now))),
+        ("committed_at", times(&|stage| stage.commit.as_ref().map(|own| own.committed_at).or(facts.committed_at))),
+        ("predicted_until", times(&|stage| stage.commit.as_ref().and_then(|own| own.predicted_until))),
     ];
     let batch = RecordBatch::try_from_iter(columns).map_err(|e| Error::internal(format!("metrics: {e}")))?;
     let mut writer = TableWriter::new(&table, WriteOptions::default())?;

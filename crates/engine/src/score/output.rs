@@ -265,13 +265,7 @@ impl OutputPlan {
     pub fn fit(&self, lake: &Lake, name: &TableName) -> Result<Table> {
         let columns = self.table_columns();
         commit::alter(lake, name, |base| {
-            let evolution = schema::evolution(&name.to_string(), base.schema(), &columns)?;
-            let mut updates = Vec::new();
-            if !evolution.is_empty() {
-                let evolved = schema::evolve(base.schema(), base.metadata().last_column_id(), &evolution)?;
-                updates.push(TableUpdate::AddSchema { schema: evolved });
-                updates.push(TableUpdate::SetCurrentSchema { schema_id: -1 });
-            }
+            let mut updates = schema::updates(base, &columns)?;
             // A table made by someone else's DDL becomes a prediction table.
             if TableShape::read(base.metadata().properties()).is_none() {
                 updates.push(TableUpdate::SetProperties { updates: self.shape.properties() });

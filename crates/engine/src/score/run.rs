@@ -101,6 +101,9 @@ pub struct RunReport {
     pub status: RunStatus,
     /// The commit; none when inputs and definition were the same as before.
     pub snapshot_id: Option<i64>,
+    /// When it was, microseconds since the epoch.
+    #[serde(skip_serializing)]
+    pub committed_at: Option<i64>,
     /// Live entities.
     pub entities: u64,
     /// Entities scored.
@@ -420,6 +423,7 @@ async fn attempt(
         table: draft.definition.table().to_string(),
         status: RunStatus::Unchanged,
         snapshot_id: None,
+        committed_at: None,
         entities: draft.progress.as_ref().and_then(|p| p.entities).unwrap_or(0),
         scored: 0,
         skipped: 0,
@@ -507,6 +511,7 @@ async fn attempt(
         Outcome::Committed { table, snapshot_id } => (table, snapshot_id),
     };
     report.snapshot_id = Some(snapshot_id);
+    report.committed_at = committed.committed_at(snapshot_id);
     report.stages.insert("commit", clock.monotonic_seconds() - commit_start);
     let index_start = clock.monotonic_seconds();
     if !spec.as_of {

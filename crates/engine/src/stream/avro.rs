@@ -3,15 +3,21 @@
 //! pipeline may go different ways as long as the names stay.
 //!
 //! The schema is checked by Avro's own library. What is read here is compiled
-//! from its JSON, since the library's form of it forgets how a uuid is written.
+//! from its JSON ([`compiler`]), since the library's form of it forgets how a
+//! uuid is written, and what Kafka Connect says of a type.
 
-use std::collections::{BTreeSet, HashMap};
+mod compiler;
 
-use insightera_events::{Scalar, Walk};
-use serde_json::Value;
+use std::collections::BTreeSet;
+
+use insightera_events::{Scalar, Unit, Walk};
+
+use self::compiler::compiled;
 
 /// Values within each other.
 const DEPTH: usize = 128;
+/// Digits of a decimal behind its point, or noughts before it.
+const SCALE: u32 = 16_384;
 
 /// What is wrong, in words.
 type Result<T> = std::result::Result<T, String>;
@@ -34,9 +40,10 @@ enum Shape {
     Long(Meaning),
     Float,
     Double,
-    Bytes(Option<u32>),
+    /// Bytes, or a decimal of this scale.
+    Bytes(Option<i32>),
     String,
-    Fixed(usize, Option<u32>),
+    Fixed(usize, Option<i32>),
     /// 16 bytes that are a uuid.
     Uuid,
     Enum(Vec<String>),
@@ -44,6 +51,8 @@ enum Shape {
     Map(usize),
     Union(Vec<usize>),
     Record(Vec<(String, usize)>),
+    /// A record of `scale` and `value`: a decimal whose scale is its own.
+    Scaled(Vec<(String, usize)>),
 }
 
 /// What a whole number means.
@@ -52,10 +61,12 @@ enum Meaning {
     Number,
     /// Days since 1970.
     Date,
-    /// This many of a second since 1970, UTC.
-    Instant(i64),
+    /// Since 1970, UTC.
+    Instant(Unit),
     /// The same, of a clock on the wall.
-    Local(i64),
+    Local(Unit),
+    /// Since midnight, or between two points in time.
+    Span(Unit),
 }
 
 impl Schema {
@@ -64,36 +75,48 @@ impl Schema {
     /// # Errors
     /// When it is no Avro schema.
     pub fn new(text: &str, references: &[String]) -> Result<Self> {
-        apache_avro::Schema::parse_str_with_list(text, references).map_err(|e| e.to_string())?;
-        let mut compiler = Compiler { shapes: Vec::new(), names: HashMap::new() };
-        let parsed = |text: &str| serde_json::from_str::<Value>(text).map_err(|e| e.to_string());
-        // They may stand in any order.
-        let mut left = references.iter().map(|text| parsed(text)).collect::<Result<Vec<_>>>()?;
-        while !left.is_empty() {
-            let before = left.len();
-            let mut stuck = Vec::new();
-            for value in left {
-                let (shapes, names) = (compiler.shapes.len(), compiler.names.clone());
-                if compiler.compile(&value, "").is_err() {
-                    compiler.shapes.truncate(shapes);
-                    compiler.names = names;
-                    stuck.push(value);
-                }
-            }
-            if stuck.len() == before {
-                compiler.compile(&stuck[0], "")?;
-            }
-            left = stuck;
-        }
-        let root = compiler.compile(&parsed(text)?, "")?;
-        Ok(Self { shapes: compiler.shapes, root })
+        let (shapes, root) = compiled(text, references)?;
+        Ok(Self { shapes, root })
     }
 
-    /// The names of the outermost record's fields.
-    pub fn names(&self) -> BTreeSet<String> {
-        match &self.shapes[self.root] {
-            Shape::Record(fields) => fields.iter().map(|(name, _)| name.clone()).collect(),
-            _ => BTreeSet::new(),
+    /// Only change events may be written by it.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub fn check_envelope(&self) -> Result<()> {
+        let fields = self.fields(self.root).unwrap_or_default();
+        for wanted in ["op", "after"] {
+            if fields.iter().all(|(name, _)| name != wanted) {
+                return Err(format!(
+                    "it is no envelope of Debezium's: it has no field `{wanted}`; rows without an envelope are \
+                     `format = \"avro\"`"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of the outermost record's fields; of change events, those of
+    /// the row.
+    pub fn names(&self, is_change: bool) -> BTreeSet<String> {
+        let mut fields = self.fields(self.root);
+        if is_change {
+            let after = fields.unwrap_or_default().iter().find(|(name, _)| name == "after");
+            fields = after.and_then(|(_, shape)| self.fields(*shape));
+        }
+        fields.unwrap_or_default().iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The fields of a record, which may be there or not.
+    fn fields(&self, shape: usize) -> Option<&[(String, usize)]> {
+        match &self.shapes[shape] {
+            Shape::Record(fields) => Some(fields),
+            // No union stands in another one.
+            Shape::Union(branches) => branches.iter().find_map(|branch| match &self.shapes[*branch] {
+                Shape::Record(fields) => Some(fields.as_slice()),
+                _ => None,
+            }),
+            _ => None,
         }
     }
 
@@ -198,6 +221,21 @@ impl Schema {
                     self.value(*shape, child, bytes, walk)?;
                 }
             }
+            Shape::Scaled(fields) => {
+                let (mut scale, mut value) = (0, &[][..]);
+                for (name, shape) in fields {
+                    let mut ahead = Bytes { rest: bytes.rest, depth: 0 };
+                    match self.shapes[*shape] {
+                        Shape::Int(_) => scale = ahead.long()?,
+                        _ => value = ahead.sized()?,
+                    }
+                    let child = at.and_then(|at| walk.child(at, name));
+                    self.value(*shape, child, bytes, walk)?;
+                }
+                // One of more than 32 bits was refused as an int.
+                let scale = i32::try_from(scale).ok();
+                at.into_iter().for_each(|at| plain(value, scale, at, walk));
+            }
         }
         bytes.depth -= 1;
         Ok(())
@@ -248,21 +286,17 @@ impl Schema {
 }
 
 fn whole(meaning: Meaning, value: i64, at: usize, walk: &mut Walk<'_>) {
-    let micros = |unit: i64| match unit {
-        1_000 => value.checked_mul(1_000),
-        1_000_000 => Some(value),
-        _ => Some(value.div_euclid(1_000)),
-    };
     match meaning {
         Meaning::Number => walk.scalar(at, Scalar::Whole(value)),
         Meaning::Date => walk.date(at, value),
-        Meaning::Instant(unit) => walk.moment(at, micros(unit), Some(value)),
-        Meaning::Local(unit) => walk.local_moment(at, micros(unit), Some(value)),
+        Meaning::Instant(unit) => walk.counted_moment(at, value, unit),
+        Meaning::Local(unit) => walk.local_moment(at, value, unit),
+        Meaning::Span(unit) => walk.span(at, value, unit),
     }
 }
 
 /// Bytes that are a decimal, or just bytes.
-fn plain(bytes: &[u8], scale: Option<u32>, at: usize, walk: &mut Walk<'_>) {
+fn plain(bytes: &[u8], scale: Option<i32>, at: usize, walk: &mut Walk<'_>) {
     match scale.and_then(|scale| decimal(bytes, scale)) {
         Some(text) => walk.decimal(at, &text),
         None if scale.is_some() => walk.other(at, "a decimal of more than 38 digits"),
@@ -270,12 +304,13 @@ fn plain(bytes: &[u8], scale: Option<u32>, at: usize, walk: &mut Walk<'_>) {
     }
 }
 
-/// A big-endian number in two's complement, with a point in it.
-fn decimal(bytes: &[u8], scale: u32) -> Option<String> {
+/// A big-endian number in two's complement, with a point in it: so many digits
+/// stand behind it, or so many noughts more before it.
+fn decimal(bytes: &[u8], scale: i32) -> Option<String> {
     let negative = bytes.first().is_some_and(|byte| byte & 0x80 != 0);
     let fill = if negative { 0xff } else { 0 };
     let spare = bytes.len().saturating_sub(16);
-    if bytes[..spare].iter().any(|byte| *byte != fill) {
+    if bytes[..spare].iter().any(|byte| *byte != fill) || scale.unsigned_abs() > SCALE {
         return None;
     }
     let mut all = [fill; 16];
@@ -286,12 +321,14 @@ fn decimal(bytes: &[u8], scale: u32) -> Option<String> {
         return None;
     }
     let mut digits = unscaled.unsigned_abs().to_string();
-    let scale = scale as usize;
-    if digits.len() <= scale {
-        digits.insert_str(0, &"0".repeat(scale + 1 - digits.len()));
-    }
+    let places = scale.unsigned_abs() as usize;
     if scale > 0 {
-        digits.insert(digits.len() - scale, '.');
+        if digits.len() <= places {
+            digits.insert_str(0, &"0".repeat(places + 1 - digits.len()));
+        }
+        digits.insert(digits.len() - places, '.');
+    } else if unscaled != 0 {
+        digits.push_str(&"0".repeat(places));
     }
     Some(if negative { format!("-{digits}") } else { digits })
 }
@@ -334,125 +371,6 @@ impl<'a> Bytes<'a> {
     }
 }
 
-struct Compiler {
-    shapes: Vec<Shape>,
-    names: HashMap<String, usize>,
-}
-
-impl Compiler {
-    fn add(&mut self, shape: Shape) -> usize {
-        self.shapes.push(shape);
-        self.shapes.len() - 1
-    }
-
-    /// A schema within the namespace `space`.
-    fn compile(&mut self, value: &Value, space: &str) -> Result<usize> {
-        match value {
-            Value::String(name) => match primitive(name, None) {
-                Some(shape) => Ok(self.add(shape)),
-                None => {
-                    let full = full_name(name, space);
-                    let known = self.names.get(&full).or_else(|| self.names.get(name));
-                    known.copied().ok_or_else(|| format!("the schema has no type `{full}`"))
-                }
-            },
-            Value::Array(branches) => {
-                let branches = branches.iter().map(|branch| self.compile(branch, space)).collect::<Result<_>>()?;
-                Ok(self.add(Shape::Union(branches)))
-            }
-            Value::Object(object) => self.object(object, space),
-            other => Err(format!("`{other}` is no schema")),
-        }
-    }
-
-    fn object(&mut self, object: &serde_json::Map<String, Value>, space: &str) -> Result<usize> {
-        let missing = |key: &str| format!("a schema has no `{key}`");
-        let inner = object.get("type").ok_or_else(|| missing("type"))?;
-        let Value::String(kind) = inner else { return self.compile(inner, space) };
-        let logical = object.get("logicalType").and_then(Value::as_str);
-        let scale = || {
-            let scale = object.get("scale").and_then(Value::as_u64).unwrap_or(0);
-            (logical == Some("decimal")).then_some(scale).and_then(|scale| u32::try_from(scale).ok())
-        };
-        let array = |key: &str| object.get(key).and_then(Value::as_array).ok_or_else(|| missing(key));
-        match kind.as_str() {
-            "array" => {
-                let items = self.compile(object.get("items").ok_or_else(|| missing("items"))?, space)?;
-                Ok(self.add(Shape::Array(items)))
-            }
-            "map" => {
-                let values = self.compile(object.get("values").ok_or_else(|| missing("values"))?, space)?;
-                Ok(self.add(Shape::Map(values)))
-            }
-            "bytes" => Ok(self.add(Shape::Bytes(scale()))),
-            "record" | "error" | "enum" | "fixed" => {
-                let name = object.get("name").and_then(Value::as_str).ok_or_else(|| missing("name"))?;
-                let own = object.get("namespace").and_then(Value::as_str).unwrap_or(space);
-                let full = full_name(name, own);
-                let at = self.add(Shape::Open);
-                self.names.insert(full.clone(), at);
-                let within = full.rsplit_once('.').map_or("", |(space, _)| space);
-                self.shapes[at] = match kind.as_str() {
-                    "enum" => {
-                        let symbols = array("symbols")?.iter().filter_map(Value::as_str).map(str::to_owned);
-                        Shape::Enum(symbols.collect())
-                    }
-                    "fixed" => {
-                        let size = object.get("size").and_then(Value::as_u64).ok_or_else(|| missing("size"))?;
-                        let size = usize::try_from(size).map_err(|e| e.to_string())?;
-                        match (logical, size) {
-                            (Some("uuid"), 16) => Shape::Uuid,
-                            _ => Shape::Fixed(size, scale()),
-                        }
-                    }
-                    _ => {
-                        let mut fields = Vec::new();
-                        for field in array("fields")? {
-                            let name = field.get("name").and_then(Value::as_str).ok_or_else(|| missing("name"))?;
-                            let shape = self.compile(field.get("type").ok_or_else(|| missing("type"))?, within)?;
-                            fields.push((name.to_owned(), shape));
-                        }
-                        Shape::Record(fields)
-                    }
-                };
-                Ok(at)
-            }
-            other => match primitive(other, logical) {
-                Some(shape) => Ok(self.add(shape)),
-                None => self.compile(inner, space),
-            },
-        }
-    }
-}
-
-/// A name with its namespace.
-fn full_name(name: &str, space: &str) -> String {
-    if name.contains('.') || space.is_empty() { name.to_owned() } else { format!("{space}.{name}") }
-}
-
-fn primitive(name: &str, logical: Option<&str>) -> Option<Shape> {
-    Some(match name {
-        "null" => Shape::Null,
-        "boolean" => Shape::Boolean,
-        "int" if logical == Some("date") => Shape::Int(Meaning::Date),
-        "int" => Shape::Int(Meaning::Number),
-        "long" => Shape::Long(match logical {
-            Some("timestamp-millis") => Meaning::Instant(1_000),
-            Some("timestamp-micros") => Meaning::Instant(1_000_000),
-            Some("timestamp-nanos") => Meaning::Instant(1_000_000_000),
-            Some("local-timestamp-millis") => Meaning::Local(1_000),
-            Some("local-timestamp-micros") => Meaning::Local(1_000_000),
-            Some("local-timestamp-nanos") => Meaning::Local(1_000_000_000),
-            _ => Meaning::Number,
-        }),
-        "float" => Shape::Float,
-        "double" => Shape::Double,
-        "bytes" => Shape::Bytes(None),
-        "string" => Shape::String,
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -465,6 +383,8 @@ mod tests {
             (&[0xff], 3, "-0.001"),
             (&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7], 0, "7"),
             (&[], 1, "0.0"),
+            (&[0xff, 0x85], -2, "-12300"),
+            (&[0], -2, "0"),
         ] {
             assert_eq!(decimal(bytes, scale).as_deref(), Some(text));
         }
@@ -472,6 +392,7 @@ mod tests {
         let mut over = [0; 17];
         over[1] = 0x80;
         assert_eq!(decimal(&over, 0), None, "its sign would turn");
+        assert_eq!((decimal(&[1], i32::MAX), decimal(&[1], i32::MIN)), (None, None), "noughts without an end");
     }
 
     #[test]

@@ -16,10 +16,12 @@ use super::flow::SideRows;
 use super::live::Sent;
 use super::metrics::Times;
 use super::program::{Program, Scorer};
+use super::starts::{Offsets, starts};
 use crate::lake::commit::{Change, Samples, StreamMove, StreamOutcome, StreamState, commit_stream, samples_of};
 use crate::lake::faults::{self, Bug};
 use crate::lake::writer::{TableWriter, WriteOptions};
 use crate::lake::{Lake, Table, TableName, keys};
+use crate::notify::Delivery;
 use crate::score::{Consumed, write_rows};
 use crate::{Error, Result};
 
@@ -53,9 +55,18 @@ pub struct Interval {
     pub timestamp: i64,
     /// Its predictions on their way to the receiver of [live].
     pub sent: Option<Sent>,
+    /// Its alerts on their way to notifiers.
+    pub notices: Delivery,
 }
 
 impl Interval {
+    /// Nothing yet, after predictions at `timestamp`.
+    pub fn new(scorer: Arc<Scorer>, timestamp: i64) -> Self {
+        let (ranges, rows, times, sides, described, states, samples, inputs) = Default::default();
+        let (sent, notices) = Default::default();
+        Self { ranges, rows, times, sides, described, states, samples, scorer, inputs, timestamp, sent, notices }
+    }
+
     /// Bytes of its predictions.
     pub fn bytes(&self) -> usize {
         self.rows.iter().map(RecordBatch::get_array_memory_size).sum()
@@ -71,8 +82,22 @@ pub struct Committed {
     pub snapshot_id: i64,
     /// Hashes of some of the keys of other processes' partitions.
     pub samples: Samples,
+    /// When that was, microseconds since the epoch.
+    pub committed_at: i64,
+    /// The newest prediction in it, if there is one, microseconds since the
+    /// epoch.
+    pub predicted_until: Option<i64>,
+    /// Data files of it, those of side tables with them.
+    pub files: usize,
     /// Seconds that it took.
     pub seconds: f64,
+}
+
+/// A commit of the prediction table.
+struct Written {
+    snapshot_id: i64,
+    committed_at: i64,
+    files: usize,
 }
 
 /// What a process owns in one table.
@@ -130,6 +155,21 @@ impl Committer {
         identity.clone_into(&mut self.source);
     }
 
+    /// Before partitions are looked at by their numbers: whether the positions
+    /// of the prediction table are of this source.
+    ///
+    /// # Errors
+    /// `Data` when they are of another one.
+    pub fn check_source(&self, state: &StreamState) -> Result<()> {
+        match &state.committed.source {
+            Some(found) if !position::continues(found, &self.source) => {
+                let (wanted, found) = (self.source.clone(), found.clone());
+                Err(fatal(&self.program.table(), &position::Reason::SourceReplaced { wanted, found }))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Makes or extends the tables, and says what the prediction table says.
     ///
     /// # Errors
@@ -158,14 +198,21 @@ impl Committer {
     }
 
     /// Takes partitions over in all tables: raises their epochs, so that who
-    /// had them cannot commit any more. Answers the positions to go on from.
+    /// had them cannot commit any more. `own` are those, with their first
+    /// events; `begins` is asked where topics are begun, when one of them has no
+    /// position. Answers the positions to go on from.
     ///
     /// # Errors
     /// When a table's positions are of another source, or others keep taking
     /// the partitions.
-    pub fn acquire(&mut self, starts: &BTreeMap<u32, i64>, descriptions: &BTreeMap<u32, Value>) -> Result<StreamState> {
+    pub fn acquire(
+        &mut self,
+        own: &Offsets,
+        descriptions: &BTreeMap<u32, Value>,
+        begins: &mut dyn FnMut() -> Result<Vec<Offsets>>,
+    ) -> Result<StreamState> {
         let name = self.program.table();
-        let (mut owned, state) = self.acquire_in(&name, starts, descriptions)?;
+        let (mut owned, state) = self.acquire_in(&name, own, descriptions, begins)?;
         let positions: BTreeMap<u32, i64> = owned.positions.clone();
         if let Some(before) = self.main.take() {
             owned = joined(before, owned);
@@ -173,14 +220,14 @@ impl Committer {
         self.main = Some(owned);
         let names: Vec<TableName> = self.program.sides.iter().map(|side| side.name.clone()).collect();
         for (index, name) in names.iter().enumerate() {
-            let (owned, _) = self.acquire_in(name, &positions, &BTreeMap::new())?;
+            let (owned, _) = self.acquire_in(name, &positions, &BTreeMap::new(), &mut || Ok(Vec::new()))?;
             match self.sides.get_mut(index) {
                 Some(before) => *before = joined(before.clone(), owned),
                 None => self.sides.push(owned),
             }
         }
         for (partition, files) in &state.checkpoints {
-            if starts.contains_key(partition) {
+            if own.contains_key(partition) {
                 self.chains.insert(*partition, files.clone());
             }
         }
@@ -190,19 +237,26 @@ impl Committer {
     fn acquire_in(
         &self,
         name: &TableName,
-        starts: &BTreeMap<u32, i64>,
+        own: &Offsets,
         descriptions: &BTreeMap<u32, Value>,
+        begins: &mut dyn FnMut() -> Result<Vec<Offsets>>,
     ) -> Result<(Owned, StreamState)> {
         let pipeline = &self.program.pipeline.name;
+        let mut asked: Option<Vec<Offsets>> = None;
         for _ in 0..TAKEOVERS {
             let table = self.lake.table(name)?;
             let state = StreamState::read(&table, pipeline)?;
             let id = Uuid::new_v4().to_string();
-            let intent = position::acquire(&state.committed, id, self.source.clone(), starts)
+            let known = &state.committed.positions;
+            if asked.is_none() && own.keys().any(|partition| !known.contains_key(partition)) {
+                asked = Some(begins()?);
+            }
+            let starts = starts(known, own, asked.as_deref().unwrap_or_default());
+            let intent = position::acquire(&state.committed, id, self.source.clone(), &starts.all)
                 .map_err(|reason| fatal(name, &reason))?;
             let (partitions, checkpoints) = (descriptions.clone(), BTreeMap::new());
-            let samples = BTreeMap::new();
-            let moved = StreamMove { pipeline: pipeline.clone(), intent, partitions, checkpoints, samples };
+            let (begun, samples) = (starts.begun, BTreeMap::new());
+            let moved = StreamMove { pipeline: pipeline.clone(), intent, partitions, begun, checkpoints, samples };
             let mut change = Change::append(&table, Vec::new());
             change.summary.insert(keys::RUN_ID.into(), self.run_id.clone());
             if let Some(timestamp) = state.timestamp {
@@ -210,7 +264,8 @@ impl Committer {
             }
             match commit_stream(&self.lake, &change, &moved)? {
                 StreamOutcome::Committed { table, .. } => {
-                    let claims = moved.intent.claims.iter();
+                    // Of the others it only says where they begin.
+                    let claims = moved.intent.claims.iter().filter(|(partition, _)| own.contains_key(partition));
                     let owned = Owned {
                         name: name.clone(),
                         uuid: table.metadata().uuid(),
@@ -263,23 +318,28 @@ impl Committer {
     /// trying again does not mend. `keep_trying` is asked before another try.
     pub fn commit(&mut self, interval: &Interval, keep_trying: &dyn Fn(u32) -> bool) -> Result<Committed> {
         let start = self.lake.clock().monotonic_seconds();
-        if faults::bug(Bug::PredictionsFirst) {
-            let snapshot_id = self.commit_predictions(interval, keep_trying)?;
-            self.commit_sides(interval, keep_trying)?;
-            return self.committed(snapshot_id, start);
+        let (mut side_files, predictions_first) = (0, faults::bug(Bug::PredictionsFirst));
+        if !predictions_first {
+            side_files = self.commit_sides(interval, keep_trying)?;
         }
-        self.commit_sides(interval, keep_trying)?;
-        let snapshot_id = self.commit_predictions(interval, keep_trying)?;
-        self.committed(snapshot_id, start)
+        let Written { snapshot_id, committed_at, files } = self.commit_predictions(interval, keep_trying)?;
+        if predictions_first {
+            side_files = self.commit_sides(interval, keep_trying)?;
+        }
+        Ok(Committed {
+            positions: self.main.as_ref().map(|main| main.positions.clone()).unwrap_or_default(),
+            snapshot_id,
+            samples: self.main.as_ref().map(|main| main.others.clone()).unwrap_or_default(),
+            committed_at,
+            predicted_until: (!interval.times.is_empty()).then_some(interval.timestamp),
+            files: side_files + files,
+            seconds: self.lake.clock().monotonic_seconds() - start,
+        })
     }
 
-    fn committed(&self, snapshot_id: i64, start: f64) -> Result<Committed> {
-        let positions = self.main.as_ref().map(|main| main.positions.clone()).unwrap_or_default();
-        let samples = self.main.as_ref().map(|main| main.others.clone()).unwrap_or_default();
-        Ok(Committed { positions, snapshot_id, samples, seconds: self.lake.clock().monotonic_seconds() - start })
-    }
-
-    fn commit_sides(&mut self, interval: &Interval, keep_trying: &dyn Fn(u32) -> bool) -> Result<()> {
+    /// Answers how many data files that are.
+    fn commit_sides(&mut self, interval: &Interval, keep_trying: &dyn Fn(u32) -> bool) -> Result<usize> {
+        let mut written = 0;
         // The dead letters first: when the events are read again, those of them that were too far in the future are
         // judged by the arrivals that stand there, and the others with them. Then the last one: what a replay is of
         // is known before anything of it is there, and a replay has no dead letters.
@@ -312,7 +372,9 @@ impl Committer {
             same_table(&table, &owned)?;
             let mut writer = TableWriter::new(&table, WriteOptions::default())?;
             batches.iter().try_for_each(|batch| writer.write(batch))?;
-            let mut change = Change::append(&table, writer.finish()?);
+            let files = writer.finish()?;
+            written += files.len();
+            let mut change = Change::append(&table, files);
             change.erasures = Some(self.erasures);
             change.summary.insert(keys::RUN_ID.into(), self.run_id.clone());
             self.count(&mut change);
@@ -320,10 +382,10 @@ impl Committer {
             self.retry(&mut owned, &change, claims, &Beside::default(), keep_trying)?;
             self.sides[side] = owned;
         }
-        Ok(())
+        Ok(written)
     }
 
-    fn commit_predictions(&mut self, interval: &Interval, keep_trying: &dyn Fn(u32) -> bool) -> Result<i64> {
+    fn commit_predictions(&mut self, interval: &Interval, keep_trying: &dyn Fn(u32) -> bool) -> Result<Written> {
         let Some(mut owned) = self.main.clone() else { return Err(Error::internal("a commit without a table")) };
         for (partition, base, name) in checkpoints::write(&self.lake, &self.program.pipeline.name, &interval.states)? {
             let chain = self.chains.entry(partition).or_default();
@@ -337,6 +399,7 @@ impl Committer {
         let table = self.patiently(keep_trying, || self.lake.table(&owned.name))?;
         same_table(&table, &owned)?;
         let files = write_rows(&table, interval.rows.clone(), &self.program.pipeline.entity_key)?;
+        let written = files.len();
         let mut change = Change::append(&table, files);
         change.erasures = Some(self.erasures);
         let scorer = &interval.scorer;
@@ -357,9 +420,9 @@ impl Committer {
         let claims = self.claims(&owned, interval);
         let beside =
             Beside { partitions: interval.described.clone(), checkpoints: chains, samples: interval.samples.clone() };
-        let snapshot_id = self.retry(&mut owned, &change, claims, &beside, keep_trying)?;
+        let (snapshot_id, committed_at) = self.retry(&mut owned, &change, claims, &beside, keep_trying)?;
         self.main = Some(owned);
-        Ok(snapshot_id)
+        Ok(Written { snapshot_id, committed_at, files: written })
     }
 
     fn count(&mut self, change: &mut Change) {
@@ -380,7 +443,8 @@ impl Committer {
         interval.ranges.iter().filter_map(claim).collect()
     }
 
-    /// One intent, tried until it is known to be in the table or refused.
+    /// One intent, tried until it is known to be in the table or refused: its
+    /// snapshot, and when that was.
     fn retry(
         &self,
         owned: &mut Owned,
@@ -388,7 +452,7 @@ impl Committer {
         claims: BTreeMap<u32, Claim>,
         beside: &Beside,
         keep_trying: &dyn Fn(u32) -> bool,
-    ) -> Result<i64> {
+    ) -> Result<(i64, i64)> {
         let moved = StreamMove {
             pipeline: self.program.pipeline.name.clone(),
             intent: Intent {
@@ -399,6 +463,7 @@ impl Committer {
                 claims,
             },
             partitions: beside.partitions.clone(),
+            begun: Offsets::new(),
             checkpoints: beside.checkpoints.clone(),
             samples: beside.samples.clone(),
         };
@@ -411,7 +476,9 @@ impl Committer {
                     owned.others = others;
                 }
                 owned.positions.extend(moved.intent.claims.iter().map(|(p, claim)| (*p, claim.hi)));
-                Ok(snapshot_id)
+                // A snapshot that is gone already was made a moment ago.
+                let now = || self.lake.clock().now_micros();
+                Ok((snapshot_id, table.committed_at(snapshot_id).unwrap_or_else(now)))
             }
             StreamOutcome::Refused(decision) => Err(refused(&owned.name, &decision)),
             StreamOutcome::Erased => Err(Error::conflict(format!(
@@ -456,6 +523,11 @@ fn same_table(table: &Table, owned: &Owned) -> Result<()> {
 fn fatal(name: &TableName, reason: &position::Reason) -> Error {
     let error = Error::data(format!("table `{name}`: {reason}"));
     match reason {
+        position::Reason::SourceReplaced { wanted, found } if position::continues(wanted, found) => {
+            error.hint("another process reads more topics by now: give this one the same `topics` in [source]")
+        }
+        position::Reason::SourceReplaced { wanted, .. } if wanted.contains(',') => error
+            .hint("topics are added at the end of `topics`, and nothing else of it may change: write to a new table"),
         position::Reason::SourceReplaced { .. } => {
             error.hint("positions of one source mean nothing in another: write to a new table, or restore the source")
         }

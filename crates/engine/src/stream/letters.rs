@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use insightera_core::stream::position;
 use serde::Serialize;
 
 use super::commit::{Committer, Interval};
@@ -119,6 +120,7 @@ pub async fn replay_dead_letters(workspace: &Workspace, name: &str, warn: Option
             number: done,
             unfinished: unfinished.is_some(),
             timestamp: state.timestamp,
+            begun: state.begun.clone(),
         };
         let (scorer, join, known) = (scorer.clone(), join.clone(), state.partitions.clone());
         let work = move || replay.run(&letters, scorer, join, &known);
@@ -161,6 +163,8 @@ struct Replay {
     /// Its events are recorded, and no others belong to it.
     unfinished: bool,
     timestamp: Option<i64>,
+    /// Where the stream has begun partitions, if not at their first events.
+    begun: BTreeMap<u32, i64>,
 }
 
 impl Replay {
@@ -212,7 +216,7 @@ impl Replay {
         committer.prepare()?;
         committer.respecting(erased.number());
         committer.of_source(&self.source);
-        let state = committer.acquire(&BTreeMap::from([(REPLAYS, 0)]), &BTreeMap::new())?;
+        let state = committer.acquire(&BTreeMap::from([(REPLAYS, 0)]), &BTreeMap::new(), &mut || Ok(Vec::new()))?;
         let (at, recorded) =
             (state.committed.positions.get(&REPLAYS).copied(), committer.last_side_position(REPLAYS).unwrap_or(0));
         if at != Some(self.number) || recorded != self.number + i64::from(self.unfinished) {
@@ -245,7 +249,7 @@ impl Replay {
         let pipeline = &self.program.pipeline;
         let group = Group { name: format!("insightera-replay-{}", pipeline.name), member: None };
         let mut source = source::open(&self.workspace.project().dir, &pipeline.source, self.workspace.clock(), &group)?;
-        if source.identity() != self.source {
+        if !position::continues(&self.source, source.identity()) {
             return Err(Error::data(format!(
                 "the dead letters are of `{}`, and [source] is `{}`",
                 self.source,
@@ -257,7 +261,8 @@ impl Replay {
         let found = source.partitions(known)?;
         let (mut again, mut early, mut starts) = (Again::default(), BTreeMap::new(), BTreeMap::new());
         for partition in ends.keys() {
-            let start = found.get(partition).map_or(i64::MAX, |found| found.start);
+            let begun = self.begun.get(partition).copied().unwrap_or(i64::MIN);
+            let start = found.get(partition).map_or(i64::MAX, |found| found.start.max(begun));
             // What the source does not keep any more is here.
             let gone = letters.range((*partition, i64::MIN)..(*partition, start));
             gone.for_each(|(place, letter)| push(&mut early, *place, letter));
@@ -325,8 +330,7 @@ impl Replay {
             side.places.iter_mut().for_each(|place| *place = (REPLAYS, self.number));
         }
         let ranges = BTreeMap::from([(REPLAYS, (self.number, self.number + 1))]);
-        let (times, described, states, samples) = Default::default();
-        Ok(Interval { ranges, rows, times, sides, described, states, samples, scorer, inputs, timestamp, sent: None })
+        Ok(Interval { ranges, rows, sides, inputs, ..Interval::new(scorer, timestamp) })
     }
 }
 

@@ -1,17 +1,27 @@
-//! What a stream tells `ml_monitoring.inference_metrics`: how many rows went
-//! into its commits, how fast, and how old they were when they were predicted
-//! and when they could be read.
+//! What a stream tells `ml_monitoring.inference_metrics`: each of its commits,
+//! how many rows went into them, how fast, and how old they were when they were
+//! predicted and when they could be read.
+//!
+//! Stages, about every ten seconds: `total`; `commit`, one for each; percentiles
+//! of a latency as in `arrival_to_prediction_p99`; and its histogram as in
+//! `arrival_to_prediction_histogram`, where `batch_size` rows took more than
+//! half of `latency_ms`, and not more than that. Histograms add up; percentiles
+//! do not.
+
+use std::collections::BTreeMap;
 
 use super::commit::Committed;
 use super::program::{Program, Scorer};
 use crate::Result;
-use crate::score::metrics::{Facts, Stage, append_stages};
+use crate::score::metrics::{CommitFacts, Facts, Stage, append_stages};
 use crate::workspace::Workspace;
 
 /// Seconds between two appends: each is a commit of its own.
 const EVERY: f64 = 10.0;
 /// The percentiles.
 const PERCENTILES: [(&str, f64); 3] = [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)];
+/// The lowest bucket of a histogram ends at two to this power, milliseconds.
+const LOWEST: i32 = -4;
 
 /// When a row's event arrived and when it was predicted, microseconds since
 /// the epoch.
@@ -25,8 +35,7 @@ pub struct Metrics {
     /// Milliseconds from arrival to prediction, and until it could be read.
     predicted: Vec<f64>,
     queryable: Vec<f64>,
-    /// Seconds of commits.
-    committing: f64,
+    commits: Vec<Stage>,
     since: f64,
 }
 
@@ -42,8 +51,8 @@ impl Metrics {
             ..Facts::default()
         };
         let since = workspace.clock().monotonic_seconds();
-        let (predicted, queryable) = Default::default();
-        Self { workspace: workspace.clone(), facts, predicted, queryable, committing: 0.0, since }
+        let (predicted, queryable, commits) = Default::default();
+        Self { workspace: workspace.clone(), facts, predicted, queryable, commits, since }
     }
 
     /// Takes in a commit, and appends if it is time.
@@ -64,8 +73,17 @@ impl Metrics {
         let age = |from: i64, to: i64| (to - from).max(0) as f64 / 1000.0;
         self.predicted.extend(times.iter().map(|(arrived, predicted)| age(*arrived, *predicted)));
         self.queryable.extend(times.iter().map(|(arrived, _)| age(*arrived, now)));
-        self.committing += committed.seconds;
-        self.facts.snapshot_id = Some(committed.snapshot_id);
+        let Committed { snapshot_id, committed_at, predicted_until, seconds, .. } = *committed;
+        self.commits.push(Stage {
+            name: "commit".into(),
+            seconds,
+            latency_ms: seconds * 1000.0,
+            rows: Some(times.len() as u64),
+            commit: Some(CommitFacts { snapshot_id, committed_at, predicted_until }),
+            ..Stage::default()
+        });
+        self.facts.snapshot_id = Some(snapshot_id);
+        self.facts.committed_at = Some(committed_at);
         self.facts.model_name = scorer.resolved.as_ref().map(|model| model.name.clone());
         self.facts.model_version = Some(scorer.version.clone());
         if monotonic - self.since < EVERY { Ok(()) } else { self.flush() }
@@ -79,26 +97,37 @@ impl Metrics {
         let now = self.workspace.clock().monotonic_seconds();
         let seconds = now - std::mem::replace(&mut self.since, now);
         let (predicted, queryable) = (std::mem::take(&mut self.predicted), std::mem::take(&mut self.queryable));
-        let committing = std::mem::take(&mut self.committing);
+        let mut stages = std::mem::take(&mut self.commits);
         if predicted.is_empty() {
             return Ok(());
         }
         self.facts.batch_size = predicted.len() as u64;
         let throughput = (seconds > 0.0).then(|| predicted.len() as f64 / seconds);
-        let mut stages = vec![
-            Stage { name: "total".into(), seconds, latency_ms: seconds * 1000.0, throughput },
-            Stage { name: "commit".into(), seconds: committing, latency_ms: committing * 1000.0, throughput: None },
-        ];
+        let latency_ms = seconds * 1000.0;
+        stages.push(Stage { name: "total".into(), seconds, latency_ms, throughput, ..Stage::default() });
         for (what, ages) in [("arrival_to_prediction", predicted), ("arrival_to_queryable", queryable)] {
-            stages.extend(percentiles(ages).map(|(name, latency_ms)| Stage {
-                name: format!("{what}_{name}"),
-                seconds: latency_ms / 1000.0,
-                latency_ms,
-                throughput: None,
-            }));
+            let stage = |name: &str, latency_ms: f64, rows: Option<u64>| {
+                let name = format!("{what}_{name}");
+                Stage { name, seconds: latency_ms / 1000.0, latency_ms, rows, ..Stage::default() }
+            };
+            stages.extend(histogram(&ages).into_iter().map(|(end, rows)| stage("histogram", end, Some(rows))));
+            stages.extend(percentiles(ages).map(|(name, latency_ms)| stage(name, latency_ms, None)));
         }
         append_stages(&self.workspace, &self.facts, &stages)
     }
+}
+
+/// How many values are in each bucket that has one, by where it ends: at powers
+/// of two.
+fn histogram(values: &[f64]) -> Vec<(f64, u64)> {
+    let mut buckets = BTreeMap::<i32, u64>::new();
+    for value in values {
+        let mut power = (value.log2().ceil() as i32).max(LOWEST);
+        // Of a value just above a power the logarithm may be that power.
+        power += i32::from(*value > f64::from(power).exp2());
+        *buckets.entry(power).or_default() += 1;
+    }
+    buckets.into_iter().map(|(power, count)| (f64::from(power).exp2(), count)).collect()
 }
 
 /// The smallest value that so many are not above.
@@ -120,5 +149,18 @@ mod tests {
         assert_eq!(of((1..=100).rev().map(f64::from).collect()), [50.0, 95.0, 99.0]);
         assert_eq!(of(vec![3.0]), [3.0, 3.0, 3.0]);
         assert!(of(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn a_bucket_has_the_values_up_to_where_it_ends_and_above_half_of_that() {
+        let lowest = 0.0625;
+        assert_eq!(histogram(&[0.0, lowest, 0.07, 1.0, 1.0000000000000002, 2.0, 1000.0]), [
+            (lowest, 2),
+            (0.125, 1),
+            (1.0, 1),
+            (2.0, 2),
+            (1024.0, 1)
+        ]);
+        assert!(histogram(&[]).is_empty());
     }
 }

@@ -15,7 +15,7 @@ use super::remembered::MOST;
 use super::schemas::Schemas;
 use super::windows::Windows;
 use super::{set_aside, source, table_properties};
-use crate::config::{EVENT_COLUMNS, Emit, LiveSettings, SourceSettings, StreamPipeline};
+use crate::config::{EVENT_COLUMNS, Emit, LiveSettings, SOURCE_TOPIC, SourceSettings, StreamPipeline};
 use crate::key;
 use crate::lake::schema::{Column, timestamptz};
 use crate::lake::{NewTable, TableName};
@@ -128,6 +128,7 @@ impl Program {
             Field::new("source_partition", DataType::Int32, false),
             Field::new("source_offset", DataType::Int64, false),
         ]);
+        fields.extend(pipeline.source.listed().map(|_| Field::new(SOURCE_TOPIC, DataType::Utf8, false)));
         let event_schema: SchemaRef = Arc::new(Schema::new(fields.clone()));
         let payload_fields = payload_schema.fields().len();
         let mut decoded = fields.clone();
@@ -316,7 +317,10 @@ impl Program {
         let hashed = match &model {
             Some(model) => model.signature().inputs.iter().map(|input| input.name.clone()).collect(),
             None => {
-                let own = |name: &str| name != "window_complete" && EVENT_COLUMNS.contains(&name);
+                let of_list = pipeline.source.listed().is_some();
+                let own = |name: &str| {
+                    name != "window_complete" && EVENT_COLUMNS.contains(&name) || (of_list && name == SOURCE_TOPIC)
+                };
                 let names = self.feature_schema.fields().iter().map(|field| field.name());
                 names.filter(|name| !own(name) && !pipeline.entity_key.contains(name)).cloned().collect()
             }

@@ -254,7 +254,7 @@ fn message(message: &DynamicMessage, at: usize, walk: &mut Walk<'_>) -> Result<(
         "google.protobuf.Timestamp" => {
             let seconds = part("seconds").and_then(|seconds| seconds.checked_mul(1_000_000));
             let micros = part("nanos").map(|nanos| nanos.div_euclid(1_000));
-            walk.moment(at, seconds.zip(micros).and_then(|(seconds, micros)| seconds.checked_add(micros)), None);
+            walk.moment(at, seconds.zip(micros).and_then(|(seconds, micros)| seconds.checked_add(micros)));
         }
         name if name.starts_with("google.protobuf.") && name.ends_with("Value") && descriptor.fields().len() == 1 => {
             if let Some(field) = descriptor.fields().next() {

@@ -21,6 +21,7 @@ use std::time::Duration;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::utils::collect_columns;
 use iceberg::spec::DataFile;
+use insightera_core::stream::position;
 use serde::Serialize;
 use tokio::runtime::Handle;
 
@@ -207,7 +208,7 @@ impl Replay {
         let clock = self.workspace.clock();
         let group = Group { name: format!("insightera-replay-{}", pipeline.name), member: None };
         let mut source = source::open(&self.workspace.project().dir, &pipeline.source, clock, &group)?;
-        if source.identity() != self.source {
+        if !position::continues(&self.source, source.identity()) {
             return Err(Error::data(format!(
                 "the predictions are of `{}`, and [source] is `{}`",
                 self.source,
@@ -381,7 +382,8 @@ impl Replay {
                 ))
                 .hint("begin later with --from"));
             }
-            let from = self.windows(flow, partition, lo, found.start)?;
+            let begun = self.newest.begun.get(&partition).copied().unwrap_or(i64::MIN);
+            let from = self.windows(flow, partition, lo, found.start.max(begun))?;
             self.judged_before(flow, partition, from)?;
             positions.insert(partition, from);
         }

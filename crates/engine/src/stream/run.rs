@@ -20,12 +20,13 @@ use super::join::JoinTable;
 use super::live::{Live, Watch};
 use super::member::Member;
 use super::metrics::Metrics;
+use super::notices::Notices;
 use super::program::{Program, Scorer};
 use super::refresher::{Fresh, Refresher, take};
 use super::source::{Group, RawPart, Source};
 use super::states::{CLOSED, Extent, States};
 use super::status::{self, LiveStatus};
-use super::takeover::{Sharing, in_two_partitions};
+use super::takeover::Sharing;
 use super::upkeep::upkeep;
 use super::worker::Worker;
 use crate::background::Background;
@@ -33,7 +34,7 @@ use crate::config::SourceSettings;
 use crate::erase::ErasedEntities;
 use crate::lake::commit::Samples;
 use crate::lake::faults::{self, Bug};
-use crate::notify::{Notice, Outbox, Warn};
+use crate::notify::{Outbox, Warn};
 use crate::workspace::Workspace;
 use crate::{Error, Result};
 
@@ -46,6 +47,7 @@ const POLL_WAIT: Duration = Duration::from_millis(20);
 const LOOK: f64 = 1.0;
 /// Seconds between two warnings of the same.
 const MINUTE: f64 = 60.0;
+const HOUR: f64 = 3600.0;
 /// What a status says of drift: so many, the newest.
 const DRIFT_SHOWN: usize = 20;
 /// Looks after which new partitions are looked for.
@@ -89,9 +91,8 @@ impl fmt::Debug for StreamOptions {
 }
 
 /// Rows that somebody should know of. A row is in the alerts' table exactly
-/// once. It is told at once: a stream that ended before its commit tells it
-/// again, and one that ended right after it may not have reached who was to be
-/// told.
+/// once. It is told at once, and again by a stream that ended before its commit:
+/// that waits until notifiers have taken it, some seconds at most.
 #[derive(Debug, Clone)]
 pub struct Alert {
     /// The pipeline.
@@ -162,18 +163,8 @@ pub async fn run(workspace: &Workspace, name: &str, options: &StreamOptions) -> 
     let refresher = Background::spawn("refresher of a stream", refresher)?;
     let upkeep = upkeep(workspace.clone(), program.clone(), options.on_warning.clone());
     let upkeep = Background::spawn("upkeep of a stream", upkeep)?;
-    let (workspace, mut options) = (workspace.clone(), options.clone());
-    let (told, own, alerts) = (options.on_alert.take(), outbox.clone(), program.clone());
-    options.on_alert = Some(Arc::new(move |alert: &Alert| {
-        if let Some(told) = &told {
-            told(alert);
-        }
-        let plan = alerts.alerts.iter().find(|plan| plan.name == alert.name && !plan.notify.is_empty());
-        if let Some(plan) = plan {
-            own.tell(&plan.notify, Notice::new(&alert.pipeline, &alert.name, &alert.rows));
-        }
-    }));
-    let work = move || runs(&workspace, &program, (scorer, join), &options, &fresh);
+    let (workspace, options, own) = (workspace.clone(), options.clone(), outbox.clone());
+    let work = move || runs(&workspace, &program, (scorer, join), &options, &fresh, &own);
     let done = tokio::task::spawn_blocking(work).await;
     drop((refresher, upkeep));
     if let Some(outbox) = Arc::into_inner(outbox) {
@@ -190,13 +181,15 @@ fn runs(
     (mut scorer, mut join): (Arc<Scorer>, Option<Arc<JoinTable>>),
     options: &StreamOptions,
     fresh: &Fresh,
+    outbox: &Arc<Outbox>,
 ) -> Result<StreamSummary> {
     let member = Member::take(workspace, &program.pipeline.name);
     let started = workspace.clock().monotonic_seconds();
     let (mut counts, mut commits, mut in_vain) = (Counts::default(), 0, 0);
     let mut drift = Drift::of(&program.decoder);
     loop {
-        let mut stream = Stream::start(workspace, program, (scorer, join), options, &member)?;
+        let notices = Notices::new(program, options.on_alert.clone(), outbox);
+        let mut stream = Stream::start(workspace, program, (scorer, join), options, &member, notices)?;
         stream.flow.watch(drift);
         let end = stream.run(fresh);
         counts.add(stream.counts);
@@ -270,6 +263,7 @@ pub struct Stream {
     pub(super) flow: Flow,
     pub(super) checkpoints: Checkpoints,
     live: Option<Live>,
+    notices: Notices,
     /// What the partitions are of the source.
     pub(super) known: BTreeMap<u32, Value>,
     /// How far each partition was read.
@@ -284,6 +278,8 @@ pub struct Stream {
     dead: DeadLetters,
     /// When it is said again that the source does not say what it is.
     doubted: f64,
+    /// When it is said again that commits are rare, monotonic seconds.
+    rare: f64,
     commits: u64,
     last: Option<Committed>,
     started: f64,
@@ -356,6 +352,7 @@ impl Stream {
         (scorer, join): (Arc<Scorer>, Option<Arc<JoinTable>>),
         options: &StreamOptions,
         member: &Member,
+        notices: Notices,
     ) -> Result<Self> {
         let (clock, pipeline) = (workspace.clock().clone(), &program.pipeline);
         let sharing = sharing(program, options)?;
@@ -368,6 +365,7 @@ impl Stream {
         let source = feed::open(workspace, &pipeline.source, &group)?;
         let identity = source.identity().to_owned();
         committer.of_source(&identity);
+        committer.check_source(&state)?;
         let checkpoints = Checkpoints::new(workspace.lake(), &pipeline.name);
         checkpoints.sweep(&table, &pipeline.name, &state, clock.now_millis())?;
         // After the tables are there: an erasure looks at those that are.
@@ -376,7 +374,7 @@ impl Stream {
         let mut flow = Flow::new(program.clone(), clock.clone(), run_id.clone(), identity, scorer, join, &erased);
         flow.timestamp = state.timestamp.unwrap_or(i64::MIN);
         let mut stream = Self {
-            interval: empty(&flow),
+            interval: Interval::new(flow.scorer.clone(), flow.timestamp),
             flow,
             source,
             held: Vec::new(),
@@ -384,6 +382,7 @@ impl Stream {
             held_pause: 0.0,
             checkpoints,
             live: live(workspace, program, &run_id, options)?,
+            notices,
             worker: Worker::new(committer, Metrics::new(workspace, program, &run_id), options),
             known: state.partitions,
             erasures: erased.number(),
@@ -398,6 +397,7 @@ impl Stream {
             counts: Counts::default(),
             dead: DeadLetters::default(),
             doubted: 0.0,
+            rare: 0.0,
             commits: 0,
             last: None,
             started: clock.monotonic_seconds(),
@@ -490,6 +490,7 @@ impl Stream {
                 self.tell(false);
                 self.tell_of_dead_letters(false);
                 self.tell_of_source(false);
+                self.tell_of_files();
                 self.hold_partitions();
                 looks += 1;
                 if looks.is_multiple_of(PARTITION_LOOKS) && self.sharing != Sharing::Group && !waits {
@@ -512,7 +513,7 @@ impl Stream {
     fn next(&mut self, bytes: usize) -> Result<Vec<RawPart>> {
         let parts = if self.held.is_empty() {
             match self.source.poll(bytes, POLL_WAIT) {
-                Err(error) if error.retryable() => {
+                Err(error) if error.kind() == ErrorKind::Unavailable => {
                     std::thread::sleep(POLL_WAIT);
                     Vec::new()
                 }
@@ -615,10 +616,8 @@ impl Stream {
         if self.opened.is_none() && (!parts.is_empty() || rows.is_some()) {
             self.opened = Some(self.now());
         }
-        if let Some(told) = &self.options.on_alert {
-            for (name, rows) in alerts {
-                told(&Alert { pipeline: self.program.pipeline.name.clone(), name, rows });
-            }
+        for (name, rows) in alerts {
+            self.notices.tell(name, rows);
         }
         for part in parts {
             let from = self.positions.insert(part.partition, part.next_offset).unwrap_or(part.next_offset);
@@ -697,10 +696,34 @@ impl Stream {
         let freshness = settings.freshness as f64 / 1e6;
         // The commit takes its time as well.
         let lead = self.last.as_ref().map_or(freshness / 4.0, |last| (2.0 * last.seconds).min(freshness / 2.0));
-        let old = self.now() - opened >= freshness - lead;
+        let old = self.now() - opened >= (freshness - lead).max(self.spread());
         let full = self.is_full();
         // While a commit runs the next interval waits, until it is full.
         if self.worker.busy { full } else { old || full }
+    }
+
+    /// Seconds between two commits with as many files as the last one had, so
+    /// that there are not more of them than the pipeline wants.
+    fn spread(&self) -> f64 {
+        let files = self.last.as_ref().map_or(0, |last| last.files);
+        files as f64 * HOUR / self.program.pipeline.stream.files_per_hour as f64
+    }
+
+    /// Says when commits are rarer than `freshness` wants them, for the files
+    /// that they have.
+    fn tell_of_files(&mut self) {
+        let settings = &self.program.pipeline.stream;
+        let (spread, freshness) = (self.spread(), settings.freshness as f64 / 1e6);
+        let Some(files) = self.last.as_ref().map(|last| last.files).filter(|_| spread > freshness) else { return };
+        if self.now() < self.rare {
+            return;
+        }
+        self.rare = self.now() + HOUR;
+        self.warn(&format!(
+            "a commit has {files} files, and there may be {} in an hour: one commit in {spread:.1} s instead of \
+             {freshness:.1} s; partition the tables by fewer values, or raise `files_per_hour` in [stream]",
+            settings.files_per_hour
+        ));
     }
 
     /// Ends the interval and sends it off. Partitions that are still building
@@ -714,13 +737,17 @@ impl Stream {
         }
         self.finish_commit(true)?;
         self.interval.sent = self.live.as_mut().map(Live::take_sent);
+        self.interval.notices = self.notices.take();
         self.interval.described = self.described();
         self.interval.states = self.states();
         self.interval.samples = self.samples();
         if let Some(join) = &self.flow.join {
             self.interval.inputs = join.inputs.clone();
         }
-        let interval = std::mem::replace(&mut self.interval, empty(&self.flow));
+        // No prediction of the next interval has the time of one of this.
+        self.flow.timestamp = self.flow.timestamp.saturating_add(1);
+        let next = Interval::new(self.flow.scorer.clone(), self.flow.timestamp);
+        let interval = std::mem::replace(&mut self.interval, next);
         (self.interval_rows, self.interval_bytes) = (0, 0);
         self.worker.send(interval)
     }
@@ -771,7 +798,7 @@ impl Stream {
         for (other, hashes) in samples.iter().filter(|(other, _)| !self.positions.contains_key(other)) {
             let hashes = hashes.iter().filter_map(|hash| u64::from_str_radix(hash, 16).ok());
             if let Some((key, partition)) = hashes.filter_map(|hash| states.key_with_hash(hash)).next() {
-                return Err(in_two_partitions(&self.program.pipeline.name, &key, *other, partition));
+                return Err(self.in_two_partitions(&key, *other, partition));
             }
         }
         Ok(())
@@ -810,7 +837,9 @@ impl Stream {
             waiting_rows: self.interval_rows as u64,
             commits: self.commits,
             last_commit_seconds: self.last.as_ref().map_or(0.0, |last| last.seconds),
+            last_commit_files: self.last.as_ref().map_or(0, |last| last.files as u64),
             latency_p50_ms: self.flow.latency.quantile(0.5),
+            latency_p95_ms: self.flow.latency.quantile(0.95),
             latency_p99_ms: self.flow.latency.quantile(0.99),
             state_bytes: bytes,
             state_keys: keys,
@@ -824,10 +853,4 @@ impl Stream {
             told(&live);
         }
     }
-}
-
-fn empty(flow: &Flow) -> Interval {
-    let (ranges, rows, times, sides, described, states, samples, inputs) = Default::default();
-    let (scorer, timestamp) = (flow.scorer.clone(), flow.timestamp);
-    Interval { ranges, rows, times, sides, described, states, samples, scorer, inputs, timestamp, sent: None }
 }

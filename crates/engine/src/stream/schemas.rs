@@ -64,7 +64,8 @@ struct Learned {
 }
 
 impl Schemas {
-    /// What a pipeline's events are written by; none for JSON.
+    /// What a pipeline's events are written by; none for JSON, which Debezium's
+    /// are as well unless they have a schema.
     ///
     /// # Errors
     /// When the schema's file is no schema, or the registry's settings are
@@ -84,8 +85,9 @@ impl Schemas {
                         .and_then(|text| compile(format, text, &[], None)),
                 };
                 let compiled = compiled.map_err(|why| {
-                    let shown = path.display();
-                    Error::invalid(format!("{}: [events] schema: `{shown}` is no schema: {why}", file.display()))
+                    let (file, shown) = (file.display(), path.display());
+                    let what = if format == EventFormat::Debezium { "schema of change events" } else { "schema" };
+                    Error::invalid(format!("{file}: [events] schema: `{shown}` is no {what}: {why}"))
                 })?;
                 Origin::File(Arc::new(compiled))
             }
@@ -121,15 +123,15 @@ impl Schemas {
                 Err(why) => Known::Useless(format!("schema {id} of the registry: {why}")),
             },
         };
-        lock(learned).learn(id, known);
+        lock(learned).learn(id, known, self.format == EventFormat::Debezium);
         Ok(())
     }
 
     fn compiled(&self, written: &Written) -> std::result::Result<Compiled, String> {
         let wanted = match self.format {
-            EventFormat::Avro => "AVRO",
+            EventFormat::Avro | EventFormat::Debezium => "AVRO",
             EventFormat::Protobuf => "PROTOBUF",
-            other => return Err(format!("`{other:?}` has no schemas")),
+            EventFormat::Json => return Err("JSON has no schemas".to_owned()),
         };
         if written.kind != wanted {
             return Err(format!("it is of type {}, and [events] format wants {wanted}", written.kind));
@@ -173,12 +175,12 @@ impl ReadsPayloads for Schemas {
 }
 
 impl Learned {
-    fn learn(&mut self, id: u32, known: Known) {
+    fn learn(&mut self, id: u32, known: Known, is_change: bool) {
         match &known {
             Known::Useless(why) => self.news.push(format!("events are dead letters: {why}")),
             Known::Schema(compiled) => {
                 let names = match compiled.as_ref() {
-                    Compiled::Avro(schema) => schema.names(),
+                    Compiled::Avro(schema) => schema.names(is_change),
                     Compiled::Protobuf(schema) => schema.names(),
                 };
                 let listed = |names: Vec<&String>| match names.is_empty() {
@@ -213,11 +215,15 @@ fn compile(
 ) -> std::result::Result<Compiled, String> {
     match format {
         EventFormat::Protobuf => protobuf::Schema::of_registry(text, references, message).map(Compiled::Protobuf),
-        EventFormat::Avro => {
+        EventFormat::Avro | EventFormat::Debezium => {
             let references: Vec<String> = references.iter().map(|(_, text)| text.clone()).collect();
-            avro::Schema::new(text, &references).map(Compiled::Avro)
+            let schema = avro::Schema::new(text, &references)?;
+            if format == EventFormat::Debezium {
+                schema.check_envelope()?;
+            }
+            Ok(Compiled::Avro(schema))
         }
-        EventFormat::Json | EventFormat::Debezium => Err("JSON has no schemas".to_owned()),
+        EventFormat::Json => Err("JSON has no schemas".to_owned()),
     }
 }
 

@@ -158,18 +158,19 @@ pub async fn letters(
                 Some(number) => ("EXISTS", format!(" AND r.replay = {number}")),
             };
             format!(
-                " AND {word} (SELECT 1 FROM {} r WHERE r.pipeline = d.pipeline AND r.source = d.source AND \
+                " AND {word} (SELECT 1 FROM {} r WHERE r.pipeline = d.pipeline AND {} AND \
                  r.source_partition = d.source_partition AND r.source_offset = d.source_offset{which})",
-                quoted(replays)
+                quoted(replays),
+                continues("d.source", "r.source")
             )
         }
     };
     let sql = format!(
         "SELECT source_partition, source_offset, arrival_timestamp, event_key, payload FROM {} d \
-         WHERE d.pipeline = '{}' AND d.source = '{}' AND d.error_class <> '{}'{taken}",
+         WHERE d.pipeline = '{}' AND {} AND d.error_class <> '{}'{taken}",
         quoted(dead),
         pipeline.replace('\'', "''"),
-        source.replace('\'', "''"),
+        continues("d.source", &format!("'{}'", source.replace('\'', "''"))),
         Problem::Late.as_str()
     );
     let mut letters = BTreeMap::new();
@@ -188,6 +189,11 @@ pub async fn letters(
         }
     }
     Ok(letters)
+}
+
+/// [`position::continues`](insightera_core::stream::position::continues) in SQL.
+fn continues(before: &str, now: &str) -> String {
+    format!("({before} = {now} OR (starts_with({before}, 'kafka:') AND starts_with({now}, concat({before}, ','))))")
 }
 
 fn quoted(name: &TableName) -> String {

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use insightera_core::stream::position;
 use insightera_events::News;
 use serde::{Deserialize, Serialize};
 
 use super::member::{self, Member};
 use super::source::{self, Group};
+use super::starts::starts;
 use super::states::{CLOSED, REPLAYS};
 use crate::config::{SourceSettings, StreamPipeline};
 use crate::lake::TableName;
@@ -54,9 +56,13 @@ pub struct LiveStatus {
     pub commits: u64,
     /// Seconds of the last commit.
     pub last_commit_seconds: f64,
+    /// Its data files, those of side tables with them.
+    pub last_commit_files: u64,
     /// Milliseconds from arrival to prediction: median.
     pub latency_p50_ms: Option<f64>,
-    /// And the 99th of a hundred.
+    /// And the 95th of a hundred.
+    pub latency_p95_ms: Option<f64>,
+    /// And the 99th.
     pub latency_p99_ms: Option<f64>,
     /// Bytes of window state.
     pub state_bytes: u64,
@@ -180,7 +186,10 @@ pub fn status(workspace: &Workspace, name: &str) -> Result<Status> {
         let end = ends.get(partition).copied();
         PartitionStatus {
             partition: *partition,
-            name: state.partitions.get(partition).and_then(|value| Some(value.get("file")?.as_str()?.to_owned())),
+            name: match pipeline.source.listed() {
+                Some(_) => Some(pipeline.source.partition_name(*partition)),
+                None => state.partitions.get(partition).and_then(|value| Some(value.get("file")?.as_str()?.to_owned())),
+            },
             position: *position,
             end,
             lag: end.map(|end| end - position),
@@ -223,11 +232,17 @@ pub fn status(workspace: &Workspace, name: &str) -> Result<Status> {
 fn ends(workspace: &Workspace, pipeline: &StreamPipeline, state: &mut StreamState) -> Result<BTreeMap<u32, i64>> {
     let group = Group { name: format!("insightera-status-{}", pipeline.name), member: None };
     let mut source = source::open(&workspace.project().dir, &pipeline.source, workspace.clock(), &group)?;
-    if let Some(other) = state.committed.source.as_deref().filter(|other| *other != source.identity()) {
+    if let Some(other) = state.committed.source.as_deref().filter(|other| !position::continues(other, source.identity())) {
         return Err(Error::data(format!("the positions are of `{other}`, and [source] is `{}`", source.identity())));
     }
-    for (partition, found) in source.partitions(&state.partitions)? {
-        state.committed.positions.entry(partition).or_insert(found.start);
+    let found = source.partitions(&state.partitions)?;
+    if found.keys().any(|partition| !state.committed.positions.contains_key(partition)) {
+        let first = found.iter().map(|(partition, found)| (*partition, found.start)).collect();
+        for (partition, start) in starts(&state.committed.positions, &first, &source.begins()?).all {
+            state.committed.positions.entry(partition).or_insert(start);
+        }
+    }
+    for (partition, found) in found {
         state.partitions.entry(partition).or_insert(found.description);
     }
     source.ends(&state.committed.positions)

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 
 use super::run::Stream;
 use super::set_aside;
-use super::source::{Partition, Rebalance};
+use super::source::{Partition, Rebalance, file_of};
 use super::states::{CLOSED, PartitionState, States};
 use super::windows::refused;
 use crate::lake::commit::StreamState;
@@ -23,12 +23,6 @@ pub enum Sharing {
     Named(Vec<u32>),
     /// Those that the group of processes gives it.
     Group,
-}
-
-/// A key of a window whose events are not in one partition.
-pub fn in_two_partitions(pipeline: &str, key: &str, first: u32, second: u32) -> Error {
-    Error::invalid(format!("pipeline `{pipeline}`: key `{key}` came from partitions {first} and {second}"))
-        .hint("the topic is not partitioned by what [source] partition_key says: correct it, or its producers")
 }
 
 impl Stream {
@@ -110,10 +104,20 @@ impl Stream {
             if let States::EachEvent(states) = &self.flow.states
                 && let Some((key, first, second)) = states.shared_key()
             {
-                return Err(in_two_partitions(&self.program.pipeline.name, &key, first, second));
+                return Err(self.in_two_partitions(&key, first, second));
             }
         }
         self.source.assign(&self.positions)
+    }
+
+    /// A key of a window whose events are not in one partition of a topic; all
+    /// files are read by one process, whose windows say it.
+    pub(super) fn in_two_partitions(&self, key: &str, first: u32, second: u32) -> Error {
+        let what = format!("pipeline `{}`", self.program.pipeline.name);
+        let name = |partition| self.program.pipeline.source.partition_name(partition);
+        let (first, second) = (name(first), name(second));
+        Error::invalid(format!("{what}: key `{key}` came from partitions {first} and {second}"))
+            .hint("the topic is not partitioned by what [source] partition_key says: correct it, or its producers")
     }
 
     /// Everything that was read is in the tables.
@@ -131,19 +135,21 @@ impl Stream {
         }
         let described = new.iter().filter(|(_, found)| !found.description.is_null());
         let described: BTreeMap<u32, Value> = described.map(|(p, found)| (*p, found.description.clone())).collect();
-        let mut committer = self.worker.committer();
-        let state = committer.acquire(&starts, &described)?;
+        let (mut committer, source) = (self.worker.committer(), &mut self.source);
+        let state = committer.acquire(&starts, &described, &mut || source.begins())?;
         let ahead: BTreeMap<u32, Option<i64>> =
             new.keys().map(|partition| (*partition, committer.dead_letters_position(*partition))).collect();
         drop(committer);
         // Who had them may have been ahead of this process's clock.
         self.flow.timestamp = self.flow.timestamp.max(state.timestamp.unwrap_or(i64::MIN));
         for (partition, found) in new {
-            self.restore(*partition, found.start, &state)?;
+            // Its windows reach no further back than the stream does.
+            let start = state.begun.get(partition).map_or(found.start, |begun| found.start.max(*begun));
+            self.restore(*partition, start, &state)?;
             if let (Some(from), Some(Some(ahead))) = (self.positions.get(partition).copied(), ahead.get(partition))
                 && from < *ahead
             {
-                let position = state.committed.positions.get(partition).copied().unwrap_or(found.start);
+                let position = state.committed.positions.get(partition).copied().unwrap_or(start);
                 self.remember_verdicts(*partition, from, position)?;
             }
         }
@@ -152,6 +158,8 @@ impl Stream {
             closing.closed_to(closing.closed.max(committed));
         }
         self.known = state.partitions;
+        let files = self.known.iter().filter_map(|(number, known)| Some((*number, file_of(known)?.to_owned())));
+        self.flow.files = files.collect();
         Ok(())
     }
 
@@ -192,8 +200,9 @@ impl Stream {
             // Windows that were declared otherwise, or files that are gone:
             // the source has the events.
             Err(error) => {
+                let name = self.program.pipeline.source.partition_name(partition);
                 self.warn(&format!(
-                    "partition {partition}: its windows cannot be taken up where they were ({error}); its events are \
+                    "partition {name}: its windows cannot be taken up where they were ({error}); its events are \
                      read again from offset {start}, which is as far back as they reach now, and alerts with \
                      `on_change` are told once more"
                 ));

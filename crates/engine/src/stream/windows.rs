@@ -1,6 +1,7 @@
 //! Windows as a pipeline declares them, over Arrow columns: aggregates in SQL
 //! become arguments, filters and functions of [`insightera_core::stream`].
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ use insightera_core::stream::{
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::expression::Expression;
-use crate::config::StreamPipeline;
+use crate::config::{SourceSettings, StreamPipeline};
 use crate::key::Keys;
 use crate::{Error, Result};
 
@@ -38,6 +39,7 @@ pub struct Windows {
     pub fields: Vec<Field>,
     keys: Vec<Vec<String>>,
     arguments: Vec<Argument>,
+    source: SourceSettings,
 }
 
 #[derive(Debug)]
@@ -110,7 +112,7 @@ impl Windows {
                 fields.push(Field::new(name, data_type, true));
             }
         }
-        Ok(Some(Self { plan, fields, keys, arguments }))
+        Ok(Some(Self { plan, fields, keys, arguments, source: pipeline.source.clone() }))
     }
 
     /// The columns of the keys, by the number of a key's kind.
@@ -133,7 +135,7 @@ impl Windows {
     }
 
     /// Hands events to the windows of their partitions. `ranges` are the rows
-    /// of each.
+    /// of each, `files` the names of those that are files.
     ///
     /// # Errors
     /// When the state may not grow, or a key comes from two partitions.
@@ -142,6 +144,7 @@ impl Windows {
         batch: &RecordBatch,
         arguments: &[ArrayRef],
         ranges: &[(u32, Range<usize>)],
+        files: &BTreeMap<u32, String>,
         take: &mut dyn FnMut(&Batch<'_>) -> Result<(), StreamError>,
     ) -> Result<()> {
         let mut encoded = Vec::with_capacity(self.keys.len());
@@ -171,13 +174,19 @@ impl Windows {
                 keys: &keys,
                 columns: &columns,
             };
-            take(&events).map_err(|e| self.refused(e, batch, &encoded))?;
+            take(&events).map_err(|e| self.refused(e, batch, &encoded, files))?;
         }
         Ok(())
     }
 
     /// What the windows refused, with keys as a person reads them.
-    fn refused(&self, error: StreamError, batch: &RecordBatch, encoded: &[(Vec<i32>, Vec<u8>)]) -> Error {
+    fn refused(
+        &self,
+        error: StreamError,
+        batch: &RecordBatch,
+        encoded: &[(Vec<i32>, Vec<u8>)],
+        files: &BTreeMap<u32, String>,
+    ) -> Error {
         let StreamError::KeyInTwoPartitions { key, first, second } = &error else { return refused(error, "windows") };
         let mut shown = key.clone();
         for (columns, (ends, bytes)) in self.keys.iter().zip(encoded) {
@@ -187,6 +196,14 @@ impl Windows {
                 shown = keys.display(row);
             }
         }
+        if let (Some(first), Some(second)) = (files.get(first), files.get(second)) {
+            let what = format!("windows: key `{shown}` came from the files `{first}` and `{second}`");
+            return Error::new(error.kind(), what).hint(
+                "with windows all events of a key must be in one file: write one file that grows, or a file for each \
+                 group of entities, and not one a day",
+            );
+        }
+        let (first, second) = (self.source.partition_name(*first), self.source.partition_name(*second));
         Error::new(error.kind(), format!("windows: key `{shown}` came from partitions {first} and {second}"))
             .hint("an entity's events must come in one partition: let the producer choose it by the key of the windows")
     }

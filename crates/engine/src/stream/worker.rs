@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use super::commit::{Committed, Committer, Interval};
 use super::live::Sent;
 use super::metrics::Metrics;
+use super::notices::PATIENCE;
 use super::run::StreamOptions;
 use crate::background::step_back;
 use crate::memory::give_back;
@@ -44,8 +45,9 @@ impl Worker {
             let keep_trying = |tries: u32| !stop.load(Ordering::SeqCst) || tries <= LAST_TRIES;
             let mut swollen = false;
             while let Ok(interval) = incoming.recv() {
-                // What is committed is not sent again.
+                // What is committed is neither sent nor told again.
                 let result = interval.sent.as_ref().map_or(Ok(()), Sent::wait).and_then(|()| {
+                    interval.notices.wait(PATIENCE);
                     let mut committer = own.lock().unwrap_or_else(PoisonError::into_inner);
                     committer.commit(&interval, &keep_trying)
                 });

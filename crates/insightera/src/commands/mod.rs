@@ -8,6 +8,7 @@ mod erase;
 mod features;
 mod init;
 mod inspect;
+mod metrics;
 mod model;
 mod named;
 mod plan;

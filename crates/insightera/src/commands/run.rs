@@ -145,6 +145,7 @@ mod tests {
             table: "ml.risk".into(),
             status: RunStatus::Committed,
             snapshot_id: Some(7),
+            committed_at: None,
             entities: 2000,
             scored: 1000,
             skipped: 1000,

@@ -11,9 +11,8 @@ use insightera_engine::stream::{
     self, Alert, Difference, ReplayOptions, ReplayReport, ReplaySummary, Status, StreamOptions, StreamSummary,
 };
 
-use super::Answer;
-use super::several;
-use crate::cli::ReportFormat;
+use super::{Answer, metrics, several};
+use crate::cli::{ReportFormat, StatusFormat};
 use crate::printer::Printer;
 use crate::resolve::{ReplayBounds, Selection, StreamRun};
 use crate::text;
@@ -31,7 +30,11 @@ pub async fn run(workspace: &Workspace, command: &StreamRun, printer: &Printer) 
         on_status: None,
         on_warning: Some(Arc::new(move |warning: &str| warned.warning(warning))),
     };
-    let outcomes = several::in_parallel(names(workspace, &command.pipelines), |name| {
+    let names = names(workspace, &command.pipelines);
+    if let Some(address) = command.metrics {
+        metrics::serve(workspace.clone(), names.clone(), address, printer).await?;
+    }
+    let outcomes = several::in_parallel(names, |name| {
         let (workspace, options) = (workspace.clone(), options.clone());
         async move {
             let ended = stream::run(&workspace, &name, &options).await;
@@ -223,7 +226,7 @@ fn replayed(report: &ReplayReport) -> String {
 pub fn status(
     workspace: &Workspace,
     pipelines: &[String],
-    format: ReportFormat,
+    format: StatusFormat,
     printer: &Printer,
 ) -> anyhow::Result<Answer> {
     let outcomes = names(workspace, pipelines)
@@ -233,8 +236,16 @@ pub fn status(
             (name, status.map_err(anyhow::Error::from))
         })
         .collect();
-    several::answer(outcomes, &Selection::All, format, printer, |outcomes| {
-        outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()).map(block).collect()
+    let report = match format {
+        StatusFormat::Json => ReportFormat::Json,
+        StatusFormat::Table | StatusFormat::Prometheus => ReportFormat::Table,
+    };
+    several::answer(outcomes, &Selection::All, report, printer, |outcomes| {
+        let found = outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok());
+        match format {
+            StatusFormat::Prometheus => stream::exposition(&found.cloned().collect::<Vec<_>>()),
+            StatusFormat::Table | StatusFormat::Json => found.map(block).collect(),
+        }
     })
 }
 
@@ -266,7 +277,11 @@ fn block(status: &Status) -> String {
         ));
     }
     for process in status.processes.iter().filter(|process| !process.partitions.is_empty()) {
-        let partitions: Vec<String> = process.partitions.iter().map(u32::to_string).collect();
+        let name = |number: &u32| {
+            let of = status.partitions.iter().find(|partition| partition.partition == *number);
+            of.and_then(|partition| partition.name.clone()).unwrap_or_else(|| number.to_string())
+        };
+        let partitions: Vec<String> = process.partitions.iter().map(name).collect();
         lines.push_str(&format!("  process {} reads the partitions {}\n", process.process, partitions.join(", ")));
     }
     if let Some(live) = &status.live {

@@ -9,7 +9,8 @@
 //! outlives retries, and [`decide`] is called anew on every base:
 //!
 //! - its id is in the ancestry: done, whatever the reply was;
-//! - another table or another source under the same name: fatal;
+//! - another table or another source under the same name: fatal; an acquisition
+//!   may add topics at the end of a list, and who appends by the old list stops;
 //! - a partition has a higher epoch: fenced, someone else owns it;
 //! - a partition's position is not exactly `lo`, greater included: rebuild
 //!   the window state from where the table is;
@@ -176,12 +177,24 @@ pub fn decide(base: &Committed, intent: &Intent) -> Decision {
     Decision::Proceed(base.with(intent))
 }
 
+/// Whether positions of the source `before` are positions of `now`: of the same
+/// one, or of a list of topics that begins with its topics. No topic has a comma
+/// in its name; of other sources a comma says nothing.
+pub fn continues(before: &str, now: &str) -> bool {
+    let more = || now.strip_prefix(before).is_some_and(|more| more.starts_with(','));
+    now == before || (before.starts_with("kafka:") && more())
+}
+
 /// Facts that no reload can mend.
 fn impossible(base: &Committed, intent: &Intent) -> Option<Reason> {
     if base.table != intent.table {
         return Some(Reason::TableReplaced { wanted: intent.table.clone(), found: base.table.clone() });
     }
-    if let Some(source) = base.source.as_ref().filter(|source| **source != intent.source) {
+    let is_other = |source: &&String| match intent.act {
+        Act::Acquire => !continues(source, &intent.source),
+        Act::Append => **source != intent.source,
+    };
+    if let Some(source) = base.source.as_ref().filter(is_other) {
         return Some(Reason::SourceReplaced { wanted: intent.source.clone(), found: source.clone() });
     }
     for (partition, claim) in &intent.claims {

@@ -59,6 +59,35 @@ fn an_acquisition_raises_the_epochs_of_its_partitions_only() {
 }
 
 #[test]
+fn topics_may_be_added_at_the_end_of_a_list_by_an_acquisition_alone() {
+    for (before, now, wanted) in [
+        ("kafka:C/a", "kafka:C/a", true),
+        ("kafka:C/a", "kafka:C/a,b", true),
+        ("kafka:C/a,b", "kafka:C/a,b,c", true),
+        ("kafka:C/a", "kafka:C/ab", false),
+        ("kafka:C/a", "kafka:D/a,b", false),
+        ("kafka:C/a,b", "kafka:C/a", false),
+        ("kafka:C/a,b", "kafka:C/b,a", false),
+        ("kafka:C/a,b", "kafka:C/a,c,b", false),
+        ("files:a", "files:a,b", false),
+    ] {
+        assert_eq!(continues(before, now), wanted, "{before} {now}");
+    }
+    let one = Committed { source: Some("kafka:C/a".into()), ..base() };
+    let now = || "kafka:C/a,b".to_owned();
+    let added = acquire(&one, "added".into(), now(), &[(3, 0)].into()).unwrap();
+    let Decision::Proceed(two) = decide(&one, &added) else { panic!() };
+    assert_eq!((two.source.clone(), two.positions[&0]), (Some(now()), one.positions[&0]));
+    let by = |source: &str| Intent { source: source.into(), ..append(&[(0, 2, 10, 15)]) };
+    assert!(matches!(decide(&two, &by("kafka:C/a,b")), Decision::Proceed(_)));
+    for (base, intent) in [(&one, by("kafka:C/a,b")), (&two, by("kafka:C/a"))] {
+        assert!(matches!(decide(base, &intent), Decision::Fatal(Reason::SourceReplaced { .. })), "{intent:?}");
+    }
+    let fewer = acquire(&two, "fewer".into(), "kafka:C/a".into(), &[(0, 0)].into()).unwrap();
+    assert!(matches!(decide(&two, &fewer), Decision::Fatal(Reason::SourceReplaced { .. })));
+}
+
+#[test]
 fn what_no_reload_can_mend_is_fatal_and_says_why() {
     let fatal = |base: &Committed, intent: &Intent| match decide(base, intent) {
         Decision::Fatal(reason) => reason.to_string(),

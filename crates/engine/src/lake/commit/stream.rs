@@ -40,6 +40,8 @@ pub struct StreamState {
     pub committed: Committed,
     /// What a partition is of the source, as the source wrote it down.
     pub partitions: BTreeMap<u32, Value>,
+    /// Where a partition was begun, if not at its first event.
+    pub begun: BTreeMap<u32, i64>,
     /// The files of the window state of a partition.
     pub checkpoints: BTreeMap<u32, Vec<String>>,
     /// Hashes of some of the keys of a partition's windows.
@@ -59,6 +61,8 @@ pub struct StreamMove {
     pub intent: Intent,
     /// What new partitions are of the source.
     pub partitions: BTreeMap<u32, Value>,
+    /// Where new partitions are begun that do not begin at their first events.
+    pub begun: BTreeMap<u32, i64>,
     /// The new files of window state; those of other partitions go forward.
     pub checkpoints: BTreeMap<u32, Vec<String>>,
     /// Hashes of some of the keys of its partitions' windows.
@@ -144,6 +148,13 @@ fn summary(state: &StreamState, next: &Committed, moved: &StreamMove) -> Result<
     ]);
     if !partitions.is_empty() {
         keys.insert(keys::PARTITIONS.to_owned(), serde_json::to_string(&partitions).map_err(no_json)?);
+    }
+    let mut begun = state.begun.clone();
+    for (partition, at) in &moved.begun {
+        begun.entry(*partition).or_insert(*at);
+    }
+    if !begun.is_empty() {
+        keys.insert(keys::BEGUN.to_owned(), serde_json::to_string(&begun).map_err(no_json)?);
     }
     let mut samples = state.samples.clone();
     samples.extend(moved.samples.clone());
@@ -240,6 +251,9 @@ impl StreamState {
         self.committed.owners = owners;
         if summary.contains_key(keys::PARTITIONS) {
             self.partitions = parsed(table, summary, keys::PARTITIONS)?;
+        }
+        if summary.contains_key(keys::BEGUN) {
+            self.begun = parsed(table, summary, keys::BEGUN)?;
         }
         if summary.contains_key(keys::CHECKPOINT) {
             self.checkpoints = parsed(table, summary, keys::CHECKPOINT)?;

@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array,
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray, UInt32Array,
 };
 use arrow::compute::{filter, filter_record_batch};
 use arrow::datatypes::UInt32Type;
@@ -15,6 +16,7 @@ use super::super::source::RawPart;
 use super::rows::{others, refused_rows};
 use super::{Flow, batch_offsets, batch_partitions, micros, misfit, named, place, taken};
 use crate::Result;
+use crate::config::PARTITIONS_OF_A_TOPIC;
 
 /// The events of a poll that were decoded.
 pub(super) struct Decoded {
@@ -67,12 +69,17 @@ impl Flow {
             let origin = |row: usize| Origin { partition: partitions[row] as u32, offset: offsets[row] };
             drift.count(&arrays, &origin);
         }
+        let topics = self.program.pipeline.source.listed().map(|topics| {
+            let topic = |partition: &i32| topics.get((*partition as u32 / PARTITIONS_OF_A_TOPIC) as usize);
+            partitions.iter().map(topic).collect::<StringArray>()
+        });
         arrays.extend([
             Arc::new(times) as ArrayRef,
             Arc::new(TimestampMicrosecondArray::from(arrivals).with_timezone("UTC")),
             Arc::new(Int32Array::from(partitions)),
             Arc::new(Int64Array::from(offsets)),
         ]);
+        arrays.extend(topics.map(|topics| Arc::new(topics) as ArrayRef));
         let batch = RecordBatch::try_new(self.program.decoded_schema.clone(), arrays).map_err(misfit)?;
         let decoded = self.with_computed(Decoded { batch, raw: raw.into(), ranges }, parts, aside)?;
         self.with_keys(decoded, parts, aside)

@@ -69,6 +69,8 @@ pub struct Flow {
     /// By partition and offset: arrivals of events that are read again, and
     /// were judged by them.
     pub arrivals: HashMap<(u32, i64), i64>,
+    /// The names of partitions that are files.
+    pub files: BTreeMap<u32, String>,
     /// Events that are read again, and are dead letters because of a value: they
     /// have no row, whatever their features are now.
     refused: HashSet<(u32, i64)>,
@@ -197,6 +199,7 @@ impl Flow {
             then: None,
             placed,
             ended: false,
+            files: BTreeMap::new(),
             arrivals: HashMap::new(),
             refused: HashSet::new(),
             latency: QuantileSketch::default(),
@@ -288,7 +291,7 @@ impl Flow {
         output.dead = aside.first().map(|event| {
             format!(
                 "partition {}, offset {}: {}: {}",
-                event.partition,
+                program.pipeline.source.partition_name(event.partition),
                 event.offset,
                 event.problem.as_str(),
                 event.message
@@ -405,7 +408,7 @@ impl Flow {
                 Some(windows) => {
                     self.out.clear();
                     let (states, out, now) = (&mut self.states, &mut self.out, self.clock.now_micros());
-                    windows.process(batch, arguments, &decoded.ranges, &mut |events| match states {
+                    windows.process(batch, arguments, &decoded.ranges, &self.files, &mut |events| match states {
                         States::EachEvent(states) => process_each(states, events, out),
                         States::OnClose(closing) => closing.process(events, &mut out.dispositions, now),
                     })?;

@@ -1,5 +1,7 @@
 //! Payloads by Avro's own library, and a registry of a few lines.
 
+mod changes;
+
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! A Kafka topic. Who *reads* a partition is decided by hand, or by Kafka's
+//! Kafka topics. Who *reads* a partition is decided by hand, or by Kafka's
 //! group of the processes that write one table; who may *commit* it is decided
 //! by the tables alone, and so is how far it was read. So a wrong belief of the
 //! group (a paused process, a lost heartbeat) costs time, never a row. The
@@ -10,26 +10,36 @@
 //! on meanwhile (`cooperative-sticky`). Members are static: one that is started
 //! again within the session's time-out has its partitions back at once; one
 //! that leaves in order gives them up at once.
+//!
+//! **Several topics** are read by one client, and are numbered one after the
+//! other ([`topics`]). The client says that a partition has ended without its
+//! topic: where several topics have a partition of that number, it is looked
+//! which of them it is when somebody wants to know.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+mod member;
+mod partitions;
+mod topics;
+mod trouble;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use insightera_core::Clock;
-use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, RebalanceProtocol};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{Message, Timestamp};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rdkafka::types::RDKafkaRespErr;
+use rdkafka::topic_partition_list::Offset;
 use serde_json::{Value, json};
 
-use super::super::kafka_client::{Refusals, check_security};
-use super::topic_id::topic_id;
+use self::member::Member;
+use self::topics::Topics;
+use self::trouble::reach;
+use super::super::kafka_client::check_security;
 use super::{Group, Partition, RawPart, Rebalance, Source};
-use crate::config::Secret;
+use crate::config::{Secret, Start};
 use crate::{Error, Result};
 
 /// How long the broker may take to answer, and how long until it is looked
@@ -71,23 +81,43 @@ const MEMBER: &[(&str, &str)] = &[
     ("heartbeat.interval.ms", "1000"),
 ];
 
-/// A topic.
+/// Topics.
 pub struct Kafka {
-    topic: String,
+    topics: Topics,
     identity: String,
     clock: Arc<dyn Clock>,
     consumer: BaseConsumer<Member>,
     options: BTreeMap<String, String>,
     group: Group,
-    /// The topic's own id, since its partitions were looked at first.
-    id: Option<String>,
+    /// The topics' own ids, by their places, since their partitions were looked
+    /// at first.
+    ids: BTreeMap<usize, String>,
+    /// Where they are begun.
+    start: Start,
+    /// The partitions that there were when they were looked at last.
+    partitions: BTreeSet<u32>,
     assigned: BTreeMap<u32, i64>,
-    at_end: BTreeSet<u32>,
+    ends: Ends,
     /// Of partitions that were read to their end: since when the broker says
     /// that they end where, monotonic seconds.
     quiet: BTreeMap<u32, (f64, i64)>,
     read: BTreeMap<u32, RawPart>,
     pace: Pace,
+}
+
+/// Partitions that were read to their end.
+#[derive(Debug, Default)]
+struct Ends {
+    certain: BTreeSet<u32>,
+    /// A partition of their number was, of some topic.
+    perhaps: BTreeSet<u32>,
+}
+
+impl Ends {
+    fn remove(&mut self, number: u32) {
+        self.certain.remove(&number);
+        self.perhaps.remove(&number);
+    }
 }
 
 /// When the last poll with events took them, monotonic seconds, and the bytes of
@@ -114,57 +144,17 @@ struct Run {
     is_new: bool,
 }
 
-/// What the client tells us. Its own log goes nowhere: what matters comes as
-/// an error.
-#[derive(Default)]
-struct Member {
-    /// Rebalances that wait for an answer.
-    asked: Mutex<VecDeque<Rebalance>>,
-    /// Nobody is there any more to answer.
-    closing: AtomicBool,
-    /// The group has missed this process, which has no partitions again yet.
-    missed: AtomicBool,
-    refusals: Refusals,
-}
-
-impl Member {
-    fn asked(&self) -> std::sync::MutexGuard<'_, VecDeque<Rebalance>> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ClientContext for Member {
-    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
-
-    fn error(&self, error: KafkaError, why: &str) {
-        self.refusals.note(&error, why);
-    }
-}
-
-impl ConsumerContext for Member {
-    /// Called by a poll. It only notes what is wanted: the answer takes a
-    /// commit, and is given from the stream's own loop.
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, what: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        let partitions = list.elements().iter().map(|element| element.partition() as u32).collect();
-        let gained = what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if self.closing.load(Ordering::SeqCst) {
-            // Without an answer the client never closes.
-            let _ = match (consumer.rebalance_protocol(), gained) {
-                (RebalanceProtocol::Cooperative, false) => consumer.incremental_unassign(list),
-                (RebalanceProtocol::Cooperative, true) => Ok(()),
-                _ => consumer.unassign(),
-            };
-            return;
-        }
-        self.missed.store(!gained && consumer.assignment_lost(), Ordering::SeqCst);
-        self.asked().push_back(if gained { Rebalance::Gained(partitions) } else { Rebalance::Lost(partitions) });
-    }
-}
-
 impl Kafka {
     /// Connects to the brokers.
-    pub fn new(topic: &str, options: &BTreeMap<String, String>, clock: Arc<dyn Clock>, group: &Group) -> Result<Self> {
+    pub fn new(
+        topics: &[String],
+        options: &BTreeMap<String, String>,
+        start: Start,
+        clock: Arc<dyn Clock>,
+        group: &Group,
+    ) -> Result<Self> {
         check_security(SECTION, options)?;
+        let topics = Topics::new(topics);
         let mut config = ClientConfig::new();
         config.set("group.id", &group.name);
         if let Some(member) = &group.member {
@@ -192,25 +182,25 @@ impl Kafka {
         for (key, value) in OURS {
             config.set(*key, *value);
         }
-        let consumer: BaseConsumer<Member> = config.create_with_context(Member::default()).map_err(|e| match &e {
-            KafkaError::ClientConfig(_, why, key, _) => {
-                let secret = ["password", "secret", "pem", "token", "oauth"].iter().any(|word| key.contains(word));
-                // As the file has it: what a variable holds is not shown.
-                let shown = if secret { "***" } else { options.get(key).map_or("", String::as_str) };
-                Error::invalid(format!("{SECTION} `{key}` = `{shown}`: {why}"))
-                    .hint("the options are librdkafka's, by its names")
-            }
-            _ => Error::invalid(format!("[source.kafka]: {e}")).cause(e),
-        })?;
-        reach(&consumer, topic, options)?;
+        let consumer: BaseConsumer<Member> =
+            config.create_with_context(Member::new(topics.clone())).map_err(|e| match &e {
+                KafkaError::ClientConfig(_, why, key, _) => {
+                    let secret = ["password", "secret", "pem", "token", "oauth"].iter().any(|word| key.contains(word));
+                    // As the file has it: what a variable holds is not shown.
+                    let shown = if secret { "***" } else { options.get(key).map_or("", String::as_str) };
+                    Error::invalid(format!("{SECTION} `{key}` = `{shown}`: {why}"))
+                        .hint("the options are librdkafka's, by its names")
+                }
+                _ => Error::invalid(format!("[source.kafka]: {e}")).cause(e),
+            })?;
+        reach(&consumer, topics.names()[0], options)?;
         let no_cluster = || Error::unavailable("the brokers of [source.kafka] do not say which cluster they are");
         let cluster = consumer.client().fetch_cluster_id(PATIENCE).ok_or_else(no_cluster)?;
-        let (assigned, at_end, quiet, read) = Default::default();
-        let identity = format!("kafka:{cluster}/{topic}");
+        let identity = topics.identity(&cluster);
         if group.member.is_some() {
-            consumer.subscribe(&[topic]).map_err(|e| {
-                Error::unavailable(format!("the topic `{topic}` cannot be subscribed to: {e}")).cause(e)
-            })?;
+            consumer
+                .subscribe(&topics.names())
+                .map_err(|e| Error::unavailable(format!("{} cannot be subscribed to: {e}", topics.shown())).cause(e))?;
         }
         // As the pipeline calls them, where it does.
         let named = |key: &str| options.get(key).cloned();
@@ -218,100 +208,94 @@ impl Kafka {
             name: named("group.id").unwrap_or_else(|| group.name.clone()),
             member: group.member.clone().map(|member| named("group.instance.id").unwrap_or(member)),
         };
-        let (topic, options) = (topic.to_owned(), options.clone());
-        let pace = Pace::default();
-        Ok(Self { topic, identity, clock, consumer, options, group, id: None, assigned, at_end, quiet, read, pace })
-    }
-
-    fn no_answer(&self, error: KafkaError) -> Error {
-        Error::unavailable(format!("the topic `{}` has no answer: {error}", self.topic)).cause(error)
-    }
-
-    /// The topic's id, which is the one that was `known` and the one that it had
-    /// before.
-    fn identify(&mut self, known: Option<&str>, patience: Duration) -> Result<Option<String>> {
-        let found = topic_id(self.consumer.client(), &self.topic, patience);
-        let Some(id) = found.map_err(|e| self.no_answer(e))? else {
-            // It had one.
-            if self.id.is_some() && self.is_missing() {
-                return Err(Error::data(format!("the topic `{}` is gone", self.topic)));
-            }
-            return Ok(None);
-        };
-        if let Some(other) = known.or(self.id.as_deref()).filter(|other| *other != id) {
-            return Err(self.made_again(&format!("has the id {id}, and what was read had {other}")));
-        }
-        self.id = Some(id.clone());
-        Ok(Some(id))
-    }
-
-    fn made_again(&self, why: &str) -> Error {
-        Error::data(format!("the topic `{}` {why}: it was made again", self.topic))
-            .hint("positions of one topic mean nothing in another: write to a new table")
-    }
-
-    fn watermarks(&self, partition: u32) -> Result<(i64, i64)> {
-        self.consumer.fetch_watermarks(&self.topic, partition as i32, PATIENCE).map_err(|e| {
-            Error::unavailable(format!("partition {partition} of the topic `{}` has no answer: {e}", self.topic))
-                .cause(e)
+        let (ids, partitions, assigned, ends, quiet, read) = Default::default();
+        Ok(Self {
+            topics,
+            identity,
+            clock,
+            consumer,
+            options: options.clone(),
+            group,
+            ids,
+            start,
+            partitions,
+            assigned,
+            ends,
+            quiet,
+            read,
+            pace: Pace::default(),
         })
     }
 
-    /// Where a partition ends that was read up to `position`, and whose broker
-    /// has the events from there on.
-    fn end_of(&self, partition: u32, position: i64) -> Result<i64> {
-        let (low, high) = self.watermarks(partition)?;
-        if position < low {
-            return Err(Error::data(format!(
-                "partition {partition} of the topic `{}` begins at offset {low}, and offset {position} comes next: events were removed before they were read",
-                self.topic
-            ))
-            .hint("its retention is shorter than this stream was away; write to a new table to begin anew"));
-        }
-        if position > high {
-            let why = format!("ends at offset {high} in partition {partition}, and was read up to {position}");
-            return Err(self.made_again(&why));
-        }
-        Ok(high)
+    /// A partition is read from elsewhere, or by another.
+    fn forget(&mut self, number: u32) {
+        self.ends.remove(number);
+        self.read.remove(&number);
     }
 
-    /// Reads a partition from `position` on.
-    fn start(&self, list: &mut TopicPartitionList, partition: u32, position: i64) -> Result<()> {
-        self.end_of(partition, position)?;
-        list.add_partition_offset(&self.topic, partition as i32, Offset::Offset(position))
-            .map_err(|e| Error::internal(format!("an assignment of the topic `{}`: {e}", self.topic)).cause(e))
+    /// A partition of this number has ended, of a topic that the client does not
+    /// name.
+    fn ended(&mut self, partition: i32) {
+        let of: Vec<u32> = self.topics.all(partition).filter(|number| self.assigned.contains_key(number)).collect();
+        match of.as_slice() {
+            [number] => drop(self.ends.certain.insert(*number)),
+            several => self.ends.perhaps.extend(several.iter().filter(|number| !self.ends.certain.contains(number))),
+        }
+    }
+
+    /// Whether a partition was read to its end. The client's own position is
+    /// behind marks of transactions as well.
+    fn is_at_end(&mut self, number: u32) -> bool {
+        if self.ends.certain.contains(&number) || !self.ends.perhaps.contains(&number) {
+            return self.ends.certain.contains(&number);
+        }
+        let Ok((topic, partition)) = self.topics.of(number) else { return false };
+        let (Ok(positions), Ok((_, end))) =
+            (self.consumer.position(), self.consumer.fetch_watermarks(topic, partition, ATTEMPT))
+        else {
+            return false;
+        };
+        let position = positions.find_partition(topic, partition).map(|element| element.offset());
+        let own = self.assigned.get(&number).copied().unwrap_or(i64::MIN);
+        let has_ended = match position {
+            Some(Offset::Offset(position)) => position.max(own) >= end,
+            _ => own >= end,
+        };
+        if has_ended {
+            self.ends.perhaps.remove(&number);
+            self.ends.certain.insert(number);
+        }
+        has_ended
     }
 
     /// Answers a rebalance: `positions` are what is read from now on.
     fn answer(&mut self, asked: &Rebalance, positions: &BTreeMap<u32, i64>) -> Result<()> {
-        let mut list = TopicPartitionList::new();
         let cooperative = matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         let done = match asked {
             Rebalance::Gained(gained) => {
-                for partition in gained {
-                    let position = *positions.get(partition).ok_or_else(|| {
-                        Error::internal(format!("partition {partition} was gained and has no position"))
-                    })?;
-                    self.start(&mut list, *partition, position)?;
-                    self.assigned.insert(*partition, position);
-                    self.at_end.remove(partition);
-                    self.read.remove(partition);
-                }
+                let position = |partition: &u32| {
+                    let position = positions.get(partition).copied();
+                    let none = || Error::internal(format!("partition {partition} was gained and has no position"));
+                    Ok((*partition, position.ok_or_else(none)?))
+                };
+                let gained: BTreeMap<u32, i64> = gained.iter().map(position).collect::<Result<_>>()?;
+                let list = self.starts(&gained)?;
+                gained.keys().for_each(|partition| self.forget(*partition));
+                self.assigned.extend(gained);
                 if cooperative { self.consumer.incremental_assign(&list) } else { self.consumer.assign(&list) }
             }
             Rebalance::Lost(lost) => {
+                let list = self.list(lost.iter().map(|partition| (*partition, None)))?;
                 for partition in lost {
-                    list.add_partition(&self.topic, *partition as i32);
                     self.assigned.remove(partition);
-                    self.at_end.remove(partition);
-                    self.read.remove(partition);
+                    self.forget(*partition);
                 }
                 if cooperative { self.consumer.incremental_unassign(&list) } else { self.consumer.unassign() }
             }
         };
         self.consumer.context().asked().pop_front();
         // It was overtaken by another event of the group.
-        done.map_err(|e| Error::conflict(format!("the group of the topic `{}`: {e}", self.topic)).cause(e))
+        done.map_err(|e| Error::conflict(format!("the group of {}: {e}", self.topics.shown())).cause(e))
     }
 
     /// Answers what nobody will answer any more.
@@ -322,79 +306,6 @@ impl Kafka {
                 lost => lost,
             };
             let _ = self.answer(&asked, &BTreeMap::new());
-        }
-    }
-
-    /// Whether the topic stays away for some seconds: of one that was made a
-    /// moment ago a broker says at first that there is none.
-    fn is_missing(&self) -> bool {
-        for _ in 0..25 {
-            let Ok(metadata) = self.consumer.fetch_metadata(Some(&self.topic), PATIENCE) else {
-                // The broker is away, the topic need not be.
-                return false;
-            };
-            let mut topics = metadata.topics().iter();
-            if topics.any(|t| t.name() == self.topic && t.error().is_none() && !t.partitions().is_empty()) {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        true
-    }
-
-    /// What a poll without an event says.
-    fn interpret(&mut self, error: KafkaError) -> Result<()> {
-        if let Some((code, why)) = self.consumer.client().fatal_error() {
-            let (group, member) = (&self.group.name, self.group.member.as_deref().unwrap_or("?"));
-            return Err(match code {
-                // What the client still had to say to the group it said as nobody.
-                RDKafkaErrorCode::FencedInstanceId if self.consumer.context().missed.load(Ordering::SeqCst) => {
-                    Error::conflict(format!("the group `{group}` has missed this process"))
-                }
-                RDKafkaErrorCode::FencedInstanceId => Error::invalid(format!(
-                    "another process is the member `{member}` of the group `{group}`"
-                ))
-                .hint("give every process a \"group.instance.id\" of its own in [source.kafka]; a copy of a project has the same one, until its `.insightera/stream` is removed"),
-                _ => Error::internal(format!("the Kafka client of the group `{group}` cannot go on: {why}")),
-            }
-            .cause(error));
-        }
-        let code = match &error {
-            KafkaError::MessageConsumption(code) | KafkaError::MessageConsumptionFatal(code) => *code,
-            KafkaError::Global(code) => *code,
-            _ => return Err(Error::unavailable(format!("the topic `{}`: {error}", self.topic)).cause(error)),
-        };
-        match code {
-            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
-                // Another topic by the same name has other offsets.
-                self.is_still().or_else(|other| if other.retryable() { Ok(()) } else { Err(other) })?;
-                let what =
-                    format!("the topic `{}` has not got the events that come next any more: {error}", self.topic);
-                let hint = "its retention is shorter than this stream was away; write to a new table to begin anew";
-                Err(Error::data(what).hint(hint).cause(error))
-            }
-            RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
-                // Of a topic that was read it could be another one by the same name.
-                let unread = self.read.is_empty() && self.assigned.values().all(|position| *position == 0);
-                if unread && !self.is_missing() {
-                    return Ok(());
-                }
-                Err(Error::data(format!("the topic `{}` is gone", self.topic)).cause(error))
-            }
-            RDKafkaErrorCode::TopicAuthorizationFailed
-            | RDKafkaErrorCode::GroupAuthorizationFailed
-            | RDKafkaErrorCode::SaslAuthenticationFailed
-            | RDKafkaErrorCode::Authentication => {
-                let refused = self.consumer.context().refusals.error(SECTION, &self.options);
-                let other = || Error::invalid(format!("the topic `{}` may not be read: {error}", self.topic));
-                Err(refused.unwrap_or_else(other).cause(error))
-            }
-            RDKafkaErrorCode::SSL => match self.consumer.context().refusals.error(SECTION, &self.options) {
-                Some(refused) => Err(refused.cause(error)),
-                None => Ok(()),
-            },
-            // The client itself connects again.
-            _ => Ok(()),
         }
     }
 }
@@ -411,48 +322,15 @@ fn arrival(timestamp: Timestamp, now: i64) -> i64 {
 
 /// Notes how far a run of events came. One of a partition that is not read, or
 /// that brought nothing, leaves no trace.
-fn end(
-    run: Option<Run>,
-    assigned: &mut BTreeMap<u32, i64>,
-    at_end: &mut BTreeSet<u32>,
-    read: &mut BTreeMap<u32, RawPart>,
-) {
+fn end(run: Option<Run>, assigned: &mut BTreeMap<u32, i64>, ends: &mut Ends, read: &mut BTreeMap<u32, RawPart>) {
     let Some(Run { partition, position, part, is_new }) = run else { return };
     if is_new {
         assigned.insert(partition, position);
-        at_end.remove(&partition);
+        ends.remove(partition);
     }
     if part.next_offset > 0 {
         read.insert(partition, part);
     }
-}
-
-/// Waits until a broker has answered.
-///
-/// # Errors
-/// `Invalid` at once when the brokers refuse the client, `Unavailable` when
-/// none answers in time.
-fn reach(consumer: &BaseConsumer<Member>, topic: &str, options: &BTreeMap<String, String>) -> Result<()> {
-    let mut waited = Duration::ZERO;
-    loop {
-        let Err(error) = consumer.fetch_metadata(Some(topic), ATTEMPT) else { return Ok(()) };
-        waited += ATTEMPT;
-        // Nothing is read yet: what comes by a poll is what went wrong.
-        while let Some(Err(_)) = consumer.poll(LOOK) {}
-        if let Some(refused) = consumer.context().refusals.error(SECTION, options) {
-            return Err(refused.cause(error));
-        }
-        if waited >= PATIENCE {
-            return Err(unreachable_broker(options, error));
-        }
-    }
-}
-
-fn unreachable_broker(options: &BTreeMap<String, String>, error: KafkaError) -> Error {
-    let servers = options.get("bootstrap.servers").map_or("", String::as_str);
-    Error::unavailable(format!("no answer from the brokers `{servers}`: {error}"))
-        .hint("correct `\"bootstrap.servers\"` in [source.kafka], or start the broker")
-        .cause(error)
 }
 
 impl Source for Kafka {
@@ -461,35 +339,43 @@ impl Source for Kafka {
     }
 
     fn partitions(&mut self, known: &BTreeMap<u32, Value>) -> Result<BTreeMap<u32, Partition>> {
-        let metadata = self.consumer.fetch_metadata(Some(&self.topic), PATIENCE).map_err(|e| self.no_answer(e))?;
-        let numbers: Vec<u32> = metadata
-            .topics()
-            .iter()
-            .filter(|topic| topic.name() == self.topic)
-            .flat_map(|topic| topic.partitions().iter().map(|partition| partition.id() as u32))
-            .collect();
-        if numbers.is_empty() {
-            return Err(Error::not_found(format!("there is no topic `{}`", self.topic))
-                .hint("create it, or correct `topic` in [source]"));
-        }
-        let of_known = known.values().find_map(|description| description.get(TOPIC_ID)?.as_str());
-        let id = self.identify(of_known, PATIENCE)?;
-        let mut partitions = BTreeMap::new();
-        for number in numbers {
+        let numbers = self.numbers()?;
+        let ids = known.iter().filter_map(|(number, description)| {
+            let id = description.get(TOPIC_ID)?.as_str()?;
+            Some((Topics::place(*number), id.to_owned()))
+        });
+        self.identify(&ids.collect(), PATIENCE)?;
+        let (mut partitions, mut named) = (BTreeMap::new(), BTreeSet::new());
+        for number in &numbers {
             // The beginning of one that is being read does not matter.
-            let start = if self.assigned.contains_key(&number) { 0 } else { self.watermarks(number)?.0 };
-            // One partition of the topic says it for all: it is in every snapshot.
-            let description = match &id {
-                Some(id) if partitions.is_empty() => json!({ TOPIC_ID: id }),
+            let start = if self.assigned.contains_key(number) { 0 } else { self.watermarks(*number)?.0 };
+            // One partition of a topic says it for all: it is in every snapshot.
+            let place = Topics::place(*number);
+            let description = match self.ids.get(&place) {
+                Some(id) if named.insert(place) => json!({ TOPIC_ID: id }),
                 _ => Value::Null,
             };
-            partitions.insert(number, Partition { description, start });
+            partitions.insert(*number, Partition { description, start });
         }
+        self.partitions = numbers;
         Ok(partitions)
     }
 
+    fn begins(&mut self) -> Result<Vec<BTreeMap<u32, i64>>> {
+        let mut topics: BTreeMap<usize, BTreeMap<u32, i64>> = BTreeMap::new();
+        for number in self.partitions.iter().filter(|_| self.start != Start::Earliest) {
+            let (_, end) = self.watermarks(*number)?;
+            topics.entry(Topics::place(*number)).or_default().insert(*number, end);
+        }
+        let begun = |ends| match self.start {
+            Start::Time(micros) => self.since(micros, ends),
+            Start::Earliest | Start::Latest => Ok(ends),
+        };
+        topics.into_values().map(begun).collect()
+    }
+
     fn is_still(&mut self) -> Result<()> {
-        self.identify(None, ATTEMPT).map(drop)
+        self.identify(&BTreeMap::new(), ATTEMPT)
     }
 
     fn assign(&mut self, positions: &BTreeMap<u32, i64>) -> Result<()> {
@@ -499,15 +385,12 @@ impl Source for Kafka {
                 None => Err(Error::internal("an assignment that the group did not ask for")),
             };
         }
-        let mut list = TopicPartitionList::new();
-        for (partition, position) in positions {
-            self.start(&mut list, *partition, *position)?;
-        }
+        let list = self.starts(positions)?;
         self.consumer
             .assign(&list)
-            .map_err(|e| Error::unavailable(format!("the topic `{}` cannot be read: {e}", self.topic)).cause(e))?;
+            .map_err(|e| Error::unavailable(format!("{} cannot be read: {e}", self.topics.shown())).cause(e))?;
         self.assigned = positions.clone();
-        self.at_end.clear();
+        self.ends = Ends::default();
         self.read.clear();
         Ok(())
     }
@@ -517,7 +400,7 @@ impl Source for Kafka {
         let (mut bytes, mut events, mut paced) = (0, 0, false);
         let mut problems = Vec::new();
         let mut patience = wait;
-        let mut run: Option<Run> = None;
+        let (mut run, mut place): (Option<Run>, usize) = (None, 0);
         while bytes < max_bytes && events < POLL_EVENTS {
             // Also when the group asks for something.
             let Some(found) = self.consumer.poll(patience) else { break };
@@ -525,8 +408,8 @@ impl Source for Kafka {
             let message = match found {
                 Ok(message) => message,
                 Err(KafkaError::PartitionEOF(partition)) => {
-                    end(run.take(), &mut self.assigned, &mut self.at_end, &mut self.read);
-                    self.at_end.insert(partition as u32);
+                    end(run.take(), &mut self.assigned, &mut self.ends, &mut self.read);
+                    self.ended(partition);
                     continue;
                 }
                 Err(error) => {
@@ -534,11 +417,15 @@ impl Source for Kafka {
                     continue;
                 }
             };
-            let partition = message.partition() as u32;
+            if !self.topics.is_one() {
+                let unknown = || Error::internal(format!("an event of the topic `{}`", message.topic()));
+                place = self.topics.find(message.topic(), place).ok_or_else(unknown)?;
+            }
+            let partition = Topics::number(place, message.partition());
             let mut of_partition = match run.take() {
                 Some(run) if run.partition == partition => run,
                 other => {
-                    end(other, &mut self.assigned, &mut self.at_end, &mut self.read);
+                    end(other, &mut self.assigned, &mut self.ends, &mut self.read);
                     let position = self.assigned.get(&partition).copied().unwrap_or(i64::MAX);
                     let part = self.read.remove(&partition);
                     let part = part.unwrap_or_else(|| RawPart { partition, ..RawPart::default() });
@@ -577,11 +464,13 @@ impl Source for Kafka {
             }
             run = Some(of_partition);
         }
-        end(run, &mut self.assigned, &mut self.at_end, &mut self.read);
+        end(run, &mut self.assigned, &mut self.ends, &mut self.read);
         for problem in problems {
             self.interpret(problem)?;
         }
-        if events > 0 {
+        if events == 0 {
+            self.is_alive()?;
+        } else {
             self.pace.bytes = self.read.values().map(|part| part.payload.len()).max().unwrap_or(0);
         }
         Ok(std::mem::take(&mut self.read).into_values().collect())
@@ -594,7 +483,7 @@ impl Source for Kafka {
     /// The client may be away from a broker that others reach, and does not say
     /// so. What it read to its end ends there still, a while later.
     fn is_drained(&mut self, partition: u32) -> bool {
-        if !self.at_end.contains(&partition) {
+        if !self.is_at_end(partition) {
             self.quiet.remove(&partition);
             return false;
         }
@@ -613,7 +502,8 @@ impl Source for Kafka {
     }
 
     fn at_end(&mut self) -> Result<bool> {
-        Ok(self.assigned.keys().all(|partition| self.at_end.contains(partition)))
+        let assigned: Vec<u32> = self.assigned.keys().copied().collect();
+        Ok(assigned.into_iter().all(|partition| self.is_at_end(partition)))
     }
 
     fn committed(&mut self, positions: &BTreeMap<u32, i64>) {
@@ -621,12 +511,8 @@ impl Source for Kafka {
         if self.consumer.assignment_lost() {
             return;
         }
-        let mut list = TopicPartitionList::new();
-        for (partition, position) in positions {
-            if list.add_partition_offset(&self.topic, *partition as i32, Offset::Offset(*position)).is_err() {
-                return;
-            }
-        }
+        let list = self.list(positions.iter().map(|(partition, position)| (*partition, Some(*position))));
+        let Ok(list) = list else { return };
         // Only for others to see: nothing here ever reads it.
         let _ = self.consumer.commit(&list, CommitMode::Async);
     }

@@ -33,6 +33,16 @@ pub trait Source: Send {
     /// `Data` when a known partition is gone or is another one now.
     fn partitions(&mut self, known: &BTreeMap<u32, Value>) -> Result<BTreeMap<u32, Partition>>;
 
+    /// By topic where all of its partitions are begun by a stream that has no
+    /// position of any, of topics that are not begun at their first events;
+    /// [`Source::partitions`] was called before.
+    ///
+    /// # Errors
+    /// `Unavailable` when the source cannot be reached.
+    fn begins(&mut self) -> Result<Vec<BTreeMap<u32, i64>>> {
+        Ok(Vec::new())
+    }
+
     /// Reads these partitions from these offsets on, and no others.
     ///
     /// # Errors
@@ -135,8 +145,13 @@ pub struct Group {
 pub struct Partition {
     /// What the source knows it by; null where its number is enough.
     pub description: Value,
-    /// The offset of its first event.
+    /// The offset of its first event that is there.
     pub start: i64,
+}
+
+/// The file that a partition is, by its description; none of a topic's.
+pub fn file_of(description: &Value) -> Option<&str> {
+    description.get("file")?.as_str()
 }
 
 /// Events of one partition, in offset order.
@@ -227,12 +242,13 @@ pub fn open(
     match settings {
         SourceSettings::Files { path } => Ok(Box::new(files::Files::new(project, path, clock.clone())?)),
         #[cfg(feature = "kafka")]
-        SourceSettings::Kafka { topic, options, .. } => {
-            Ok(Box::new(kafka::Kafka::new(topic, options, clock.clone(), group)?))
+        SourceSettings::Kafka { topics, options, start, .. } => {
+            Ok(Box::new(kafka::Kafka::new(topics, options, *start, clock.clone(), group)?))
         }
         #[cfg(not(feature = "kafka"))]
-        SourceSettings::Kafka { topic, .. } => Err(crate::Error::invalid(format!(
-            "the topic `{topic}` cannot be read: this insightera was built without Kafka"
+        SourceSettings::Kafka { topics, .. } => Err(crate::Error::invalid(format!(
+            "the topic `{}` cannot be read: this insightera was built without Kafka",
+            topics.join("`, `")
         ))
         .hint("build it with the feature `kafka`, or read `files`")),
     }

@@ -1,0 +1,51 @@
+//! Alerts of a stream on their way to who is to be told.
+//!
+//! They are told at once, before their interval is committed. The commit waits
+//! until the notices of its interval are taken, so that a process that ends
+//! before tells them again when it reads the events again; a notifier that is
+//! away holds a commit up for [`PATIENCE`], and no longer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+
+use super::program::Program;
+use super::run::{Alert, Told};
+use crate::notify::{Delivery, Notice, Outbox};
+
+/// How long a commit waits for notifiers.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Who is to be told, and what is on its way to them.
+pub struct Notices {
+    program: Arc<Program>,
+    told: Option<Told<Alert>>,
+    outbox: Arc<Outbox>,
+    delivery: Delivery,
+}
+
+impl Notices {
+    /// Nothing is on its way yet. `told` is who runs the stream.
+    pub fn new(program: &Arc<Program>, told: Option<Told<Alert>>, outbox: &Arc<Outbox>) -> Self {
+        Self { program: program.clone(), told, outbox: outbox.clone(), delivery: Delivery::default() }
+    }
+
+    /// Tells of the rows of an alert.
+    pub fn tell(&self, name: String, rows: RecordBatch) {
+        let alert = Alert { pipeline: self.program.pipeline.name.clone(), name, rows };
+        if let Some(told) = &self.told {
+            told(&alert);
+        }
+        let plan = self.program.alerts.iter().find(|plan| plan.name == alert.name && !plan.notify.is_empty());
+        if let Some(plan) = plan {
+            let notice = Notice::new(&alert.pipeline, &alert.name, &alert.rows);
+            self.outbox.tell(&plan.notify, notice, &self.delivery);
+        }
+    }
+
+    /// What is on its way since this was called last.
+    pub fn take(&mut self) -> Delivery {
+        std::mem::take(&mut self.delivery)
+    }
+}
