@@ -1,5 +1,6 @@
 """Processes that share a real Kafka topic out: killed, stopped, paused and started during load; read by PyIceberg."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,8 +9,8 @@ import time
 import pytest
 
 from conftest import missing
-from test_stream import check, events, write_pipeline
-from test_stream_kafka import Partitions, broker, source_of, stream  # noqa: F401
+from test_stream import Fold, check, events, summaries, write_pipeline
+from test_stream_kafka import Partitions, begun_at, broker, older, source_of, stream  # noqa: F401
 
 SESSION = 6
 
@@ -184,6 +185,44 @@ def test_partitions_that_a_topic_gets_later_are_shared_out_as_well(group, small_
     group.until_shared([2, 2])
     group.until_committed(20)
     group.judge(small_model)
+
+
+def test_processes_that_start_together_begin_a_topic_at_one_moment(group, small_model):
+    """Each event from there on is predicted, whoever came to its partition first; none before it."""
+    begun_at(group.project, group.topic, group.broker, "latest", session_timeout_ms=SESSION * 1000)
+    group.create(6)
+    older(group.broker, group.sent, 50)
+    sent = []
+    group.sent.folds = [Recorder(sent) for _ in range(6)]
+    for _ in range(3):
+        group.start()
+        group.load()
+    group.until_shared([2, 2, 2])
+    group.until_committed(20)
+    commits = [(json.loads(one["insightera.begun"]), json.loads(one["insightera.positions"]))
+               for one in summaries(group.project) if "insightera.begun" in one]
+    first = {int(partition): offset for partition, offset in commits[0][0].items()}
+    assert sorted(first) == list(range(6)) and min(first.values()) >= 50, commits[0]
+    assert {json.dumps(begun, sort_keys=True) for begun, _ in commits} == {json.dumps(commits[0][0], sort_keys=True)}
+    assert list(commits[0][1].values()) == [commits[0][0]]
+    group.sent.folds = [Fold() for _ in range(6)]
+    for process in list(group.running):
+        group.stop(process)
+    group.project.json("stream", "live", "--until-end")
+    for (partition, offset), line in sent:
+        if offset >= first[partition]:
+            group.sent.folds[partition].take((partition, offset), line)
+    check(group.project, group.sent.folds, small_model)
+
+
+class Recorder:
+    """In the place of a fold, until it is known where the topic was begun."""
+
+    def __init__(self, sent):
+        self.sent = sent
+
+    def take(self, place, line):
+        self.sent.append((place, line))
 
 
 def test_a_process_without_partitions_waits_until_another_ends(group, small_model):

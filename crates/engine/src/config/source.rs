@@ -119,8 +119,8 @@ pub(super) fn read_source(section: &Section<'_>, events: &EventSettings) -> Resu
 
 /// `topic` or `topics`, and whether it is the list; there is at least one.
 fn read_topics<'d>(section: &Section<'d>) -> Result<Option<(Vec<Located<&'d str>>, bool)>> {
-    let (one, list) = (section.text("topic")?, section.text_list("topics")?);
-    let topics = match (one, list) {
+    let (one, list, entry) = (section.text("topic")?, section.text_list("topics")?, section.find("topics"));
+    let (topics, entry) = match (one, list.zip(entry)) {
         (None, None) => return Ok(None),
         (Some(topic), None) => return Ok(Some((vec![topic], false))),
         (Some(topic), Some(_)) => {
@@ -128,11 +128,11 @@ fn read_topics<'d>(section: &Section<'d>) -> Result<Option<(Vec<Located<&'d str>
                 .error(&topic.span, "a source has `topic` or `topics`, not both")
                 .hint("name all of them in `topics`; to go on where a table is, with the one of `topic` first"));
         }
-        (None, Some(topics)) => topics,
+        (None, Some(listed)) => listed,
     };
     if topics.is_empty() || topics.len() > MOST_TOPICS {
-        let error = section.error_here(format!("`topics` must name 1 to {MOST_TOPICS} topics, found {}", topics.len()));
-        return Err(error.hint("write `topics = [\"a\", \"b\"]`"));
+        let message = format!("`topics` must name 1 to {MOST_TOPICS} topics, found {}", topics.len());
+        return Err(section.error(&entry.span, message).hint("write `topics = [\"a\", \"b\"]`"));
     }
     let allowed = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
     if let Some(topic) = topics.iter().find(|topic| !allowed(topic.value)) {

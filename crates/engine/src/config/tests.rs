@@ -682,7 +682,7 @@ fn a_source_is_a_topic_or_a_list_of_them() {
     assert_eq!(read("topics = [\"a\"]"), ("a".to_owned(), true));
     assert_eq!(read("topics = [\"b-1\", \"a_2.x\"]"), ("b-1 a_2.x".to_owned(), true));
     let wrong = |lines: &str, message: &str, hint: &str| refused(of_topics(lines, ""), message, hint);
-    wrong("topics = []", "[source]: `topics` must name 1 to 1000 topics, found 0", "topics = [\"a\", \"b\"]");
+    wrong("topics = []", "live.toml:3:10: `topics` must name 1 to 1000 topics, found 0", "topics = [\"a\", \"b\"]");
     wrong("topics = [\"a\", \"a\"]", "live.toml:3:16: `topics` names `a` twice", "");
     wrong("topics = [\"a\", \"\"]", "`topics` holds an empty string", "");
     wrong("topics = \"a\"", "`topics` must be an array of strings", "");

@@ -190,6 +190,7 @@ fn runs(
     loop {
         let notices = Notices::new(program, options.on_alert.clone(), outbox);
         let mut stream = Stream::start(workspace, program, (scorer, join), options, &member, notices)?;
+        stream.before = (counts, commits);
         stream.flow.watch(drift);
         let end = stream.run(fresh);
         counts.add(stream.counts);
@@ -275,6 +276,9 @@ pub struct Stream {
     interval_rows: usize,
     interval_bytes: usize,
     counts: Counts,
+    /// What the process did, and how often it committed, before it joined its
+    /// group again.
+    before: (Counts, u64),
     dead: DeadLetters,
     /// When it is said again that the source does not say what it is.
     doubted: f64,
@@ -395,6 +399,7 @@ impl Stream {
             interval_rows: 0,
             interval_bytes: 0,
             counts: Counts::default(),
+            before: Default::default(),
             dead: DeadLetters::default(),
             doubted: 0.0,
             rare: 0.0,
@@ -820,6 +825,8 @@ impl Stream {
     fn tell(&mut self, ended: bool) {
         let Extent { keys, bytes, watermark } = self.flow.states.extent();
         let drift = self.flow.drift.as_ref().map(Drift::noticed).unwrap_or_default();
+        let (mut counts, commits) = self.before;
+        counts.add(self.counts);
         let live = LiveStatus {
             pipeline: self.program.pipeline.name.clone(),
             process: self.process,
@@ -828,14 +835,14 @@ impl Stream {
             at: self.workspace.clock().now_micros(),
             seconds: self.now() - self.started,
             ended,
-            events: self.counts.events,
-            rows: self.counts.rows,
-            filtered: self.counts.filtered,
-            late: self.counts.late,
-            dead: self.counts.dead,
-            alerts: self.counts.alerts,
+            events: counts.events,
+            rows: counts.rows,
+            filtered: counts.filtered,
+            late: counts.late,
+            dead: counts.dead,
+            alerts: counts.alerts,
             waiting_rows: self.interval_rows as u64,
-            commits: self.commits,
+            commits: commits + self.commits,
             last_commit_seconds: self.last.as_ref().map_or(0.0, |last| last.seconds),
             last_commit_files: self.last.as_ref().map_or(0, |last| last.files as u64),
             latency_p50_ms: self.flow.latency.quantile(0.5),

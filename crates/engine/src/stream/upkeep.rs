@@ -20,8 +20,12 @@ use crate::{Error, Result};
 /// Before the first look, and between two.
 const FIRST: Duration = Duration::from_secs(15);
 const EVERY: Duration = Duration::from_secs(60);
-/// Seconds between two looks for old files of windows.
+/// Seconds between two looks for old files of windows, and between two for
+/// files that nothing reaches, for which the whole folder of a table is listed.
 const SWEEP: f64 = 900.0;
+const TIDY: f64 = 86_400.0;
+/// Seconds until the first of those.
+const FIRST_TIDY: f64 = 3600.0;
 
 /// Looks after the tables that `program` writes until it is dropped. Of the
 /// processes of one stream on a machine one does it at a time. What goes wrong
@@ -29,6 +33,7 @@ const SWEEP: f64 = 900.0;
 pub(super) async fn upkeep(workspace: Workspace, program: Arc<Program>, warn: Option<Warn>) {
     let tables = workspace.project().settings.maintenance.streams;
     let (mut wait, mut swept) = (FIRST, workspace.clock().monotonic_seconds());
+    let mut tidied = swept + FIRST_TIDY - TIDY;
     loop {
         tokio::time::sleep(wait).await;
         wait = EVERY;
@@ -37,6 +42,12 @@ pub(super) async fn upkeep(workspace: Workspace, program: Arc<Program>, warn: Op
             swept = now;
             if let (Err(error), Some(warn)) = (sweep(&workspace, &program), &warn) {
                 warn(&format!("old files of the windows of the stream could not be removed: {error}"));
+            }
+        }
+        if tables && now - tidied >= TIDY {
+            tidied = now;
+            if let (Err(error), Some(warn)) = (tidy(&workspace, &program), &warn) {
+                warn(&format!("files that no table needs could not be moved away: {error}"));
             }
         }
         if tables
@@ -57,25 +68,53 @@ fn sweep(workspace: &Workspace, program: &Program) -> Result<()> {
     Checkpoints::new(workspace.lake(), name).sweep(&table, name, &state, workspace.clock().now_millis())
 }
 
+/// Moves away what lost commits and killed processes left in the folders of the
+/// tables, and deletes what was moved away long ago.
+fn tidy(workspace: &Workspace, program: &Program) -> Result<()> {
+    let Some(_lock) = lock(workspace, program) else { return Ok(()) };
+    let (lake, policy) = (workspace.lake(), &workspace.project().settings.maintenance);
+    let mut failed = Failed::default();
+    for name in tables(program) {
+        failed.note(&name, policy::put_orphans_away(lake, &name, policy).map(drop));
+    }
+    failed.result()?;
+    policy::sweep(lake, policy).map(drop)
+}
+
 async fn look(workspace: &Workspace, program: &Program) -> Result<()> {
     let Some(_lock) = lock(workspace, program) else { return Ok(()) };
     let context = sql::modest_session(workspace)?;
-    let sides = program.sides.iter().map(|side| side.name.clone());
-    let tables = std::iter::once(program.table()).chain(sides).chain([metrics::table_name()]);
-    let mut failed: Option<(TableName, Error)> = None;
-    for name in tables {
+    let mut failed = Failed::default();
+    for name in tables(program) {
         let policy = &workspace.project().settings.maintenance;
-        let done = policy::behind_stream(workspace.lake(), &context, &name, policy).await;
+        failed.note(&name, policy::behind_stream(workspace.lake(), &context, &name, policy).await.map(drop));
+    }
+    failed.result()
+}
+
+/// The tables that a stream writes.
+fn tables(program: &Program) -> impl Iterator<Item = TableName> {
+    let sides = program.sides.iter().map(|side| side.name.clone());
+    std::iter::once(program.table()).chain(sides).chain([metrics::table_name()])
+}
+
+/// What went wrong first; the other tables are looked after all the same.
+#[derive(Default)]
+struct Failed(Option<Error>);
+
+impl Failed {
+    fn note(&mut self, name: &TableName, done: Result<()>) {
         match done {
             // A table that nothing was written to yet is not there.
-            Err(error) if error.kind() == insightera_core::ErrorKind::NotFound => {}
-            Err(error) => failed = failed.or(Some((name, error))),
-            Ok(_) => {}
+            Err(error) if error.kind() != insightera_core::ErrorKind::NotFound && self.0.is_none() => {
+                self.0 = Some(Error::new(error.kind(), format!("table `{name}`: {error}")).cause(error));
+            }
+            _ => {}
         }
     }
-    match failed {
-        None => Ok(()),
-        Some((name, error)) => Err(Error::new(error.kind(), format!("table `{name}`: {error}")).cause(error)),
+
+    fn result(self) -> Result<()> {
+        self.0.map_or(Ok(()), Err)
     }
 }
 

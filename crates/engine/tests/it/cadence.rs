@@ -123,7 +123,10 @@ fn a_table_that_was_never_made_is_an_orphan_and_one_that_was_dropped_is_not() {
     let found = orphans::find(lake, &name, search).unwrap();
     assert_eq!(found.files.len(), 1, "{:?}", found.files);
     assert_eq!(local_path(&found.files[0]), local_path(draft.metadata_location()));
-    orphans::quarantine(lake, &name, &found).unwrap();
+    let away = policy::put_orphans_away(lake, &name, &Policy::default()).unwrap();
+    assert_eq!(away, found);
+    assert!(!local_path(draft.metadata_location()).exists());
+    assert_eq!(policy::put_orphans_away(lake, &name, &Policy::default()).unwrap().files, Vec::<String>::new());
     assert_eq!(project.count("SELECT count(*) FROM gold.grades"), 3);
 
     assert!(lake.catalog().drop_table(&name).unwrap());

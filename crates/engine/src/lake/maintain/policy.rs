@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::expire::{self, Removed, Rules};
 use super::manifests;
-use super::orphans::{self, Search};
+use super::orphans::{self, Orphans, Search};
 use super::rewrite::{self, Options};
 use crate::Result;
 use crate::lake::{Lake, Table, TableName, files};
@@ -188,10 +188,7 @@ pub async fn maintain(lake: &Lake, context: &SessionContext, name: &TableName, p
         return Ok(Report { not_removed: Some(why), ..report });
     }
     let (expired, removed) = expire::expire(lake, name, &policy.rules(now))?;
-    let orphans = orphans::find(lake, name, policy.search(now))?;
-    if !orphans.files.is_empty() {
-        orphans::quarantine(lake, name, &orphans)?;
-    }
+    let orphans = put_orphans_away(lake, name, policy)?;
     Ok(Report {
         expired_snapshots: expired.snapshots.len(),
         removed,
@@ -200,6 +197,23 @@ pub async fn maintain(lake: &Lake, context: &SessionContext, name: &TableName, p
         orphans_left: orphans.beyond_cap,
         ..report
     })
+}
+
+/// Moves files that nothing reaches into the quarantine, once they are as old as
+/// the policy says. It lists the whole folder. Of a table whose files must all
+/// stay it moves none.
+///
+/// # Errors
+/// As [`orphans::find`].
+pub fn put_orphans_away(lake: &Lake, name: &TableName, policy: &Policy) -> Result<Orphans> {
+    if super::check_collectable(&lake.table(name)?).is_err() {
+        return Ok(Orphans::default());
+    }
+    let found = orphans::find(lake, name, policy.search(lake.clock().now_millis()))?;
+    if !found.files.is_empty() {
+        orphans::quarantine(lake, name, &found)?;
+    }
+    Ok(found)
 }
 
 /// What a run does for its table: small files and old snapshots, and only what

@@ -157,6 +157,37 @@ fn a_change_in_avro_is_the_same_event_as_in_json() {
     assert_eq!(of_json.finish(), of_avro.finish());
 }
 
+/// As the connector of a database of documents has them.
+#[test]
+fn a_row_that_is_json_in_a_string_is_read_in_avro_as_in_json() {
+    let schema = r#"{"type": "record", "name": "Envelope", "fields": [
+        {"name": "before", "type": ["null", {"type": "string", "connect.name": "io.debezium.data.Json"}]},
+        {"name": "after", "type": ["null", {"type": "string", "connect.name": "io.debezium.data.Json"}]},
+        {"name": "op", "type": "string"}, {"name": "ts_ms", "type": "long"}]}"#;
+    let (in_json, in_avro) = (read_by(&changes(None)).unwrap(), read_by(&changes(Some(schema))).unwrap());
+    let parsed = apache_avro::Schema::parse_str(schema).unwrap();
+    let (mut of_json, mut of_avro) = (in_json.columns(2), in_avro.columns(2));
+    for (op, name, row) in
+        [("c", "after", first().to_string()), ("d", "before", first().to_string()), ("u", "after", "{".into())]
+    {
+        let text = json!({"op": op, "ts_ms": 7, name: row}).to_string();
+        let there = |field: &str| if field == name { some(Value::String(row.clone())) } else { nothing() };
+        let fields = [
+            ("before", there("before")),
+            ("after", there("after")),
+            ("op", Value::String(op.into())),
+            ("ts_ms", Value::Long(7)),
+        ];
+        let value = Value::Record(fields.map(|(name, value)| (name.to_owned(), value)).into());
+        let bytes = apache_avro::to_avro_datum(&parsed, value).unwrap();
+        let (json, avro) = (in_json.read(text.as_bytes(), &mut of_json), in_avro.read(&bytes, &mut of_avro));
+        assert_eq!((json.is_ok(), avro.is_ok()), (row.len() > 1, row.len() > 1), "{json:?} {avro:?}");
+        let why = |read: std::result::Result<(), (Problem, String)>| read.err().map(|(_, why)| why);
+        assert_eq!(why(json), why(avro));
+    }
+    assert_eq!(of_json.finish(), of_avro.finish());
+}
+
 #[test]
 fn a_change_that_is_cut_or_altered_never_panics_and_leaves_the_columns_alone() {
     let decoder = read_by(&changes(Some(ENVELOPE))).unwrap();
