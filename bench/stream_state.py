@@ -3,7 +3,7 @@
     python bench/stream_state.py [--students 1120000] [--events 3000000]
 
 The shipped dropout pipeline (windows of 1 to 30 days, joined with the features
-of all students), with the random forest of 100 trees of stream.py, reads a
+of all students), with the random forest of 100 trees of bench/stream.py, reads a
 topic of four partitions whose events lie in the last seven days, so that every
 active student has windows. When all of them are committed the process is killed with SIGKILL;
 memory is the kernel's own peak of it until then. Then another thousand events
@@ -14,6 +14,7 @@ until all are committed.
 
 import argparse
 import datetime
+import json
 import os
 import random
 import signal
@@ -22,8 +23,9 @@ import sys
 import time
 from pathlib import Path
 
-import stream
-from stream import ROOT, WORK, Kafka, binary, from_topic, keys, machine, university, with_project
+from stream_common import (
+    ROOT, WORK, Kafka, binary, forest, from_topic, keys, machine, trees_of, university, with_project,
+)
 
 PIPELINE = "dropout_risk_realtime"
 AFTER = 1000
@@ -43,7 +45,7 @@ def write(path, known, count, days, seed):
 
 
 def status(project):
-    return stream.json.loads(subprocess.run([binary(), "--project", project, "stream", "status", PIPELINE, "--format", "json"],
+    return json.loads(subprocess.run([binary(), "--project", project, "stream", "status", PIPELINE, "--format", "json"],
                                             check=True, capture_output=True, text=True).stdout)[0]
 
 
@@ -113,7 +115,7 @@ def main():
     options = parse.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     project = university(options.students)
-    trees = stream.trees_of(stream.forest(project))
+    trees = trees_of(forest(project))
     known = keys(project, "SELECT nim FROM student_features.academic_performance_features ORDER BY nim")
     took, live, peak, now, predicted, again = measure(project, known, options)
     version = subprocess.run([binary(), "--version"], capture_output=True, text=True, check=True).stdout.strip()
