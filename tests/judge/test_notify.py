@@ -1,5 +1,6 @@
 """Alerts told to webhooks and Slack: a server in this process, which fails at first, refuses, or is slow."""
 
+import datetime
 import http.server
 import json
 import threading
@@ -194,4 +195,42 @@ def test_a_notifier_that_is_silent_holds_a_commit_up_for_seconds_only(live, serv
     asked = time.monotonic()
     until(lambda: committed(live) == 1, process)
     assert 4 < time.monotonic() - asked < 9
+    # And no other one until it has answered.
+    append(live, 0, [event("000002", 2.5)])
+    begun = time.monotonic()
+    until(lambda: committed(live) == 2, process)
+    assert time.monotonic() - begun < 4
     kill(process)
+
+
+def test_a_log_gets_a_line_for_each_notice_also_after_it_was_moved_away(live):  # noqa: F811
+    told(live, '\n[notifiers.log]\nkind = "log"\nfile = "logs/alerts.ndjson"\n', ["log"])
+    log = live.folder / "logs" / "alerts.ndjson"
+    append(live, 0, [event("000001", 2.5), event("000002", -1)])
+    process = running(live, "live")
+    until(lambda: committed(live) == 2, process)
+    first = [json.loads(line) for line in log.read_text().splitlines()]
+    log.rename(live.folder / "logs" / "alerts.1")
+    append(live, 0, [event("a \"b\"\n", 1)])
+    until(lambda: committed(live) == 3, process)
+    stop(process)
+    second = [json.loads(line) for line in log.read_text().splitlines()]
+    for notices, nim, x in [(first, "000001", 2.5), (second, 'a "b"\n', 1.0)]:
+        notice, = notices
+        assert (notice["pipeline"], notice["alert"], notice["count"]) == ("live", "high", 1)
+        assert [(row["nim"], row["x"]) for row in notice["rows"]] == [(nim, x)]
+        assert datetime.datetime.fromisoformat(notice["at"]).year >= 2024
+
+
+def test_a_log_that_cannot_be_written_is_said_and_stops_nothing(live):  # noqa: F811
+    told(live, '\n[notifiers.log]\nkind = "log"\nfile = "events"\n', ["log"])
+    append(live, 0, [event("000001", 2.5)])
+    answer = live.call("stream", "live", "--until-end")
+    assert answer.code == 0 and "notifier `log` was not told of alert `high`" in answer.stderr, answer
+    assert committed(live) == 1
+    settings = (live.folder / "insightera.toml").read_text()
+    for wrong, said in [('kind = "log"\nurl = "http://a"', "`url` goes with"), ('kind = "log"\n', "file"),
+                        ('kind = "slack"\nurl = "http://a"\nfile = "b"', "`file` goes with")]:
+        (live.folder / "insightera.toml").write_text(settings.replace('kind = "log"\nfile = "events"\n', f"{wrong}\n"))
+        refused = live.call("check")
+        assert refused.code == 1 and said in refused.stderr and "insightera.toml" in refused.stderr, refused

@@ -1,4 +1,4 @@
-//! Telling somebody of alerts: webhooks, and text for Slack.
+//! Telling somebody of alerts: webhooks, text for Slack, lines of a file.
 //!
 //! Whoever has something to tell never waits: notices go into a queue per
 //! notifier, and a task sends them one after the other. What cannot be
@@ -8,17 +8,18 @@
 //! for done.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::json::ArrayWriter;
-use bytes::Bytes;
 use serde_json::{Map, Value, json};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 use tokio::task::JoinHandle;
 
-use crate::config::{NotifierKind, NotifierSettings};
+use crate::config::{Address, NotifierSettings};
 use crate::webhook::{Answer, Webhook};
 use crate::{Error, Result};
 
@@ -42,6 +43,8 @@ pub struct Notice {
     pub pipeline: String,
     /// The alert.
     pub alert: String,
+    /// When it was, microseconds since the epoch.
+    pub at: i64,
     /// How many rows it has.
     pub count: usize,
     /// The first of them.
@@ -49,26 +52,31 @@ pub struct Notice {
 }
 
 impl Notice {
-    /// A notice of rows.
+    /// A notice of rows, microseconds since the epoch.
     ///
     /// # Errors
     /// When a row has no JSON form.
-    pub fn new(pipeline: &str, alert: &str, rows: &RecordBatch) -> Result<Self> {
+    pub fn new(pipeline: &str, alert: &str, rows: &RecordBatch, at: i64) -> Result<Self> {
         let wrong = |e: &dyn std::fmt::Display| Error::internal(format!("the rows of alert `{alert}`: {e}"));
         let mut writer = ArrayWriter::new(Vec::new());
         let first = rows.slice(0, rows.num_rows().min(ROWS));
         writer.write(&first).and_then(|()| writer.finish()).map_err(|e| wrong(&e))?;
         let first = serde_json::from_slice(&writer.into_inner()).map_err(|e| wrong(&e))?;
-        Ok(Self { pipeline: pipeline.to_owned(), alert: alert.to_owned(), count: rows.num_rows(), rows: first })
+        let (pipeline, alert) = (pipeline.to_owned(), alert.to_owned());
+        Ok(Self { pipeline, alert, at, count: rows.num_rows(), rows: first })
     }
 
-    fn body(&self, kind: NotifierKind) -> Value {
-        match kind {
-            NotifierKind::Webhook => {
-                json!({ "pipeline": self.pipeline, "alert": self.alert, "count": self.count, "rows": self.rows })
-            }
-            NotifierKind::Slack => json!({ "text": self.text() }),
-        }
+    fn json(&self) -> Value {
+        json!({ "pipeline": self.pipeline, "alert": self.alert, "count": self.count, "rows": self.rows })
+    }
+
+    /// What a file gets.
+    fn line(&self) -> String {
+        let at = chrono::DateTime::from_timestamp_micros(self.at).unwrap_or_default();
+        let at = at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+        let Value::Object(mut fields) = self.json() else { return String::new() };
+        fields.shift_insert(0, "at".to_owned(), at.into());
+        format!("{}\n", Value::Object(fields))
     }
 
     /// In Slack's form, where three characters must be written otherwise.
@@ -100,17 +108,9 @@ impl Delivery {
     /// Waits until none is on its way any more, but not longer than `patience`;
     /// whether that is so.
     pub fn wait(&self, patience: Duration) -> bool {
-        let end = Instant::now() + patience;
-        let (_, changed) = self.0.as_ref();
-        let mut count = self.count();
-        while *count > 0 {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            (count, _) = changed.wait_timeout(count, left).unwrap_or_else(PoisonError::into_inner);
-        }
-        true
+        let waited = self.0.1.wait_timeout_while(self.count(), patience, |count| *count > 0);
+        let (count, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        *count == 0
     }
 
     fn count(&self) -> MutexGuard<'_, usize> {
@@ -154,10 +154,14 @@ impl Outbox {
     ///
     /// # Errors
     /// When an address is none, or is in a variable that is not there.
-    pub fn open<'a>(notifiers: impl Iterator<Item = (&'a String, &'a NotifierSettings)>, warn: Warn) -> Result<Self> {
+    pub fn open<'a>(
+        project: &Path,
+        notifiers: impl Iterator<Item = (&'a String, &'a NotifierSettings)>,
+        warn: Warn,
+    ) -> Result<Self> {
         let mut lanes = BTreeMap::new();
         for (name, settings) in notifiers {
-            let lane = Lane::new(name, settings, warn.clone())?;
+            let lane = Lane { name: name.clone(), way: Way::new(project, name, settings)?, warn: warn.clone() };
             let (sender, receiver) = channel(QUEUE);
             lanes.insert(name.clone(), (sender, tokio::spawn(lane.deliver(receiver))));
         }
@@ -197,17 +201,51 @@ impl Outbox {
 /// One notifier.
 struct Lane {
     name: String,
-    kind: NotifierKind,
-    webhook: Webhook,
+    way: Way,
     warn: Warn,
 }
 
-impl Lane {
-    fn new(name: &str, settings: &NotifierSettings, warn: Warn) -> Result<Self> {
-        let webhook = Webhook::new(&settings.url, &format!("`url` of [notifiers.{name}]"), settings.timeout)?;
-        Ok(Self { name: name.to_owned(), kind: settings.kind, webhook, warn })
+/// How a notifier is told.
+enum Way {
+    Json(Webhook),
+    Text(Webhook),
+    Lines(PathBuf),
+}
+
+impl Way {
+    fn new(project: &Path, name: &str, settings: &NotifierSettings) -> Result<Self> {
+        let webhook =
+            |Address { url, timeout }: &Address| Webhook::new(url, &format!("`url` of [notifiers.{name}]"), *timeout);
+        Ok(match settings {
+            NotifierSettings::Webhook(address) => Self::Json(webhook(address)?),
+            NotifierSettings::Slack(address) => Self::Text(webhook(address)?),
+            NotifierSettings::Log { file } => Self::Lines(project.join(file)),
+        })
     }
 
+    async fn send(&self, notice: &Notice) -> Answer {
+        match self {
+            Self::Json(webhook) => webhook.post(notice.json().to_string().into(), None).await,
+            Self::Text(webhook) => webhook.post(json!({ "text": notice.text() }).to_string().into(), None).await,
+            Self::Lines(file) => match append(file, &notice.line()).await {
+                Ok(()) => Answer::Taken,
+                Err(error) => Answer::Later { why: format!("`{}`: {error}", file.display()), after: None },
+            },
+        }
+    }
+}
+
+/// A line at the end of a file, which may have been moved away meanwhile.
+async fn append(file: &Path, line: &str) -> std::io::Result<()> {
+    if let Some(folder) = file.parent() {
+        tokio::fs::create_dir_all(folder).await?;
+    }
+    let mut file = tokio::fs::OpenOptions::new().create(true).append(true).open(file).await?;
+    file.write_all(line.as_bytes()).await?;
+    file.sync_data().await
+}
+
+impl Lane {
     async fn deliver(self, mut notices: Receiver<Sending>) {
         while let Some((notice, _on_its_way)) = notices.recv().await {
             if let Err(why) = self.send(&notice).await {
@@ -222,10 +260,9 @@ impl Lane {
 
     /// Sends a notice, again where that may help.
     async fn send(&self, notice: &Notice) -> std::result::Result<(), String> {
-        let body = Bytes::from(notice.body(self.kind).to_string());
         let mut pause = PAUSE;
         for attempt in 1.. {
-            let why = match self.webhook.post(body.clone(), None).await {
+            let why = match self.way.send(notice).await {
                 Answer::Taken => return Ok(()),
                 Answer::Refused { status: Some(status), .. } => return Err(format!("it answered {status}")),
                 Answer::Refused { status: None, said } => return Err(said),
@@ -255,22 +292,26 @@ mod tests {
             ("risk", Arc::new(risk)),
             ("alert", Arc::new(alert)),
         ]);
-        Notice::new("live", "high", &rows.unwrap()).unwrap()
+        Notice::new("live", "high", &rows.unwrap(), 1_767_225_600_500_000).unwrap()
     }
 
     #[test]
     fn a_webhook_gets_the_rows_and_how_many_there_are() {
-        let body = notice(2).body(NotifierKind::Webhook);
+        let body = notice(2).json();
         assert_eq!((&body["pipeline"], &body["alert"], &body["count"]), (&json!("live"), &json!("high"), &json!(2)));
         assert_eq!(body["rows"][1], json!({ "nim": "<1>", "risk": 0.25, "alert": "high" }));
-        let body = notice(250).body(NotifierKind::Webhook);
+        let line = notice(1).line();
+        assert!(
+            line.starts_with("{\"at\":\"2026-01-01T00:00:00.500Z\",\"pipeline\":\"live\",") && line.ends_with("}\n"),
+            "{line}"
+        );
+        let body = notice(250).json();
         assert_eq!((&body["count"], body["rows"].as_array().unwrap().len()), (&json!(250), ROWS));
     }
 
     #[test]
     fn slack_gets_text_that_it_does_not_read_as_markup() {
-        let body = notice(1).body(NotifierKind::Slack);
-        assert_eq!(body, json!({ "text": "*high* of live: 1 row\n• nim &lt;0&gt;, risk 0.0" }));
+        assert_eq!(notice(1).text(), "*high* of live: 1 row\n• nim &lt;0&gt;, risk 0.0");
         let text = notice(12).text();
         assert!(text.starts_with("*high* of live: 12 rows\n• ") && text.ends_with("\n… and 2 more"), "{text}");
     }

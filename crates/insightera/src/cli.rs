@@ -226,7 +226,7 @@ pub struct StreamRun {
     /// End when every event that is there has been committed
     #[arg(long)]
     pub until_end: bool,
-    /// Only these partitions of the topic, as in 0,1,4; others are for other processes
+    /// Only these partitions, as `stream status` numbers them, as in 0,1,4; others are for other processes
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     pub partitions: Vec<u32>,
     /// Answer Prometheus at this address, under /metrics, with what `stream status` says

@@ -43,7 +43,7 @@ pub use events::{
 };
 pub use feature_view::{FeatureView, KnownTime};
 pub use live::LiveSettings;
-pub use notifiers::{NotifierKind, NotifierSettings, Secret};
+pub use notifiers::{Address, NotifierSettings, Secret};
 pub use partition::PartitionTransform;
 pub use pipeline::{
     Duplicates, Explain, Features, ModelRef, OnModelChange, Output, Pipeline, PipelineKind, RESERVED_COLUMNS, Selector,

@@ -1,6 +1,7 @@
 //! `[notifiers.NAME]` of `insightera.toml`: who is told of alerts.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
 
@@ -9,23 +10,37 @@ use crate::{Error, Result};
 
 /// Somebody who is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct NotifierSettings {
-    /// What is sent.
-    pub kind: NotifierKind,
-    /// Where to.
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum NotifierSettings {
+    /// Gets JSON: pipeline, alert, count and rows.
+    Webhook(Address),
+    /// Gets text, as Slack and those that understand it want it.
+    Slack(Address),
+    /// A file that gets a line of JSON for each notice: what a webhook gets, and
+    /// when.
+    Log {
+        /// As the settings have it, relative to the project.
+        file: PathBuf,
+    },
+}
+
+/// Where notices are posted to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Address {
+    /// The address.
     pub url: Secret,
     /// Microseconds until a request has failed.
     pub timeout: i64,
 }
 
-/// What is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NotifierKind {
-    /// JSON: pipeline, alert, count and rows.
-    Webhook,
-    /// Text, as Slack and those that understand it want it.
-    Slack,
+impl NotifierSettings {
+    /// Where notices are posted to, if they are.
+    pub fn address(&self) -> Option<&Address> {
+        match self {
+            Self::Webhook(address) | Self::Slack(address) => Some(address),
+            Self::Log { .. } => None,
+        }
+    }
 }
 
 /// A text that is never shown: itself, or `env:NAME`.
@@ -65,15 +80,25 @@ impl Serialize for Secret {
 
 /// Reads `[notifiers.NAME]`.
 pub(super) fn read_notifier(section: &Section<'_>) -> Result<NotifierSettings> {
-    section.allow(&["kind", "url", "timeout"], &[])?;
-    let kinds = [("webhook", NotifierKind::Webhook), ("slack", NotifierKind::Slack)];
-    let Some(kind) = section.choice("kind", &kinds, &["email"])? else {
+    section.allow(&["kind", "url", "timeout", "file"], &[])?;
+    let kinds: [(&str, Option<fn(Address) -> NotifierSettings>); 3] =
+        [("webhook", Some(NotifierSettings::Webhook)), ("slack", Some(NotifierSettings::Slack)), ("log", None)];
+    let Some(posted) = section.choice("kind", &kinds, &["email"])? else {
         let names: Vec<&str> = kinds.iter().map(|(name, _)| *name).collect();
         return Err(section.missing("kind").hint(format!("it is one of {}", quoted(&names))));
     };
+    let (foreign, kind) =
+        if posted.is_some() { (&["file"][..], "a file") } else { (&["url", "timeout"][..], "an address") };
+    if let Some(entry) = foreign.iter().find_map(|key| section.find(key)) {
+        let error = section.error(&entry.key_span, format!("`{}` goes with notifiers that are {kind}", entry.key));
+        return Err(error.hint("`kind = \"log\"` has `file`, the others have `url`"));
+    }
+    let Some(posted) = posted else {
+        return Ok(NotifierSettings::Log { file: section.required_text("file")?.value.into() });
+    };
     let url = read_url(section)?;
     let timeout = super::stream::span(section, "timeout", 1000)?.unwrap_or(5_000_000);
-    Ok(NotifierSettings { kind, url, timeout })
+    Ok(posted(Address { url, timeout }))
 }
 
 /// Reads `url`: an address of the web, or `env:NAME`.

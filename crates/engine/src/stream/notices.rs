@@ -2,13 +2,15 @@
 //!
 //! They are told at once, before their interval is committed. The commit waits
 //! until the notices of its interval are taken, so that a process that ends
-//! before tells them again when it reads the events again; a notifier that is
-//! away holds a commit up for [`PATIENCE`], and no longer.
+//! before tells them again when it reads the events again. A notifier that is
+//! away holds one commit up for [`PATIENCE`], and no other until it has caught
+//! up.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use insightera_core::Clock;
 
 use super::program::Program;
 use super::run::{Alert, Told};
@@ -22,13 +24,20 @@ pub struct Notices {
     program: Arc<Program>,
     told: Option<Told<Alert>>,
     outbox: Arc<Outbox>,
+    clock: Arc<dyn Clock>,
     delivery: Delivery,
 }
 
 impl Notices {
     /// Nothing is on its way yet. `told` is who runs the stream.
-    pub fn new(program: &Arc<Program>, told: Option<Told<Alert>>, outbox: &Arc<Outbox>) -> Self {
-        Self { program: program.clone(), told, outbox: outbox.clone(), delivery: Delivery::default() }
+    pub fn new(
+        program: &Arc<Program>,
+        told: Option<Told<Alert>>,
+        outbox: &Arc<Outbox>,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
+        let (program, outbox, clock) = (program.clone(), outbox.clone(), clock.clone());
+        Self { program, told, outbox, clock, delivery: Delivery::default() }
     }
 
     /// Tells of the rows of an alert.
@@ -39,7 +48,7 @@ impl Notices {
         }
         let plan = self.program.alerts.iter().find(|plan| plan.name == alert.name && !plan.notify.is_empty());
         if let Some(plan) = plan {
-            let notice = Notice::new(&alert.pipeline, &alert.name, &alert.rows);
+            let notice = Notice::new(&alert.pipeline, &alert.name, &alert.rows, self.clock.now_micros());
             self.outbox.tell(&plan.notify, notice, &self.delivery);
         }
     }

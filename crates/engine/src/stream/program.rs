@@ -222,7 +222,7 @@ impl Program {
                 return Err(match closest(unknown, notifiers.keys().map(String::as_str)) {
                     Some(near) => error.hint(format!("did you mean `{near}`?")),
                     None => error.hint(format!(
-                        "add it: [notifiers.{unknown}], kind = \"slack\" or \"webhook\", url = \"https://…\" or \"env:NAME\""
+                        "add it: [notifiers.{unknown}], kind = \"slack\" or \"webhook\", url = \"https://…\" or \"env:NAME\", or kind = \"log\", file = \"alerts.ndjson\""
                     )),
                 });
             }
@@ -441,7 +441,8 @@ pub async fn check(workspace: &Workspace, name: &str) -> Result<CheckReport> {
     }
     for (name, notifier) in &workspace.project().settings.notifiers {
         if program.alerts.iter().any(|alert| alert.notify.contains(name))
-            && let Err(error) = notifier.url.reveal(&format!("`url` of [notifiers.{name}]"))
+            && let Some(address) = notifier.address()
+            && let Err(error) = address.url.reveal(&format!("`url` of [notifiers.{name}]"))
         {
             warnings.push(error.to_string());
         }

@@ -188,7 +188,7 @@ fn runs(
     let (mut counts, mut commits, mut in_vain) = (Counts::default(), 0, 0);
     let mut drift = Drift::of(&program.decoder);
     loop {
-        let notices = Notices::new(program, options.on_alert.clone(), outbox);
+        let notices = Notices::new(program, options.on_alert.clone(), outbox, workspace.clock());
         let mut stream = Stream::start(workspace, program, (scorer, join), options, &member, notices)?;
         stream.before = (counts, commits);
         stream.flow.watch(drift);
@@ -244,7 +244,7 @@ fn outbox(workspace: &Workspace, program: &Program, options: &StreamOptions) -> 
     let wanted = |name: &String| program.alerts.iter().any(|alert| alert.notify.contains(name));
     let warn = options.on_warning.clone().unwrap_or_else(|| Arc::new(|_| {}));
     let notifiers = workspace.project().settings.notifiers.iter().filter(|(name, _)| wanted(name));
-    Outbox::open(notifiers, warn)
+    Outbox::open(&workspace.project().dir, notifiers, warn)
 }
 
 /// A running stream.

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::commit::{Committed, Committer, Interval};
 use super::live::Sent;
@@ -43,11 +44,13 @@ impl Worker {
             // Events that come are predicted first.
             step_back();
             let keep_trying = |tries: u32| !stop.load(Ordering::SeqCst) || tries <= LAST_TRIES;
-            let mut swollen = false;
+            let (mut swollen, mut slow) = (false, false);
             while let Ok(interval) = incoming.recv() {
                 // What is committed is neither sent nor told again.
                 let result = interval.sent.as_ref().map_or(Ok(()), Sent::wait).and_then(|()| {
-                    interval.notices.wait(PATIENCE);
+                    // Notifiers that were too slow for the commit before hold up no other.
+                    let patience = if slow { Duration::ZERO } else { PATIENCE };
+                    slow = !interval.notices.wait(patience);
                     let mut committer = own.lock().unwrap_or_else(PoisonError::into_inner);
                     committer.commit(&interval, &keep_trying)
                 });

@@ -2,6 +2,7 @@
 //! and the partitions of the old one, and may have as many events: only its id
 //! is another.
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::ptr;
 use std::time::Duration;
@@ -29,18 +30,20 @@ impl<T> Drop for Owned<T> {
     }
 }
 
-/// The id that the brokers gave the topic, as Kafka's tools print it. `None`
-/// where they have no ids (before Kafka 2.8) or tell this client none.
+/// The ids that the brokers gave topics, by name, as Kafka's tools print them.
+/// One has none where the brokers have no ids (before Kafka 2.8) or tell this
+/// client none.
 ///
 /// # Errors
 /// When no broker answers in time.
-pub fn topic_id<C: ClientContext>(
+pub fn topic_ids<C: ClientContext>(
     client: &Client<C>,
-    topic: &str,
+    topics: &[&str],
     patience: Duration,
-) -> Result<Option<String>, KafkaError> {
-    let Ok(name) = CString::new(topic) else { return Ok(None) };
-    let mut names = [name.as_ptr()];
+) -> Result<BTreeMap<String, String>, KafkaError> {
+    let named: Vec<CString> = topics.iter().filter_map(|topic| CString::new(*topic).ok()).collect();
+    let mut names: Vec<_> = named.iter().map(|name| name.as_ptr()).collect();
+    let mut ids = BTreeMap::new();
     let millis = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
     #[expect(unsafe_code, reason = "the client's crate has no function for DescribeTopics")]
     // SAFETY: the client outlives the call, and the answer's parts are read
@@ -63,23 +66,30 @@ pub fn topic_id<C: ClientContext>(
         }
         match bindings::rd_kafka_event_error(event.0) {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {}
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE => return Ok(None),
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE => return Ok(ids),
             other => return Err(KafkaError::AdminOp(other.into())),
         }
         let result = bindings::rd_kafka_event_DescribeTopics_result(event.0);
         let mut count = 0;
         let found = bindings::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
-        if count == 0 {
-            return Ok(None);
+        for place in 0..count {
+            let description = *found.add(place);
+            let error = bindings::rd_kafka_TopicDescription_error(description);
+            if !error.is_null() && bindings::rd_kafka_error_code(error) != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+                // Whoever reads the topic is told what is wrong with it.
+                continue;
+            }
+            let name = bindings::rd_kafka_TopicDescription_name(description);
+            let id = bindings::rd_kafka_Uuid_base64str(bindings::rd_kafka_TopicDescription_topic_id(description));
+            if name.is_null() || id.is_null() {
+                continue;
+            }
+            if let (Ok(name), Ok(id)) = (CStr::from_ptr(name).to_str(), CStr::from_ptr(id).to_str())
+                && id != NONE
+            {
+                ids.insert(name.to_owned(), id.to_owned());
+            }
         }
-        let description = *found;
-        let error = bindings::rd_kafka_TopicDescription_error(description);
-        if !error.is_null() && bindings::rd_kafka_error_code(error) != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-            // Whoever reads the topic is told what is wrong with it.
-            return Ok(None);
-        }
-        let id = bindings::rd_kafka_Uuid_base64str(bindings::rd_kafka_TopicDescription_topic_id(description));
-        let id = if id.is_null() { NONE } else { CStr::from_ptr(id).to_str().unwrap_or(NONE) };
-        Ok((id != NONE).then(|| id.to_owned()))
     }
+    Ok(ids)
 }

@@ -7,7 +7,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::super::topic_id::topic_id;
+use super::super::topic_id::topic_ids;
 use super::topics::Topics;
 use super::{Kafka, PATIENCE};
 use crate::config::PARTITIONS_OF_A_TOPIC;
@@ -21,9 +21,10 @@ impl Kafka {
     /// The topics' ids are those that were `known`, and those that they had
     /// before.
     pub(super) fn identify(&mut self, known: &BTreeMap<usize, String>, patience: Duration) -> Result<()> {
-        for (place, topic) in self.topics.names().into_iter().enumerate() {
-            let found = topic_id(self.consumer.client(), topic, patience);
-            let Some(id) = found.map_err(|e| no_answer(&format!("the topic `{topic}`"), e))? else {
+        let names = self.topics.names();
+        let mut found = topic_ids(self.consumer.client(), &names, patience).map_err(|e| self.no_answer(e))?;
+        for (place, topic) in names.into_iter().enumerate() {
+            let Some(id) = found.remove(topic) else {
                 // It had one.
                 if self.ids.contains_key(&place) && self.is_missing(topic) {
                     return Err(Error::data(format!("the topic `{topic}` is gone")));
