@@ -2,7 +2,6 @@
 //! a binary of query engines has thousands of them. Another linker might not
 //! know the option.
 
-#[expect(clippy::print_stdout, reason = "it is how a build script speaks to cargo")]
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=CARGO_ENCODED_RUSTFLAGS");

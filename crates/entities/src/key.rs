@@ -112,10 +112,10 @@ impl Keys {
             let mut row = 0;
             let mut encoded = Encoded::default();
             for hashes in hashes.chunks_mut(BLOCK) {
-                for at in 0..hashes.len() {
+                for (at, hash) in hashes.iter_mut().enumerate() {
                     if !text.is_null(row) {
                         let value = text.value(row).as_bytes();
-                        encoded.bytes(at, STRING, value, value.len(), &mut hashes[at]);
+                        encoded.bytes(at, STRING, value, value.len(), hash);
                     }
                     row += 1;
                 }
@@ -440,7 +440,7 @@ mod tests {
             ("b", Arc::new(Int32Array::from(vec![i32::MIN, 5]))),
         ]);
         let keys = Keys::new(&rows, &["a".into(), "b".into()]).unwrap();
-        let mut encoded = vec![Vec::new(), Vec::new()];
+        let mut encoded = [Vec::new(), Vec::new()];
         encoded.iter_mut().enumerate().for_each(|(row, out)| keys.encode(row, out));
         let slices: Vec<&[u8]> = encoded.iter().map(Vec::as_slice).collect();
         let back = decode(&slices, &[DataType::Utf8, DataType::Int32]).unwrap();

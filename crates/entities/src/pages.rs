@@ -208,9 +208,9 @@ impl KeyPages {
     fn plain(&self, values: &mut &[u8], out: &mut [KeyHash]) -> Option<()> {
         let mut encoded = Encoded::default();
         for out in out.chunks_mut(BLOCK) {
-            for at in 0..out.len() {
+            for (at, hash) in out.iter_mut().enumerate() {
                 match self.value(values)? {
-                    Plain::Bytes(tag, bytes, length) => encoded.bytes(at, tag, bytes, length, &mut out[at]),
+                    Plain::Bytes(tag, bytes, length) => encoded.bytes(at, tag, bytes, length, hash),
                     Plain::Number(tag, value) => encoded.number(at, tag, value),
                 }
             }

@@ -78,10 +78,13 @@ impl Serialize for Secret {
     }
 }
 
+/// Makes a notifier that posts to an address.
+type Posting = fn(Address) -> NotifierSettings;
+
 /// Reads `[notifiers.NAME]`.
 pub(super) fn read_notifier(section: &Section<'_>) -> Result<NotifierSettings> {
     section.allow(&["kind", "url", "timeout", "file"], &[])?;
-    let kinds: [(&str, Option<fn(Address) -> NotifierSettings>); 3] =
+    let kinds: [(&str, Option<Posting>); 3] =
         [("webhook", Some(NotifierSettings::Webhook)), ("slack", Some(NotifierSettings::Slack)), ("log", None)];
     let Some(posted) = section.choice("kind", &kinds, &["email"])? else {
         let names: Vec<&str> = kinds.iter().map(|(name, _)| *name).collect();

@@ -23,6 +23,9 @@ use crate::stream::{Program, WindowFiles};
 use crate::workspace::Workspace;
 use crate::{Error, Result};
 
+/// A partition, and the files that its windows are in.
+type Chain = (u32, Vec<String>);
+
 /// One stream of the entity.
 #[derive(Debug)]
 struct Stream {
@@ -34,8 +37,8 @@ struct Stream {
     parts: BTreeMap<String, Vec<u8>>,
     /// What alerts remember the entity by.
     hash: KeyHash,
-    /// By partition and files: the file that replaces them.
-    rewritten: RefCell<BTreeMap<(u32, Vec<String>), Option<String>>>,
+    /// The file that replaces those of a chain.
+    rewritten: RefCell<BTreeMap<Chain, Option<String>>>,
 }
 
 /// The streams of a project that may remember an entity.
@@ -191,7 +194,7 @@ impl Stream {
     }
 
     /// All chains of files that the metadata names.
-    fn chains(&self, metadata: &Value) -> Result<BTreeSet<(u32, Vec<String>)>> {
+    fn chains(&self, metadata: &Value) -> Result<BTreeSet<Chain>> {
         let mut texts: Vec<String> = Vec::new();
         for snapshot in metadata["snapshots"].as_array().into_iter().flatten() {
             let summary = &snapshot["summary"];

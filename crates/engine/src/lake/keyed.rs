@@ -97,7 +97,7 @@ pub(super) fn in_parallel<'a, T: Sync, R: Send>(
         }
     };
     let parts: Vec<Result<Vec<(usize, R)>>> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads.clamp(1, items.len().max(1))).map(|_| scope.spawn(&run)).collect();
+        let handles: Vec<_> = (0..threads.clamp(1, items.len().max(1))).map(|_| scope.spawn(run)).collect();
         handles
             .into_iter()
             .map(|h| h.join().unwrap_or_else(|_| Err(Error::internal("a reading thread ended early"))))

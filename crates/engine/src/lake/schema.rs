@@ -254,7 +254,7 @@ fn same_shape(a: &Type, b: &Type) -> bool {
 pub fn arrow_schema(schema: &Schema) -> Result<ArrowSchemaRef> {
     let arrow = iceberg::arrow::schema_to_arrow_schema(schema)
         .map_err(|e| Error::data(format!("a table's schema has no Arrow form: {e}")).cause(e))?;
-    let fields: Vec<Arc<Field>> = arrow.fields().iter().map(|f| with_utc(f)).collect();
+    let fields: Vec<Arc<Field>> = arrow.fields().iter().map(with_utc).collect();
     Ok(Arc::new(ArrowSchema::new(fields)))
 }
 

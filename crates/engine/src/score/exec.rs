@@ -31,7 +31,7 @@ use insightera_infer::Model;
 use serde::{Deserialize, Serialize};
 
 use super::output::OutputPlan;
-use super::rows::{explained, output_batch};
+use super::rows::{Scored, explained, output_batch};
 use crate::erase::Suppressed;
 use crate::key::Keys;
 use crate::lake::Table;
@@ -335,7 +335,8 @@ fn score_batch(
     }
     let rows = resources.timed(&counters.output_ns, || {
         let reasons: ArrayRef = Arc::new(StringArray::from_iter_values(reasons.iter().map(|r| r.as_str())));
-        output_batch(spec.into(), &resources.output, schema, &chosen, predictions, reasoned, reasons, features)
+        let scored = Scored { predictions, explained: reasoned, reasons, feature_hashes: features };
+        output_batch(spec.into(), &resources.output, schema, &chosen, scored)
     })?;
     Ok(Some(rows))
 }

@@ -42,7 +42,7 @@ pub use output::TableShape;
 pub(crate) use output::{OutputPlan, OutputSource, refuse_clocks};
 pub use plan::{Plan, Reasons, plan};
 pub use progress::{Progress, progress};
-pub(crate) use rows::{RowFacts, output_batch, text};
+pub(crate) use rows::{RowFacts, Scored, output_batch, text};
 pub use run::{Maintained, Reporter, RunOptions, RunReport, RunStatus, run};
 pub(crate) use state::folder as index_folder;
 pub use verify::{VerifyReport, verify};

@@ -49,17 +49,28 @@ impl<'a> From<&'a ScoreSpec> for RowFacts<'a> {
     }
 }
 
+/// What there is of the rows of a batch beside their features.
+#[derive(Debug)]
+pub struct Scored {
+    /// What the model predicts, if there is a model.
+    pub predictions: Option<Predictions>,
+    /// The features that moved the predictions most, where they are asked for.
+    pub explained: Option<ArrayRef>,
+    /// Why each row is written.
+    pub reasons: ArrayRef,
+    /// The hash of the features of each row.
+    pub feature_hashes: Vec<i64>,
+}
+
 /// The model's columns beside the features, then every output expression.
 pub fn output_batch(
     facts: RowFacts<'_>,
     plan: &OutputPlan,
     schema: &SchemaRef,
     features: &RecordBatch,
-    predictions: Option<Predictions>,
-    explained: Option<ArrayRef>,
-    reasons: ArrayRef,
-    feature_hashes: Vec<i64>,
+    scored: Scored,
 ) -> Result<RecordBatch> {
+    let Scored { predictions, explained, reasons, feature_hashes } = scored;
     let rows = features.num_rows();
     let mut columns: Vec<ArrayRef> = features.columns().to_vec();
     columns.extend(prediction_columns(facts, plan, features.num_columns(), predictions, explained, rows)?);

@@ -43,11 +43,14 @@ pub struct RunOptions {
     pub as_of: Option<AsOf>,
 }
 
+/// Is told the name of a stage and, where known, how many rows it will see.
+pub type OnStage = dyn Fn(&str, Option<u64>) + Send + Sync;
+
 /// Where a run says how far it is.
 #[derive(Clone)]
 pub struct Reporter {
-    /// A stage begins: its name and, where known, how many rows it will see.
-    pub stage: Arc<dyn Fn(&str, Option<u64>) + Send + Sync>,
+    /// A stage begins.
+    pub stage: Arc<OnStage>,
     /// Rows were evaluated.
     pub rows: Arc<dyn Fn(u64) + Send + Sync>,
 }

@@ -119,7 +119,6 @@ pub async fn read(workspace: &Workspace, table: &Table, pipeline: &str) -> Resul
                 .and_then(|c| cast(c, &to).map_err(|e| Error::data(format!("{what}: {e}")).cause(e)))
         };
         let keys = Keys::new(&batch, &shape.key)?;
-        let hashes = keys.hashes();
         let times = column(&shape.timestamp, DataType::Int64)?;
         let (features, definitions) =
             (column("feature_hash", DataType::Int64)?, column("definition_hash", DataType::Int64)?);
@@ -129,7 +128,7 @@ pub async fn read(workspace: &Workspace, table: &Table, pipeline: &str) -> Resul
         let definitions = definitions.as_primitive::<Int64Type>();
         let (run_ids, reasons, kinds) =
             (run_ids.as_string::<i32>(), reasons.as_string::<i32>(), kinds.as_string::<i32>());
-        for row in 0..batch.num_rows() {
+        for (row, hash) in keys.hashes().into_iter().enumerate() {
             if !kinds.is_null(row) && matches!(kinds.value(row), super::AS_OF | super::SHADOW) {
                 continue;
             }
@@ -146,12 +145,11 @@ pub async fn read(workspace: &Workspace, table: &Table, pipeline: &str) -> Resul
                 definition_hash: if definitions.is_null(row) { 0 } else { definitions.value(row) as u64 },
                 live: reasons.is_null(row) || reasons.value(row) != "removed",
             };
-            let mut candidate =
-                Newest { hash: hashes[row], time: times.value(row), run, state, copies: 1, key: Vec::new() };
-            match slots.get(&hashes[row]) {
+            let mut candidate = Newest { hash, time: times.value(row), run, state, copies: 1, key: Vec::new() };
+            match slots.get(&hash) {
                 None => {
                     keys.encode(row, &mut candidate.key);
-                    slots.insert(hashes[row], newest.len());
+                    slots.insert(hash, newest.len());
                     newest.push(candidate);
                 }
                 Some(&slot) => newest[slot].merge(candidate, &runs),

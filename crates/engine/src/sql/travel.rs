@@ -217,7 +217,7 @@ pub fn snapshot_of_version(table: &Table, text: &str) -> Result<i64> {
 /// The snapshot that was current at `millis`: by the table's own log.
 pub fn snapshot_at(table: &Table, millis: i64, text: &str) -> Result<i64> {
     let log = table.metadata().history();
-    let found = log.iter().filter(|entry| entry.timestamp_ms() <= millis).next_back();
+    let found = log.iter().rfind(|entry| entry.timestamp_ms() <= millis);
     found.map(|entry| entry.snapshot_id).ok_or_else(|| {
         Error::not_found(format!("table `{}` has no snapshot at or before {text}", table.name())).hint(existing(table))
     })

@@ -6,12 +6,16 @@ use crate::Result;
 use crate::config::SourceSettings;
 use crate::workspace::Workspace;
 
+/// Opens a source for a process of this group.
+#[cfg(feature = "faults")]
+pub type OpenSource = dyn Fn(&Group) -> Result<Box<dyn Source>> + Send + Sync;
+
 /// Events from a test, in the place of the pipeline's own.
 #[cfg(feature = "faults")]
 #[derive(Clone)]
 pub struct Feed {
-    /// Opens the source for a process of this group.
-    pub open: std::sync::Arc<dyn Fn(&Group) -> Result<Box<dyn Source>> + Send + Sync>,
+    /// Opens the source.
+    pub open: std::sync::Arc<OpenSource>,
     /// Whether the stream waits after a poll until the commit that runs is
     /// done; else it does not look whether it is. So how far polls are ahead
     /// of commits is not left to threads.

@@ -185,7 +185,10 @@ mod tests {
         Recorded { commits, expired: false }
     }
 
-    fn found(from: Option<Bound>, to: Option<Bound>) -> Vec<(String, Vec<(u32, i64, i64)>)> {
+    /// A version of the model, and of each partition the offsets from and to.
+    type Found = (String, Vec<(u32, i64, i64)>);
+
+    fn found(from: Option<Bound>, to: Option<Bound>) -> Vec<Found> {
         let stretches = recorded().stretches(from.as_ref(), to.as_ref()).unwrap();
         let ranges = |stretch: &Stretch| stretch.ranges.iter().map(|(p, (lo, hi))| (*p, *lo, *hi)).collect();
         stretches.iter().map(|stretch| (stretch.facts.version.clone(), ranges(stretch))).collect()

@@ -1,9 +1,9 @@
 //! Bad input: each message says what, where, and what to do.
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, RecordBatch};
 use insightera_engine::score::RunOptions;
 
-use crate::project::{PIPELINE, TestProject, block_on, grades_rows};
+use crate::project::{PIPELINE, TestProject, grades_rows};
 
 fn run_error(project: &TestProject) -> String {
     let error = project.try_run(&RunOptions::default()).unwrap_err();
@@ -165,6 +165,4 @@ fn a_statement_that_writes_is_refused_by_sql() {
     }
     let unknown = project.query_error("SELECT * FROM gold.grade");
     assert!(unknown.contains("did you mean `gold.grades`?"), "{unknown}");
-    let _ = block_on(async {});
-    let _ = StringArray::from(vec!["x"]);
 }

@@ -331,6 +331,7 @@ mod accidents {
     use insightera_engine::score::{self, Reporter, RunOptions};
 
     use super::*;
+    use crate::project::tell;
     use crate::stream_faults::copy;
 
     /// Only does something as a child.
@@ -429,7 +430,8 @@ mod accidents {
                 assert_eq!(found, None, "killed {when} {operation}");
             }
         }
-        println!("{} durable operations, every {} of them killed before and after", operations.len(), step());
+        let (count, step) = (operations.len(), step());
+        tell(format_args!("{count} durable operations, every {step} of them killed before and after"));
     }
 
     #[test]
@@ -445,7 +447,8 @@ mod accidents {
                 assert_eq!(found, None, "no power {when} {operation}");
             }
         }
-        println!("{} durable operations, every {} of them robbed of power", operations.len(), step());
+        let (count, step) = (operations.len(), step());
+        tell(format_args!("{count} durable operations, every {step} of them robbed of power"));
     }
 
     #[test]

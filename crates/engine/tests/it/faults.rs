@@ -11,7 +11,7 @@ use insightera_engine::lake::faults::{self, Accident, Happened};
 use insightera_engine::lake::{durable, files};
 use insightera_engine::score::{self, Reporter, RunOptions};
 
-use crate::project::{PIPELINE, TestProject, attendance_rows, block_on, grades_rows};
+use crate::project::{PIPELINE, TestProject, attendance_rows, block_on, grades_rows, tell};
 
 const STUDENTS: usize = 60;
 
@@ -157,7 +157,7 @@ fn a_kill_before_or_after_any_durable_operation_loses_nothing() {
             assert_eq!(found, None, "killed {when} {operation}");
         }
     }
-    println!("{} durable operations, each killed before and after", operations.len());
+    tell(format_args!("{} durable operations, each killed before and after", operations.len()));
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn a_power_loss_before_or_after_any_durable_operation_loses_nothing() {
             assert_eq!(found, None, "no power {when} {operation}");
         }
     }
-    println!("{} durable operations, each robbed of power before and after", operations.len());
+    tell(format_args!("{} durable operations, each robbed of power before and after", operations.len()));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use insightera_core::SystemClock;
 use insightera_engine::stream::{self, ReplaySummary};
 use insightera_engine::{Result, Workspace};
 
-use crate::project::block_on;
+use crate::project::{block_on, tell};
 use crate::stream_faults::copy;
 use crate::streams::{LIVE, Ledger, append, ledger, lines, prepare, text_rows, try_stream};
 
@@ -139,7 +139,7 @@ fn a_replay_killed_before_or_after_any_durable_operation_scores_each_letter_once
             assert_eq!(template.wrong(), None, "killed {when} {operation}");
         }
     }
-    println!("{last} durable operations of {commits} commits, killed before and after each");
+    tell(format_args!("{last} durable operations of {commits} commits, killed before and after each"));
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn known_view(ttl: &str) -> String {
 type Feature = (u8, i64, i64, i64);
 
 /// The newest feature that was true and known at `time`.
-fn newest<'a>(features: &'a [Feature], key: u8, time: i64) -> Option<&'a Feature> {
+fn newest(features: &[Feature], key: u8, time: i64) -> Option<&Feature> {
     features.iter().filter(|f| f.0 == key && f.1 <= time && f.2 <= time).max_by_key(|f| (f.1, f.2, f.3))
 }
 

@@ -49,12 +49,18 @@ fn a_column_is_the_one_with_its_id_in_files_of_every_age() {
     assert_eq!(project.texts("SELECT id FROM gold.t VERSION AS OF 'first' WHERE b = 'x'"), ["1"]);
 }
 
+/// `k` and `v`.
+type Pair = (Option<i32>, Option<i32>);
+
+/// `k`, `v` and `n`.
+type Row = (Option<i32>, Option<i32>, i32);
+
 /// One thing that happens to a table of `k INT, v INT, n INT`.
 #[derive(Debug, Clone)]
 enum Step {
-    Append(Vec<(Option<i32>, Option<i32>)>),
+    Append(Vec<Pair>),
     /// By `k`, by `v`, or by both.
-    Delete(bool, bool, Vec<(Option<i32>, Option<i32>)>),
+    Delete(bool, bool, Vec<Pair>),
     Rename,
     /// `v` goes and another of its name comes.
     Replace,
@@ -75,7 +81,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-type Expected = Vec<(Option<i32>, Option<i32>, i32)>;
+type Expected = Vec<Row>;
 
 fn text(value: Option<i32>) -> String {
     value.map_or("-".to_owned(), |value| value.to_string())
@@ -87,7 +93,7 @@ fn check(project: &TestProject, (k, v): (&str, &str), expected: &Expected) -> Re
         rows.sort();
         rows
     };
-    let rows = |keep: &dyn Fn(&(Option<i32>, Option<i32>, i32)) -> bool| -> Vec<String> {
+    let rows = |keep: &dyn Fn(&Row) -> bool| -> Vec<String> {
         sorted(expected.iter().filter(|r| keep(r)).map(|(k, v, n)| format!("{} {} {n}", text(*k), text(*v))).collect())
     };
     prop_assert_eq!(project.texts(&format!("SELECT {k}, {v}, n FROM gold.t")), rows(&|_| true));
@@ -128,7 +134,7 @@ proptest! {
                     project.shell(&[&format!("INSERT INTO gold.t ({k}, {v}, n) VALUES {values}")]);
                 }
                 Step::Delete(by_k, by_v, rows) => {
-                    let column = |pick: fn(&(Option<i32>, Option<i32>)) -> Option<i32>| -> ArrayRef {
+                    let column = |pick: fn(&Pair) -> Option<i32>| -> ArrayRef {
                         Arc::new(rows.iter().map(pick).collect::<Int32Array>())
                     };
                     let mut columns = Vec::new();

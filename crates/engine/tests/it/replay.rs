@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use insightera_core::SystemClock;
+use insightera_core::{Clock, SystemClock};
 use insightera_engine::config::Selector;
 use insightera_engine::lake::commit::StreamState;
 use insightera_engine::lake::maintain::expire::{Rules, expire};
@@ -92,9 +92,9 @@ impl Running {
     }
 
     fn wait(&self, what: &str, until: impl Fn(&LiveStatus) -> bool) {
-        let start = Instant::now();
+        let clock = SystemClock::new();
         while !self.said.lock().unwrap().as_ref().is_some_and(&until) {
-            assert!(start.elapsed() < Duration::from_secs(60), "{what}: {:?}", self.said.lock().unwrap());
+            assert!(clock.monotonic_seconds() < 60.0, "{what}: {:?}", self.said.lock().unwrap());
             std::thread::sleep(Duration::from_millis(20));
         }
     }

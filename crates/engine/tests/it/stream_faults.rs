@@ -11,6 +11,7 @@ use insightera_core::SystemClock;
 use insightera_engine::Workspace;
 use insightera_engine::lake::TableName;
 
+use crate::project::tell;
 use crate::streams::{append, ledger, lines, oracle, prepare, try_stream};
 
 /// Only does something as a child.
@@ -167,11 +168,8 @@ fn a_stream_killed_before_or_after_any_durable_operation_loses_and_repeats_nothi
     let operations = template.end_everywhere("kill");
     // The takeover, and at least three intervals.
     assert!(template.commits() >= before + 1 + 3, "{} commits after {before}", template.commits());
-    println!(
-        "{} durable operations, {} of them swaps, killed before and after each",
-        operations.len(),
-        swaps(&operations)
-    );
+    let (count, swaps) = (operations.len(), swaps(&operations));
+    tell(format_args!("{count} durable operations, {swaps} of them swaps, killed before and after each"));
 }
 
 #[test]

@@ -231,7 +231,7 @@ pub fn bits(source: &Source, trees: &[Tree], cells: usize) -> Result<usize, Stri
                     let below = tree.splits_below(at);
                     let own = players(path.iter().map(|step| tree.splits[step.split].player));
                     let targets = targets(source, tree, path, at).len();
-                    used += targets * source.width << (own.len() + below.len());
+                    used += (targets * source.width) << (own.len() + below.len());
                 }
             });
             cut.map_err(|e| format!("tree {number}: {e}"))?;

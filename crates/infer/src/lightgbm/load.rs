@@ -42,7 +42,7 @@ fn build(text: &Text<'_>) -> Result<LightgbmModel> {
     if outputs == 0 || outputs > 1 << 16 {
         return Err(header.wrong("num_tree_per_iteration", "is impossible"));
     }
-    if text.trees.is_empty() || text.trees.len() % outputs != 0 {
+    if text.trees.is_empty() || !text.trees.len().is_multiple_of(outputs) {
         return Err(Error::data(format!("it has {} trees for {outputs} outputs", text.trees.len())));
     }
     let objective = header.find("objective").unwrap_or("none").trim();
@@ -89,7 +89,7 @@ fn build(text: &Text<'_>) -> Result<LightgbmModel> {
             targets: (0..features as u32).collect(),
             columns: features,
         });
-        (Trees::Plain(plain), Some(explainer))
+        (Trees::Plain(Box::new(plain)), Some(explainer))
     };
     let codes = codes(text, features)?;
     let labels: Vec<String> = (0..classes).map(|class| class.to_string()).collect();

@@ -98,7 +98,7 @@ enum Codes {
 
 #[derive(Debug)]
 enum Trees {
-    Plain(Ensemble<f64, f64>),
+    Plain(Box<Ensemble<f64, f64>>),
     /// Leaves that are linear functions.
     Linear(Box<LinearTrees>),
 }

@@ -174,7 +174,8 @@ fn apart(program: &Program, feeds: &[Feed], words: &WordList) -> Result<()> {
                 return Err(mixed());
             }
             part.append(&all.data, row * width..(row + 1) * width)?;
-            if !part.same(&one.data) && !(program.is_outside() && close(&part, &one.data)) {
+            let alike = part.same(&one.data) || program.is_outside() && close(&part, &one.data);
+            if !alike {
                 return Err(mixed());
             }
         }

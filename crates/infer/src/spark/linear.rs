@@ -38,7 +38,7 @@ enum Inverse {
     Identity,
     Logit,
     Log,
-    Inverse,
+    Reciprocal,
     Probit,
     ComplementaryLogLog,
     Sqrt,
@@ -70,7 +70,7 @@ impl Inverse {
             Self::Identity => eta,
             Self::Logit => 1.0 / (1.0 + (-eta).exp()),
             Self::Log => eta.exp(),
-            Self::Inverse => 1.0 / eta,
+            Self::Reciprocal => 1.0 / eta,
             Self::Probit => 0.5 * (1.0 + erf(eta / 2f64.sqrt())),
             Self::ComplementaryLogLog => 1.0 - (-eta.exp()).exp(),
             Self::Sqrt => eta * eta,
@@ -161,7 +161,7 @@ pub fn generalized(source: &Source<'_>) -> Result<Loaded> {
         ("gaussian", _) | ("tweedie", 0.0) => (Family::Gaussian, Inverse::Identity),
         ("binomial", _) => (Family::Binomial, Inverse::Logit),
         ("poisson", _) | ("tweedie", 1.0) => (Family::Positive, Inverse::Log),
-        ("gamma", _) | ("tweedie", 2.0) => (Family::Positive, Inverse::Inverse),
+        ("gamma", _) | ("tweedie", 2.0) => (Family::Positive, Inverse::Reciprocal),
         ("tweedie", power) => (Family::Positive, Inverse::Power(1.0 - power)),
         (other, _) => return Err(Error::invalid(format!("{class} has the family `{other}`, which is not supported"))),
     };
@@ -170,7 +170,7 @@ pub fn generalized(source: &Source<'_>) -> Result<Loaded> {
             None => usual,
             Some(0.0) => Inverse::Log,
             Some(1.0) => Inverse::Identity,
-            Some(-1.0) => Inverse::Inverse,
+            Some(-1.0) => Inverse::Reciprocal,
             Some(0.5) => Inverse::Sqrt,
             Some(power) => Inverse::Power(power),
         }
@@ -180,7 +180,7 @@ pub fn generalized(source: &Source<'_>) -> Result<Loaded> {
             Some("identity") => Inverse::Identity,
             Some("logit") => Inverse::Logit,
             Some("log") => Inverse::Log,
-            Some("inverse") => Inverse::Inverse,
+            Some("inverse") => Inverse::Reciprocal,
             Some("probit") => Inverse::Probit,
             Some("cloglog") => Inverse::ComplementaryLogLog,
             Some("sqrt") => Inverse::Sqrt,
@@ -362,7 +362,7 @@ fn erf(x: f64) -> f64 {
     if x.abs() > 40.0 {
         return x.signum();
     }
-    let (a, square) = (0.5, x * x);
+    let (a, square): (f64, f64) = (0.5, x * x);
     if square == 0.0 {
         return 0.0;
     }
@@ -371,7 +371,7 @@ fn erf(x: f64) -> f64 {
         1.0 - scale / continued_fraction(a, square)
     } else {
         let (mut n, mut term, mut sum) = (0.0, 1.0 / a, 1.0 / a);
-        while (term / sum as f64).abs() > 1e-15 && n < 10_000.0 {
+        while (term / sum).abs() > 1e-15 && n < 10_000.0 {
             n += 1.0;
             term *= square / (a + n);
             sum += term;

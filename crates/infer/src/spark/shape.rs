@@ -405,7 +405,7 @@ fn terms(width: usize, degree: usize) -> Result<Vec<(Option<usize>, usize)>> {
 /// PolynomialExpansion.
 pub fn polynomial(source: &Source<'_>) -> Result<Vec<Step>> {
     let degree = source.number("degree")?;
-    if !(degree >= 1.0 && degree <= 100.0 && degree.fract() == 0.0) {
+    if !(1.0..=100.0).contains(&degree) || degree.fract() != 0.0 {
         return Err(Error::invalid(format!("a PolynomialExpansion of degree {degree} is not supported")));
     }
     source.single(Polynomial { degree: degree as usize, terms: Vec::new(), width: 0 })

@@ -310,9 +310,11 @@ pub fn json_number(value: &Value) -> Option<f64> {
     }
 }
 
-/// The categories of a VectorIndexer: of each of its features, values with
-/// their numbers.
-pub fn categories(array: &ArrayRef) -> Result<Vec<(usize, Vec<(f64, f64)>)>> {
+/// The place of a feature, and its values with the numbers of their categories.
+pub type Categories = (usize, Vec<(f64, f64)>);
+
+/// The categories of a VectorIndexer, of each of its features.
+pub fn categories(array: &ArrayRef) -> Result<Vec<Categories>> {
     let wrong = || Error::data("`categoryMaps` is no map of features to maps");
     let outer = array.as_map_opt().filter(|m| !m.is_empty() && m.is_valid(0)).ok_or_else(wrong)?.value(0);
     let features = integers(outer.column(0))?;

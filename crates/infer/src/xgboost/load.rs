@@ -61,7 +61,7 @@ fn build(document: &Document) -> Result<XgboostModel> {
     } else {
         let (model, weights) = tree_model(source)?;
         let (forest, explainer) = forest(learner, model, weights.as_deref(), features, outputs)?;
-        (Booster::Trees { forest, explainer }, columns(model, features)?)
+        (Booster::Trees { forest: Box::new(forest), explainer: Box::new(explainer) }, columns(model, features)?)
     };
     if listed_names(learner).1 {
         return Err(Error::data("`feature_names` is no list of texts"));

@@ -82,7 +82,7 @@ enum Column {
 /// What makes margins of features.
 #[derive(Debug)]
 enum Booster {
-    Trees { forest: Ensemble<f32, f32>, explainer: Explainer },
+    Trees { forest: Box<Ensemble<f32, f32>>, explainer: Box<Explainer> },
     Linear(Linear),
 }
 

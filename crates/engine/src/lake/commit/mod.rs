@@ -69,15 +69,18 @@ pub enum Outcome {
 /// `Unavailable` when the catalog cannot be reached, the outcome then unknown
 /// and said so.
 pub fn commit(lake: &Lake, change: &Change) -> Result<Outcome> {
-    commit_if(lake, change, &mut |_| Ok(Some(BTreeMap::new())))
+    commit_if(lake, change, &mut |_| Ok(Some(Summary::new())))
 }
+
+/// Keys of a snapshot's summary.
+type Summary = BTreeMap<String, String>;
 
 /// Commits if `consent` gives further summary keys for the base that is
 /// swapped; without them the outcome is stale.
 fn commit_if(
     lake: &Lake,
     change: &Change,
-    consent: &mut dyn FnMut(&Table) -> Result<Option<BTreeMap<String, String>>>,
+    consent: &mut dyn FnMut(&Table) -> Result<Option<Summary>>,
 ) -> Result<Outcome> {
     let mut first_base: Option<Table> = None;
     for _ in 0..ATTEMPTS {

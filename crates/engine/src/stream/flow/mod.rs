@@ -268,8 +268,7 @@ impl Flow {
                 let (decoded, wanted) = self.able(decoded, parts, &mut aside, &|batch| condition.is_true(batch))?;
                 let kept = self.count_of(&decoded.batch, &wanted);
                 output.counts.filtered = self.count_of(&decoded.batch, &others(&[], wanted.len())) - kept;
-                let kept = decoded.keep(&wanted)?;
-                kept
+                decoded.keep(&wanted)?
             }
         };
         let decoded = self.without_erased(decoded, &mut aside, &mut output.counts)?;

@@ -13,7 +13,7 @@ use super::super::set_aside::SetAside;
 use super::super::source::RawPart;
 use super::{Flow, PollOutput, SideRows, batch_offsets, batch_partitions, micros, misfit};
 use crate::key::Keys;
-use crate::score::{RowFacts, output_batch, text};
+use crate::score::{RowFacts, Scored, output_batch, text};
 use crate::{Error, Result};
 
 impl Flow {
@@ -108,16 +108,13 @@ impl Flow {
             timestamp: self.timestamp,
             inference_type: self.kind.inference_type,
         };
-        let rows = output_batch(
-            facts,
-            &program.output,
-            &program.row_schema,
-            &features,
+        let scored = Scored {
             predictions,
-            None,
-            text(Some(reason), features.num_rows()),
-            hashes.into_iter().map(|hash| hash as i64).collect(),
-        )?;
+            explained: None,
+            reasons: text(Some(reason), features.num_rows()),
+            feature_hashes: hashes.into_iter().map(|hash| hash as i64).collect(),
+        };
+        let rows = output_batch(facts, &program.output, &program.row_schema, &features, scored)?;
         let alerts = program.alerts.iter().map(|alert| alert.when.is_true(&rows)).collect::<Result<_>>()?;
         Ok(Made { features, rows, alerts })
     }

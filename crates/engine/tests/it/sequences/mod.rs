@@ -24,6 +24,8 @@ pub use world::age;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::project::tell;
+
 /// Numbers from a seed: splitmix64.
 pub struct Seeded(u64);
 
@@ -96,7 +98,7 @@ fn whatever_happens_to_a_table_no_reachable_file_is_lost_and_every_row_is_right(
     });
     let (last, steps) = (first_seed() + count - 1, done.steps.load(Ordering::SeqCst));
     let kinds: Vec<String> = done.kinds.lock().unwrap().iter().map(|(kind, n)| format!("{kind} {n}")).collect();
-    println!("sequences: seeds {} to {last}: {steps} steps: {}", first_seed(), kinds.join(", "));
+    tell(format_args!("sequences: seeds {} to {last}: {steps} steps: {}", first_seed(), kinds.join(", ")));
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
@@ -143,7 +145,7 @@ fn every_known_bug_that_is_put_back_is_found_by_a_sequence() {
             .unwrap();
         let told = String::from_utf8_lossy(&output.stderr);
         match told.lines().find(|line| line.contains("seed ") && line.contains(", step ")) {
-            Some(line) if !output.status.success() => println!("{bug}: {line:.200}"),
+            Some(line) if !output.status.success() => tell(format_args!("{bug}: {line:.200}")),
             _ => missed.push(bug),
         }
     }

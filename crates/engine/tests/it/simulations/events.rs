@@ -62,7 +62,7 @@ pub fn next(partition: usize, before: &[Event], now: i64, random: &mut Seeded) -
     let payload =
         payload.unwrap_or_else(|| format!("{{\"nim\":\"{nim}\",\"kind\":\"{kind}\",\"at\":{at},\"data\":{data}}}"));
     let flag = (kind == "attendance").then_some(flag);
-    Event { offset, arrival: now, said: said.then(|| Said { nim, kind, at, flag }), payload }
+    Event { offset, arrival: now, said: said.then_some(Said { nim, kind, at, flag }), payload }
 }
 
 impl Event {

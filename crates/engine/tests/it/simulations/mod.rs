@@ -22,6 +22,7 @@ mod world;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use crate::project::tell;
 use crate::sequences::{all, number};
 
 /// What happens in simulations, each in one of fifty at least.
@@ -60,7 +61,7 @@ fn whatever_happens_to_a_stream_every_event_is_there_exactly_once() {
     let failures = all(temp.path(), (first, count), || (), run);
     let (last, steps) = (first + count - 1, done.steps.load(Ordering::SeqCst));
     let kinds: Vec<String> = done.kinds.lock().unwrap().iter().map(|(kind, n)| format!("{kind} {n}")).collect();
-    println!("simulations: seeds {first} to {last}: {steps} steps: {}", kinds.join(", "));
+    tell(format_args!("simulations: seeds {first} to {last}: {steps} steps: {}", kinds.join(", ")));
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     // Nothing that they are about may come to be missing unnoticed.
     let kinds = done.kinds.lock().unwrap();
@@ -130,7 +131,7 @@ fn every_known_bug_of_streams_that_is_put_back_is_found_by_a_simulation() {
             .unwrap();
         let told = String::from_utf8_lossy(&output.stderr);
         match told.lines().find(|line| line.contains("seed ") && line.contains(", step ")) {
-            Some(line) if !output.status.success() => println!("{bug}: {line:.200}"),
+            Some(line) if !output.status.success() => tell(format_args!("{bug}: {line:.200}")),
             _ => missed.push(bug),
         }
     }
