@@ -99,28 +99,54 @@ impl Notice {
     }
 }
 
-/// Notices that are on their way: neither taken by who is to be told, nor given
-/// up with a warning.
+/// Notices that are told together.
 #[derive(Debug, Clone, Default)]
-pub struct Delivery(Arc<(Mutex<usize>, Condvar)>);
+pub struct Delivery(Arc<(Mutex<Progress>, Condvar)>);
+
+/// What has become of them.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Neither taken by who is to be told, nor given up with a warning.
+    on_their_way: usize,
+    /// Whether there was one at all.
+    begun: bool,
+    /// Whether one was given up.
+    failed: bool,
+}
 
 impl Delivery {
-    /// Waits until none is on its way any more, but not longer than `patience`;
-    /// whether that is so.
-    pub fn wait(&self, patience: Duration) -> bool {
-        let waited = self.0.1.wait_timeout_while(self.count(), patience, |count| *count > 0);
-        let (count, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        *count == 0
+    /// Waits until none is on its way any more, but not longer than `patience`.
+    pub fn wait(&self, patience: Duration) {
+        let waited = self.0.1.wait_timeout_while(self.progress(), patience, |all| all.on_their_way > 0);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn count(&self) -> MutexGuard<'_, usize> {
+    /// Whether there was nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        !self.progress().begun
+    }
+
+    /// Whether everybody has been told.
+    pub fn has_succeeded(&self) -> bool {
+        let progress = self.progress();
+        progress.on_their_way == 0 && !progress.failed
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One more, until what this answers is dropped.
     fn begin(&self) -> OnItsWay {
-        *self.count() += 1;
+        let mut progress = self.progress();
+        progress.on_their_way += 1;
+        progress.begun = true;
+        drop(progress);
         OnItsWay(self.clone())
+    }
+
+    fn fail(&self) {
+        self.progress().failed = true;
     }
 }
 
@@ -129,7 +155,7 @@ struct OnItsWay(Delivery);
 
 impl Drop for OnItsWay {
     fn drop(&mut self) {
-        *self.0.count() -= 1;
+        self.0.progress().on_their_way -= 1;
         self.0.0.1.notify_all();
     }
 }
@@ -177,6 +203,7 @@ impl Outbox {
         };
         for (name, (sender, _)) in names.iter().filter_map(|name| self.lanes.get_key_value(name)) {
             if let Err(TrySendError::Full(_)) = sender.try_send((notice.clone(), delivery.begin())) {
+                delivery.fail();
                 (self.warn)(&format!(
                     "notifier `{name}` is too slow: alert `{}` of `{}` was not sent to it",
                     notice.alert, notice.pipeline
@@ -247,8 +274,9 @@ async fn append(file: &Path, line: &str) -> std::io::Result<()> {
 
 impl Lane {
     async fn deliver(self, mut notices: Receiver<Sending>) {
-        while let Some((notice, _on_its_way)) = notices.recv().await {
+        while let Some((notice, on_its_way)) = notices.recv().await {
             if let Err(why) = self.send(&notice).await {
+                on_its_way.0.fail();
                 let Notice { pipeline, alert, count, .. } = notice.as_ref();
                 (self.warn)(&format!(
                     "notifier `{}` was not told of alert `{alert}` of `{pipeline}`, {count} rows: {why}",
@@ -307,6 +335,22 @@ mod tests {
         );
         let body = notice(250).json();
         assert_eq!((&body["count"], body["rows"].as_array().unwrap().len()), (&json!(250), ROWS));
+    }
+
+    #[test]
+    fn a_delivery_has_succeeded_when_all_were_taken_and_none_was_given_up() {
+        let delivery = Delivery::default();
+        assert!(delivery.is_empty() && delivery.has_succeeded());
+        let (first, second) = (delivery.begin(), delivery.begin());
+        drop(first);
+        delivery.wait(Duration::ZERO);
+        assert!(!delivery.is_empty() && !delivery.has_succeeded());
+        let later = std::thread::spawn(move || drop(second));
+        delivery.wait(Duration::from_secs(60));
+        assert!(delivery.has_succeeded());
+        later.join().unwrap();
+        delivery.begin().0.fail();
+        assert!(!delivery.has_succeeded());
     }
 
     #[test]

@@ -117,8 +117,11 @@ pub(super) fn read_source(section: &Section<'_>, events: &EventSettings) -> Resu
     }
 }
 
-/// `topic` or `topics`, and whether it is the list; there is at least one.
-fn read_topics<'d>(section: &Section<'d>) -> Result<Option<(Vec<Located<&'d str>>, bool)>> {
+/// Topics, and whether they are written as a list.
+type Topics<'d> = (Vec<Located<&'d str>>, bool);
+
+/// `topic` or `topics`; there is at least one.
+fn read_topics<'d>(section: &Section<'d>) -> Result<Option<Topics<'d>>> {
     let (one, list, entry) = (section.text("topic")?, section.text_list("topics")?, section.find("topics"));
     let (topics, entry) = match (one, list.zip(entry)) {
         (None, None) => return Ok(None),

@@ -420,7 +420,7 @@ fn read_stream(top: &Section<'_>, name: &str) -> Result<StreamSettings> {
         idle_after: 60 * SECOND,
         freshness: 10 * SECOND,
         max_rows: 1_000_000,
-        files_per_hour: 3600,
+        files_per_hour: 36_000,
         max_state_bytes: 1 << 30,
         dead_letters: beside("dead_letters"),
         late_events: beside("late_events"),

@@ -84,10 +84,8 @@ pub struct Facts {
 pub struct Stage {
     /// Its name.
     pub name: String,
-    /// How long it took.
-    pub seconds: f64,
-    /// The latency.
-    pub latency_ms: f64,
+    /// How long it took, where that is known.
+    pub seconds: Option<f64>,
     /// Rows a second.
     pub throughput: Option<f64>,
     /// Its rows, where they are not those of the whole.
@@ -108,8 +106,7 @@ pub struct CommitFacts {
     pub predicted_until: Option<i64>,
 }
 
-/// Appends the stages of a run. `latency_ms` is the stage's time in
-/// milliseconds, `throughput` its rows per second.
+/// Appends the stages of a run; `throughput` is rows per second.
 pub fn append(workspace: &Workspace, report: &RunReport) -> Result<()> {
     let scored = report.scored + report.removed;
     let facts = Facts {
@@ -129,8 +126,7 @@ pub fn append(workspace: &Workspace, report: &RunReport) -> Result<()> {
     let stages: Vec<Stage> = stages
         .map(|(name, seconds)| Stage {
             name: name.to_owned(),
-            seconds,
-            latency_ms: seconds * 1000.0,
+            seconds: Some(seconds),
             throughput: (seconds > 0.0 && scored > 0).then(|| scored as f64 / seconds),
             ..Stage::default()
         })
@@ -161,8 +157,8 @@ pub fn append_stages(workspace: &Workspace, facts: &Facts, stages: &[Stage]) -> 
         ("snapshot_id", numbers(&|stage| stage.commit.as_ref().map(|own| own.snapshot_id).or(facts.snapshot_id))),
         ("batch_size", numbers(&|stage| Some(stage.rows.unwrap_or(facts.batch_size) as i64))),
         ("bytes", numbers(&|_| facts.bytes.map(|bytes| bytes as i64))),
-        ("seconds", Arc::new(Float64Array::from_iter_values(stages.iter().map(|stage| stage.seconds)))),
-        ("latency_ms", Arc::new(Float64Array::from_iter_values(stages.iter().map(|stage| stage.latency_ms)))),
+        ("seconds", Arc::new(Float64Array::from_iter(stages.iter().map(|stage| stage.seconds)))),
+        ("latency_ms", Arc::new(Float64Array::from_iter(stages.iter().map(|stage| Some(stage.seconds? * 1000.0))))),
         ("throughput", Arc::new(Float64Array::from_iter(stages.iter().map(|stage| stage.throughput)))),
         ("timestamp", times(&|_| Some(now))),
         ("committed_at", times(&|stage| stage.commit.as_ref().map(|own| own.committed_at).or(facts.committed_at))),

@@ -20,6 +20,10 @@ use crate::workspace::Workspace;
 const EVERY: f64 = 10.0;
 /// The percentiles.
 const PERCENTILES: [(&str, f64); 3] = [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)];
+/// The stage of a commit.
+const COMMIT: &str = "commit";
+/// Commits that are kept while metrics cannot be appended.
+const KEPT: usize = 1000;
 /// The lowest bucket of a histogram ends at two to this power, milliseconds.
 const LOWEST: i32 = -4;
 
@@ -58,7 +62,7 @@ impl Metrics {
     /// Takes in a commit, and appends if it is time.
     ///
     /// # Errors
-    /// When the append fails; nothing of it is kept then.
+    /// As of [`Metrics::flush`].
     pub fn note(&mut self, times: &[Times], scorer: &Scorer, committed: &Committed) -> Result<()> {
         if self.facts.model_version.as_ref().is_some_and(|version| *version != scorer.version) {
             self.flush()?;
@@ -74,14 +78,10 @@ impl Metrics {
         self.predicted.extend(times.iter().map(|(arrived, predicted)| age(*arrived, *predicted)));
         self.queryable.extend(times.iter().map(|(arrived, _)| age(*arrived, now)));
         let Committed { snapshot_id, committed_at, predicted_until, seconds, .. } = *committed;
-        self.commits.push(Stage {
-            name: "commit".into(),
-            seconds,
-            latency_ms: seconds * 1000.0,
-            rows: Some(times.len() as u64),
-            commit: Some(CommitFacts { snapshot_id, committed_at, predicted_until }),
-            ..Stage::default()
-        });
+        if !times.is_empty() {
+            let commit = CommitFacts { snapshot_id, committed_at, predicted_until };
+            self.commits.push(commit_stage(commit, times.len() as u64, Some(seconds)));
+        }
         self.facts.snapshot_id = Some(snapshot_id);
         self.facts.committed_at = Some(committed_at);
         self.facts.model_name = scorer.resolved.as_ref().map(|model| model.name.clone());
@@ -92,29 +92,42 @@ impl Metrics {
     /// Appends what there is.
     ///
     /// # Errors
-    /// When the append fails; nothing of it is kept then.
+    /// When the append fails; the commits are kept then for another time.
     pub fn flush(&mut self) -> Result<()> {
         let now = self.workspace.clock().monotonic_seconds();
         let seconds = now - std::mem::replace(&mut self.since, now);
         let (predicted, queryable) = (std::mem::take(&mut self.predicted), std::mem::take(&mut self.queryable));
         let mut stages = std::mem::take(&mut self.commits);
-        if predicted.is_empty() {
+        if stages.is_empty() {
             return Ok(());
         }
-        self.facts.batch_size = predicted.len() as u64;
-        let throughput = (seconds > 0.0).then(|| predicted.len() as f64 / seconds);
-        let latency_ms = seconds * 1000.0;
-        stages.push(Stage { name: "total".into(), seconds, latency_ms, throughput, ..Stage::default() });
+        let commits = stages.len();
+        if !predicted.is_empty() {
+            self.facts.batch_size = predicted.len() as u64;
+            let throughput = (seconds > 0.0).then(|| predicted.len() as f64 / seconds);
+            stages.push(Stage { name: "total".into(), seconds: Some(seconds), throughput, ..Stage::default() });
+        }
         for (what, ages) in [("arrival_to_prediction", predicted), ("arrival_to_queryable", queryable)] {
             let stage = |name: &str, latency_ms: f64, rows: Option<u64>| {
                 let name = format!("{what}_{name}");
-                Stage { name, seconds: latency_ms / 1000.0, latency_ms, rows, ..Stage::default() }
+                Stage { name, seconds: Some(latency_ms / 1000.0), rows, ..Stage::default() }
             };
             stages.extend(histogram(&ages).into_iter().map(|(end, rows)| stage("histogram", end, Some(rows))));
             stages.extend(percentiles(ages).map(|(name, latency_ms)| stage(name, latency_ms, None)));
         }
-        append_stages(&self.workspace, &self.facts, &stages)
+        let appended = append_stages(&self.workspace, &self.facts, &stages);
+        if appended.is_err() {
+            // The oldest are found in the table's snapshots, as those of a killed process are.
+            stages.truncate(commits);
+            self.commits = stages.split_off(commits.saturating_sub(KEPT));
+        }
+        appended
     }
+}
+
+/// A commit as a stage.
+fn commit_stage(commit: CommitFacts, rows: u64, seconds: Option<f64>) -> Stage {
+    Stage { name: COMMIT.into(), seconds, rows: Some(rows), commit: Some(commit), ..Stage::default() }
 }
 
 /// How many values are in each bucket that has one, by where it ends: at powers

@@ -3,8 +3,8 @@
 //! They are told at once, before their interval is committed. The commit waits
 //! until the notices of its interval are taken, so that a process that ends
 //! before tells them again when it reads the events again. A notifier that is
-//! away holds one commit up for [`PATIENCE`], and no other until it has caught
-//! up.
+//! away holds one commit up, and no other until it has taken alerts again
+//! ([`Outage`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,28 @@ use super::run::{Alert, Told};
 use crate::notify::{Delivery, Notice, Outbox};
 
 /// How long a commit waits for notifiers.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The alerts of the newest commit that notifiers had not taken in time.
+#[derive(Debug, Default)]
+pub struct Outage(Option<Delivery>);
+
+impl Outage {
+    /// Waits for the alerts of a commit, unless those of the one before have
+    /// shown that it is in vain, and are not taken yet.
+    pub fn wait(&mut self, own: &Delivery) {
+        if own.is_empty() {
+            return;
+        }
+        self.0.take_if(|late| late.has_succeeded());
+        if self.0.is_none() {
+            own.wait(PATIENCE);
+        }
+        if self.0.is_some() || !own.has_succeeded() {
+            self.0 = Some(own.clone());
+        }
+    }
+}
 
 /// Who is to be told, and what is on its way to them.
 pub struct Notices {

@@ -478,11 +478,11 @@ impl Replay {
                 }
                 *position = part.next_offset;
                 let silent = part.between(i64::MIN, *lo);
-                if silent.len() > 0 {
+                if !silent.is_empty() {
                     work.flow.process(&[silent])?;
                 }
                 let part = part.between(*lo, *hi);
-                if part.len() > 0 {
+                if !part.is_empty() {
                     work.flow.silent_until.remove(&part.partition);
                     events += part.len();
                     bytes += part.payload.len();

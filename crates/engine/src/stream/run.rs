@@ -274,6 +274,8 @@ pub struct Stream {
     /// When its first event came, monotonic seconds.
     opened: Option<f64>,
     interval_rows: usize,
+    /// Those of the interval that is being committed.
+    sent_rows: usize,
     interval_bytes: usize,
     counts: Counts,
     /// What the process did, and how often it committed, before it joined its
@@ -397,6 +399,7 @@ impl Stream {
             sharing,
             opened: None,
             interval_rows: 0,
+            sent_rows: 0,
             interval_bytes: 0,
             counts: Counts::default(),
             before: Default::default(),
@@ -707,11 +710,16 @@ impl Stream {
         if self.worker.busy { full } else { old || full }
     }
 
-    /// Seconds between two commits with as many files as the last one had, so
-    /// that there are not more of them than the pipeline wants.
+    /// Files that the next commit may have: as many as the last one had, and
+    /// not more than its rows are.
+    fn files(&self) -> usize {
+        self.last.as_ref().map_or(0, |last| last.files).min(self.interval_rows)
+    }
+
+    /// Seconds between two commits with so many files, so that there are not
+    /// more of them than the pipeline wants.
     fn spread(&self) -> f64 {
-        let files = self.last.as_ref().map_or(0, |last| last.files);
-        files as f64 * HOUR / self.program.pipeline.stream.files_per_hour as f64
+        self.files() as f64 * HOUR / self.program.pipeline.stream.files_per_hour as f64
     }
 
     /// Says when commits are rarer than `freshness` wants them, for the files
@@ -719,10 +727,10 @@ impl Stream {
     fn tell_of_files(&mut self) {
         let settings = &self.program.pipeline.stream;
         let (spread, freshness) = (self.spread(), settings.freshness as f64 / 1e6);
-        let Some(files) = self.last.as_ref().map(|last| last.files).filter(|_| spread > freshness) else { return };
-        if self.now() < self.rare {
+        if spread <= freshness || self.now() < self.rare {
             return;
         }
+        let files = self.files();
         self.rare = self.now() + HOUR;
         self.warn(&format!(
             "a commit has {files} files, and there may be {} in an hour: one commit in {spread:.1} s instead of \
@@ -753,6 +761,7 @@ impl Stream {
         self.flow.timestamp = self.flow.timestamp.saturating_add(1);
         let next = Interval::new(self.flow.scorer.clone(), self.flow.timestamp);
         let interval = std::mem::replace(&mut self.interval, next);
+        self.sent_rows = self.interval_rows;
         (self.interval_rows, self.interval_bytes) = (0, 0);
         self.worker.send(interval)
     }
@@ -815,6 +824,7 @@ impl Stream {
             let positions = committed.positions.iter().filter(of_source).map(|(p, at)| (*p, *at)).collect();
             self.source.committed(&positions);
             self.commits += 1;
+            self.sent_rows = 0;
             self.refuse_keys_of_others(&committed.samples)?;
             self.last = Some(committed);
         }
@@ -841,7 +851,7 @@ impl Stream {
             late: counts.late,
             dead: counts.dead,
             alerts: counts.alerts,
-            waiting_rows: self.interval_rows as u64,
+            waiting_rows: (self.interval_rows + self.sent_rows) as u64,
             commits: commits + self.commits,
             last_commit_seconds: self.last.as_ref().map_or(0.0, |last| last.seconds),
             last_commit_files: self.last.as_ref().map_or(0, |last| last.files as u64),

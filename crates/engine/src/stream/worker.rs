@@ -1,7 +1,7 @@
 //! The thread that commits, while the next interval fills.
 
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::commit::{Committed, Committer, Interval};
 use super::live::Sent;
 use super::metrics::Metrics;
-use super::notices::PATIENCE;
+use super::notices::Outage;
 use super::run::StreamOptions;
 use crate::background::step_back;
 use crate::memory::give_back;
@@ -21,6 +21,8 @@ use crate::{Error, Result};
 const MUCH: usize = 64 << 20;
 /// Tries of a commit after the stream was told to stop.
 const LAST_TRIES: u32 = 5;
+/// How long metrics wait for another commit before they are written.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// The thread that commits, and the ways to and from it.
 pub struct Worker {
@@ -44,13 +46,19 @@ impl Worker {
             // Events that come are predicted first.
             step_back();
             let keep_trying = |tries: u32| !stop.load(Ordering::SeqCst) || tries <= LAST_TRIES;
-            let (mut swollen, mut slow) = (false, false);
-            while let Ok(interval) = incoming.recv() {
+            let (mut swollen, mut outage) = (false, Outage::default());
+            loop {
+                let interval = match incoming.recv_timeout(IDLE) {
+                    Ok(interval) => interval,
+                    Err(RecvTimeoutError::Timeout) => {
+                        told(metrics.flush(), warn.as_ref());
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => break,
+                };
                 // What is committed is neither sent nor told again.
                 let result = interval.sent.as_ref().map_or(Ok(()), Sent::wait).and_then(|()| {
-                    // Notifiers that were too slow for the commit before hold up no other.
-                    let patience = if slow { Duration::ZERO } else { PATIENCE };
-                    slow = !interval.notices.wait(patience);
+                    outage.wait(&interval.notices);
                     let mut committer = own.lock().unwrap_or_else(PoisonError::into_inner);
                     committer.commit(&interval, &keep_trying)
                 });

@@ -1,6 +1,7 @@
 //! The engine's laws, on real files in temporary folders.
 
 mod bad_input;
+#[cfg(feature = "faults")]
 mod cadence;
 mod catalogs;
 mod changed;

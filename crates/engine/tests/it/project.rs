@@ -39,6 +39,7 @@ feature_timestamp = "feature_timestamp"
 "#;
 
 /// Says how much a test has covered, to who reads its output with `--nocapture`.
+#[cfg(feature = "faults")]
 #[expect(clippy::print_stdout, reason = "it is read by people")]
 pub fn tell(what: std::fmt::Arguments<'_>) {
     println!("{what}");

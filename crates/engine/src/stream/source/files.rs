@@ -273,7 +273,7 @@ impl Source for Files {
             let now = self.clock.now_micros();
             for (number, open) in &mut self.open {
                 let part = open.read(*number, share, now)?;
-                if part.len() > 0 {
+                if !part.is_empty() {
                     parts.push(part);
                 }
             }

@@ -121,7 +121,7 @@ pub trait Source: Send {
 
 /// What a group of processes has decided for this one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(not(feature = "kafka"), allow(dead_code, reason = "only topics have groups"))]
+#[cfg_attr(not(any(feature = "kafka", feature = "faults")), expect(dead_code, reason = "only topics have groups"))]
 pub enum Rebalance {
     /// These partitions are this process's from now on; there may be none.
     Gained(Vec<u32>),
@@ -131,7 +131,7 @@ pub enum Rebalance {
 
 /// The group of processes that share a source's partitions out.
 #[derive(Debug, Clone, Default)]
-#[cfg_attr(not(feature = "kafka"), allow(dead_code, reason = "only topics have groups"))]
+#[cfg_attr(not(any(feature = "kafka", feature = "faults")), expect(dead_code, reason = "only topics have groups"))]
 pub struct Group {
     /// The group: whoever writes the same table of the same pipeline.
     pub name: String,
@@ -182,6 +182,11 @@ impl RawPart {
     /// How many events.
     pub fn len(&self) -> usize {
         self.offsets.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.offsets.is_empty()
     }
 
     /// The events from offset `lo` on and before `hi`.

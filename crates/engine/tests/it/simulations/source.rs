@@ -114,7 +114,7 @@ impl Deliveries {
             part.next_offset = event.offset + 1;
         }
         self.positions.insert(partition, position.max(part.next_offset));
-        (part.len() > 0).then_some(part)
+        (!part.is_empty()).then_some(part)
     }
 }
 
