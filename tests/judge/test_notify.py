@@ -203,6 +203,29 @@ def test_a_notifier_that_is_silent_holds_a_commit_up_for_seconds_only(live, serv
     kill(process)
 
 
+def held_up(live, process, events):
+    """Seconds from an event until it is committed, of one after the other."""
+    seconds = []
+    for line in events:
+        before, begun = committed(live), time.monotonic()
+        append(live, 0, [line])
+        until(lambda: committed(live) == before + 1, process)
+        seconds.append(time.monotonic() - begun)
+    return seconds
+
+
+@pytest.mark.parametrize("kind", ["silent", "refuses"])
+def test_an_outage_of_a_notifier_holds_one_commit_up_and_not_each(live, server, kind):  # noqa: F811
+    """Also where it is given up before the patience ends, and where commits without alerts come between."""
+    url = server.url("/silent") if kind == "silent" else "http://127.0.0.1:9/"
+    told(live, f'\n[notifiers.hook]\nkind = "webhook"\nurl = "{url}"\ntimeout = "60 s"\n', ["hook"])
+    process = running(live, "live")
+    alerts = [event(f"00000{n}", 2.5 if n % 3 else -1) for n in range(1, 9)]
+    seconds = held_up(live, process, alerts)
+    assert seconds[0] > 3 and sum(each > 3.5 for each in seconds[1:]) <= 1, seconds
+    kill(process)
+
+
 def test_a_log_gets_a_line_for_each_notice_also_after_it_was_moved_away(live):  # noqa: F811
     told(live, '\n[notifiers.log]\nkind = "log"\nfile = "logs/alerts.ndjson"\n', ["log"])
     log = live.folder / "logs" / "alerts.ndjson"

@@ -21,7 +21,7 @@ const EVERY: f64 = 10.0;
 /// The percentiles.
 const PERCENTILES: [(&str, f64); 3] = [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)];
 /// The stage of a commit.
-const COMMIT: &str = "commit";
+pub const COMMIT: &str = "commit";
 /// Commits that are kept while metrics cannot be appended.
 const KEPT: usize = 1000;
 /// The lowest bucket of a histogram ends at two to this power, milliseconds.
@@ -126,7 +126,7 @@ impl Metrics {
 }
 
 /// A commit as a stage.
-fn commit_stage(commit: CommitFacts, rows: u64, seconds: Option<f64>) -> Stage {
+pub fn commit_stage(commit: CommitFacts, rows: u64, seconds: Option<f64>) -> Stage {
     Stage { name: COMMIT.into(), seconds, rows: Some(rows), commit: Some(commit), ..Stage::default() }
 }
 
@@ -167,13 +167,10 @@ mod tests {
     #[test]
     fn a_bucket_has_the_values_up_to_where_it_ends_and_above_half_of_that() {
         let lowest = 0.0625;
-        assert_eq!(histogram(&[0.0, lowest, 0.07, 1.0, 1.0000000000000002, 2.0, 1000.0]), [
-            (lowest, 2),
-            (0.125, 1),
-            (1.0, 1),
-            (2.0, 2),
-            (1024.0, 1)
-        ]);
+        assert_eq!(
+            histogram(&[0.0, lowest, 0.07, 1.0, 1.0000000000000002, 2.0, 1000.0]),
+            [(lowest, 2), (0.125, 1), (1.0, 1), (2.0, 2), (1024.0, 1)]
+        );
         assert!(histogram(&[]).is_empty());
     }
 }

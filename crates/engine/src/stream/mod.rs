@@ -38,6 +38,7 @@ mod exposition;
 mod expression;
 mod feed;
 mod flow;
+mod forgotten;
 mod join;
 #[cfg(feature = "kafka")]
 mod kafka_client;
@@ -76,6 +77,8 @@ pub use program::check;
 pub use recorded::Bound;
 pub use replay::{ReplayOptions, ReplayReport, replay};
 pub use run::{Alert, StreamEnd, StreamOptions, StreamSummary, run};
+#[cfg(feature = "faults")]
+pub use upkeep::look_for_forgotten;
 #[cfg(feature = "faults")]
 pub use source::{Group, Partition, RawPart, Rebalance, Source};
 pub use status::{LiveStatus, Status, status};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::checkpoints::Checkpoints;
+use super::forgotten::note_forgotten;
 use super::member;
 use super::program::Program;
 use crate::lake::TableName;
@@ -24,7 +25,9 @@ const EVERY: Duration = Duration::from_secs(60);
 /// files that nothing reaches, for which the whole folder of a table is listed.
 const SWEEP: f64 = 900.0;
 const TIDY: f64 = 86_400.0;
-/// Seconds until the first of those.
+/// Seconds until the first of each. The first sweep finds what a process that
+/// was killed right before had not told of.
+const FIRST_SWEEP: f64 = 150.0;
 const FIRST_TIDY: f64 = 3600.0;
 
 /// Looks after the tables that `program` writes until it is dropped. Of the
@@ -32,8 +35,8 @@ const FIRST_TIDY: f64 = 3600.0;
 /// is told and tried again: the stream does not need it.
 pub(super) async fn upkeep(workspace: Workspace, program: Arc<Program>, warn: Option<Warn>) {
     let tables = workspace.project().settings.maintenance.streams;
-    let (mut wait, mut swept) = (FIRST, workspace.clock().monotonic_seconds());
-    let mut tidied = swept + FIRST_TIDY - TIDY;
+    let begun = workspace.clock().monotonic_seconds();
+    let (mut wait, mut swept, mut tidied) = (FIRST, begun + FIRST_SWEEP - SWEEP, begun + FIRST_TIDY - TIDY);
     loop {
         tokio::time::sleep(wait).await;
         wait = EVERY;
@@ -42,6 +45,11 @@ pub(super) async fn upkeep(workspace: Workspace, program: Arc<Program>, warn: Op
             swept = now;
             if let (Err(error), Some(warn)) = (sweep(&workspace, &program), &warn) {
                 warn(&format!("old files of the windows of the stream could not be removed: {error}"));
+            }
+            if let (Err(error), Some(warn)) = (note_commits(&workspace, &program).await, &warn) {
+                warn(&format!(
+                    "commits that `ml_monitoring.inference_metrics` has not got could not be added: {error}"
+                ));
             }
         }
         if tables && now - tidied >= TIDY {
@@ -57,6 +65,21 @@ pub(super) async fn upkeep(workspace: Workspace, program: Arc<Program>, warn: Op
             warn(&format!("the tables of the stream could not be maintained: {error}"));
         }
     }
+}
+
+/// Adds commits to the metrics that nobody has told of.
+async fn note_commits(workspace: &Workspace, program: &Program) -> Result<usize> {
+    let Some(_lock) = lock(workspace, program) else { return Ok(0) };
+    note_forgotten(workspace, program).await
+}
+
+/// That for the stream `name`, at once: for tests, which cannot wait.
+///
+/// # Errors
+/// When the pipeline or a table cannot be read, or the append fails.
+#[cfg(feature = "faults")]
+pub async fn look_for_forgotten(workspace: &Workspace, name: &str) -> Result<usize> {
+    note_commits(workspace, &Program::new(workspace, name).await?).await
 }
 
 /// Removes files of windows that nothing names any more.

@@ -281,6 +281,37 @@ fn every_event_is_once_in_one_table_and_its_windows_are_a_fold_over_its_file() {
     assert!(summary.commits > 1, "{summary:?}");
 }
 
+/// A process that was killed right after its commits has told nobody of them.
+#[cfg(feature = "faults")]
+#[test]
+fn commits_that_nobody_told_of_are_found_in_the_tables_snapshots() {
+    let temp = tempfile::tempdir().unwrap();
+    let project = prepare(temp.path());
+    let look = || block_on(stream::look_for_forgotten(&project.workspace, "live")).unwrap();
+    let commits = "SELECT DISTINCT run_id, snapshot_id, batch_size, committed_at, predicted_until \
+                   FROM ml_monitoring.inference_metrics WHERE stage = 'commit'";
+    let mut told = Vec::new();
+    for run in 0..2 {
+        append(temp.path(), 0, &lines(0, 150 * run, 150));
+        told.push(self::run(&project));
+        project.clock.advance(1_000_000);
+    }
+    assert!(told.iter().all(|summary| summary.commits > 1), "{told:?}");
+    let found = text_rows(&project.workspace, "ml_monitoring.inference_metrics", commits);
+    let unseen = "SELECT count(*) FROM ml.live p WHERE NOT EXISTS (SELECT 1 FROM ml_monitoring.inference_metrics c \
+                  WHERE c.run_id = p.run_id AND c.stage = 'commit' AND c.predicted_until >= p.prediction_timestamp)";
+    assert_eq!((found.len() > 2, project.count(unseen)), (true, 0));
+    project.shell(&["DELETE FROM ml_monitoring.inference_metrics WHERE stage = 'commit'"]);
+    assert!(project.count(unseen) > 100);
+    // Who lives may tell of them yet.
+    project.clock.advance(60_000_000);
+    assert_eq!(look(), 0);
+    project.clock.advance(90_000_000);
+    assert_eq!(look(), found.len());
+    assert_eq!(text_rows(&project.workspace, "ml_monitoring.inference_metrics", commits), found);
+    assert_eq!((look(), project.count(unseen)), (0, 0));
+}
+
 #[test]
 fn a_row_does_not_depend_on_how_the_events_came() {
     let temp = tempfile::tempdir().unwrap();
