@@ -1,10 +1,10 @@
 """Changes by Debezium's own classes, as Apicurio's Avro converter and Kafka Connect's JSON converter write them; jars from
 Maven Central."""
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
+
+from kafka_broker import fetched
 
 HERE = Path(__file__).resolve().parent
 VERSION = "2.7.4.Final"
@@ -21,25 +21,11 @@ POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0
 """
 
 
-def libraries():
-    """The classpath; fetched once."""
-    folder = Path(os.environ.get("INSIGHTERA_JARS") or HERE.parent.parent / ".cache" / "jars") / f"debezium-{VERSION}"
-    if not (folder / "done").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (folder / "pom.xml").write_text(POM)
-        subprocess.run(["mvn", "-q", "-B", "-f", folder / "pom.xml", "dependency:copy-dependencies",
-                        "-DincludeScope=runtime", f"-DoutputDirectory={folder}"],
-                       check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
-        (folder / "done").touch()
-    return f"{folder}/*"
-
-
 class Writer:
     """Writes the changes (op, nim, number) of the table of DebeziumChanges.java."""
 
     def __init__(self, folder):
-        self.classpath = f"{folder}:{libraries()}"
+        self.classpath = f"{folder}:{fetched(f'debezium-{VERSION}', POM)}"
         subprocess.run(["javac", "-cp", self.classpath, "-d", folder, HERE / "DebeziumChanges.java"], check=True)
 
     def write(self, changes, *words):

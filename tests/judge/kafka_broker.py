@@ -37,18 +37,22 @@ log.retention.check.interval.ms=500
 """
 
 
-def libraries():
-    """The classpath; fetched once."""
-    folder = Path(os.environ.get("INSIGHTERA_JARS") or HERE.parent.parent / ".cache" / "jars") / f"kafka-{VERSION}"
+def fetched(name, pom):
+    """The classpath of a pom's jars, which are kept under a name."""
+    folder = Path(os.environ.get("INSIGHTERA_JARS") or HERE.parent.parent / ".cache" / "jars") / name
     if not (folder / "done").exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        (folder / "pom.xml").write_text(POM)
+        (folder / "pom.xml").write_text(pom)
         subprocess.run(["mvn", "-q", "-B", "-f", folder / "pom.xml", "dependency:copy-dependencies",
                         "-DincludeScope=runtime", f"-DoutputDirectory={folder}"],
                        check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
         (folder / "done").touch()
     return f"{folder}/*"
+
+
+def libraries():
+    return fetched(f"kafka-{VERSION}", POM)
 
 
 def free_port():

@@ -231,7 +231,7 @@ pub struct StreamRun {
     pub partitions: Vec<u32>,
     /// Answer Prometheus at this address, under /metrics, with what `stream status` says
     #[arg(long, value_name = "HOST:PORT")]
-    pub metrics: Option<std::net::SocketAddr>,
+    pub metrics: Option<String>,
     /// Form of the report at the end; json is an array
     #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
     pub format: ReportFormat,

@@ -2,7 +2,6 @@
 //! command starts with values it can use.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -94,8 +93,8 @@ pub struct StreamRun {
     pub until_end: bool,
     /// Only these partitions.
     pub partitions: Option<Vec<u32>>,
-    /// Where Prometheus is answered.
-    pub metrics: Option<SocketAddr>,
+    /// Where Prometheus is answered, `HOST:PORT`.
+    pub metrics: Option<String>,
     /// The report.
     pub format: ReportFormat,
 }
@@ -320,6 +319,7 @@ pub fn resolve(arguments: Arguments, terminal: bool) -> Result<Invocation> {
             None => {
                 let cli::StreamRun { pipelines, until_end, partitions, metrics, format } = stream.run;
                 let partitions = (!partitions.is_empty()).then_some(partitions);
+                let metrics = metrics.map(|text| host_and_port("--metrics", text)).transpose()?;
                 Command::Stream(StreamRun { pipelines, until_end, partitions, metrics, format })
             }
         },
@@ -335,6 +335,19 @@ pub fn resolve(arguments: Arguments, terminal: bool) -> Result<Invocation> {
         cli::Command::Demo(demo) => Command::Demo(demo_command(demo)?),
     };
     Ok(Invocation { project: global.project, overrides, command })
+}
+
+/// `HOST:PORT`, as it is; an IPv6 address stands in brackets.
+fn host_and_port(option: &str, text: String) -> Result<String> {
+    let is_host = |host: &str| match host.strip_prefix('[') {
+        Some(rest) => rest.ends_with(']'),
+        None => !host.is_empty() && !host.contains(':'),
+    };
+    if text.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok()) {
+        return Ok(text);
+    }
+    Err(Error::invalid(format!("`{option} {text}` is not a host and a port"))
+        .hint("write HOST:PORT, as in `127.0.0.1:9464`, `localhost:9464` or `[::1]:9464`"))
 }
 
 /// An offset, offsets by partition, or a time.
@@ -554,6 +567,32 @@ mod tests {
             assert!(error.to_string().contains(wrong[1]), "{error}");
         }
         assert!(resolved(&["model", "register", "m", "p", "--metrics", "a=1", "a=2"]).is_err());
+    }
+
+    #[test]
+    fn a_place_to_listen_at_is_a_host_and_a_port() {
+        let of = |text: &str| match resolved(&["stream", "--metrics", text])?.command {
+            Command::Stream(run) => Ok(run.metrics.unwrap()),
+            other => panic!("{other:?}"),
+        };
+        for right in ["localhost:9464", "127.0.0.1:0", "[::1]:9464", "metrics.example.org:80"] {
+            assert_eq!(of(right).unwrap(), right);
+        }
+        for wrong in [
+            "localhost",
+            "127.0.0.1",
+            "9464",
+            ":9464",
+            "localhost:",
+            "localhost:http",
+            "localhost:65536",
+            "::1:9464",
+            "",
+        ] {
+            let error: Error = of(wrong).unwrap_err();
+            assert!(error.to_string().contains(&format!("`--metrics {wrong}`")), "{wrong}: {error}");
+            assert!(error.get_hint().unwrap().contains("HOST:PORT"), "{wrong}");
+        }
     }
 
     #[test]

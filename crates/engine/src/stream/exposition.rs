@@ -75,7 +75,8 @@ pub fn exposition(statuses: &[Status]) -> String {
         ("partition_lag_bytes", LagUnit::Bytes, "Bytes of the file between the committed position and its end."),
     ] {
         let lag = |status: &Status, partition: &PartitionStatus| {
-            partition.lag.filter(|_| status.lag_unit == unit).map(|lag| lag as f64)
+            // The table may have been read after the source was asked.
+            partition.lag.filter(|_| status.lag_unit == unit).map(|lag| lag.max(0) as f64)
         };
         families.push(Family { name, kind: "gauge", help, samples: partitions(statuses, lag) });
     }
@@ -85,9 +86,9 @@ pub fn exposition(statuses: &[Status]) -> String {
     }
     let quantiles = processes(statuses).flat_map(|live| {
         let found = [("0.5", live.latency_p50_ms), ("0.95", live.latency_p95_ms), ("0.99", live.latency_p99_ms)];
-        found.into_iter().filter_map(|(quantile, ms)| {
-            Some((format!("{},quantile=\"{quantile}\"", of_process(live)), ms? / 1000.0))
-        })
+        found
+            .into_iter()
+            .filter_map(|(quantile, ms)| Some((format!("{},quantile=\"{quantile}\"", of_process(live)), ms? / 1000.0)))
     });
     families.push(Family {
         name: "arrival_to_prediction_seconds",
@@ -125,6 +126,11 @@ fn of_streams(statuses: &[Status]) -> Vec<Family> {
             "last_commit_timestamp_seconds",
             "When the last commit of the prediction table was, since the epoch.",
             of_stream(&|status| status.committed_ms.map(|ms| ms as f64 / 1000.0)),
+        ),
+        gauge(
+            "metrics_timestamp_seconds",
+            "When the prediction table was read for these metrics, since the epoch.",
+            of_stream(&|status| Some(seconds(status.at))),
         ),
     ]
 }

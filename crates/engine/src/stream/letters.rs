@@ -247,7 +247,7 @@ impl Replay {
         known: &BTreeMap<u32, serde_json::Value>,
     ) -> Result<Again> {
         let pipeline = &self.program.pipeline;
-        let group = Group { name: format!("insightera-replay-{}", pipeline.name), member: None };
+        let group = Group { name: format!("insightera-replay-{}", pipeline.name), ..Group::default() };
         let mut source = source::open(&self.workspace.project().dir, &pipeline.source, self.workspace.clock(), &group)?;
         if !position::continues(&self.source, source.identity()) {
             return Err(Error::data(format!(

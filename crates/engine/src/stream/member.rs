@@ -8,13 +8,16 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::status;
 use crate::workspace::Workspace;
 
 /// More processes than this have no number of their own.
 const MOST: u32 = 1024;
 
-/// Longer than it takes to see whether a number is taken.
+/// Longer than it takes to see whether a number is taken, and how often it is
+/// waited for those that look.
 const GLANCE: Duration = Duration::from_millis(5);
+const GLANCES: u32 = 100;
 
 /// A process.
 #[derive(Debug)]
@@ -36,15 +39,11 @@ impl Member {
         let Some(place) = place(&folder) else { return stranger() };
         for number in 0..MOST {
             let Ok(file) = File::create(lock_file(&folder, pipeline, number)) else { return stranger() };
-            let mut locked = file.try_lock();
-            if locked.is_err() {
-                // Whoever asks who is there has it for a moment.
-                std::thread::sleep(GLANCE);
-                locked = file.try_lock();
+            if is_taken(&file) {
+                continue;
             }
-            if locked.is_ok() {
-                return Self { number, name: format!("{place}-{number}"), _lock: Some(file) };
-            }
+            status::set_past(workspace, pipeline, number);
+            return Self { number, name: format!("{place}-{number}"), _lock: Some(file) };
         }
         stranger()
     }
@@ -54,10 +53,27 @@ impl Member {
         let folder = folder(workspace);
         let lives = |number: u32| {
             let file = File::open(lock_file(&folder, pipeline, number)).ok()?;
-            Some((number, file.try_lock().is_err()))
+            Some((number, file.try_lock_shared().is_err()))
         };
         (0..MOST).map_while(lives).collect()
     }
+}
+
+/// Locks the file of a number, unless a process has it.
+fn is_taken(file: &File) -> bool {
+    for _ in 0..GLANCES {
+        if file.try_lock().is_ok() {
+            return false;
+        }
+        // Whoever looks who is there shares the lock for a moment; whoever has
+        // the number does not.
+        if file.try_lock_shared().is_err() {
+            return true;
+        }
+        let _ = file.unlock();
+        std::thread::sleep(GLANCE);
+    }
+    true
 }
 
 /// Where processes keep what others of this machine may see.
@@ -83,4 +99,29 @@ fn place(folder: &Path) -> Option<String> {
     let _ = std::fs::hard_link(&own, &path);
     let _ = std::fs::remove_file(&own);
     known(&path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_look_take_no_number_and_a_process_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("live~0.lock");
+        let (file, other) = (File::create(&path).unwrap(), File::create(&path).unwrap());
+        let looking = std::thread::spawn(move || {
+            other.lock_shared().unwrap();
+            std::thread::sleep(20 * GLANCE);
+            drop(other);
+        });
+        std::thread::sleep(GLANCE);
+        assert!(!is_taken(&file));
+        looking.join().unwrap();
+        let other = File::open(&path).unwrap();
+        assert!(other.try_lock_shared().is_err(), "who looks sees the process");
+        assert!(is_taken(&other), "and another does not take its number");
+        drop(file);
+        assert!(!is_taken(&other));
+    }
 }

@@ -76,12 +76,12 @@ pub(crate) use program::Program;
 pub use program::check;
 pub use recorded::Bound;
 pub use replay::{ReplayOptions, ReplayReport, replay};
-pub use run::{Alert, StreamEnd, StreamOptions, StreamSummary, run};
+pub use run::{Alert, StreamEnd, StreamOptions, StreamSummary, Told, run};
 #[cfg(feature = "faults")]
 pub use upkeep::look_for_forgotten;
 #[cfg(feature = "faults")]
 pub use source::{Group, Partition, RawPart, Rebalance, Source};
-pub use status::{LiveStatus, Status, status};
+pub use status::{LiveStatus, ProcessStatus, SourceStatus, Status, TableStatus, status};
 
 /// Properties of the tables that a stream makes: commits are many, so few old
 /// metadata files are kept.

@@ -206,7 +206,7 @@ impl Replay {
     fn run(&self, stretches: &[Stretch]) -> Result<ReplayReport> {
         let pipeline = &self.program.pipeline;
         let clock = self.workspace.clock();
-        let group = Group { name: format!("insightera-replay-{}", pipeline.name), member: None };
+        let group = Group { name: format!("insightera-replay-{}", pipeline.name), ..Group::default() };
         let mut source = source::open(&self.workspace.project().dir, &pipeline.source, clock, &group)?;
         if !position::continues(&self.source, source.identity()) {
             return Err(Error::data(format!(

@@ -367,7 +367,11 @@ impl Stream {
         let (table, state) = committer.prepare()?;
         // Those are a group who write one table.
         let name = format!("insightera-{}-{}", pipeline.name, table.metadata().uuid().simple());
-        let group = Group { name, member: (sharing == Sharing::Group).then(|| member.name.clone()) };
+        let group = Group {
+            name,
+            member: (sharing == Sharing::Group).then(|| member.name.clone()),
+            stop: options.stop.clone(),
+        };
         let source = feed::open(workspace, &pipeline.source, &group)?;
         let identity = source.identity().to_owned();
         committer.of_source(&identity);
@@ -420,13 +424,7 @@ impl Stream {
 
     fn run(&mut self, fresh: &Fresh) -> Result<StreamEnd> {
         let end = self.work(fresh);
-        let end = end.and_then(|end| {
-            if self.may_cut()? {
-                self.cut()?;
-            }
-            self.finish_commit(true)?;
-            Ok(end)
-        });
+        let end = end.and_then(|end| self.last_cut(end));
         let overtaken = end.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict)
             && (self.sharing == Sharing::Group || self.is_of_the_past());
         if end.is_err() && !overtaken {
@@ -581,6 +579,9 @@ impl Stream {
     fn hold_partitions(&mut self) {
         let States::OnClose(closing) = &mut self.flow.states else { return };
         for partition in self.positions.keys() {
+            if self.options.stop.load(Ordering::SeqCst) {
+                return;
+            }
             closing.hold(*partition, !self.source.is_drained(*partition));
         }
     }
@@ -690,6 +691,21 @@ impl Stream {
             std::thread::sleep(POLL_WAIT);
         }
         self.cut()
+    }
+
+    /// Commits what was read at last. Who has read everything waits until it may
+    /// be, unless it is told to stop; who is told to stop does not.
+    fn last_cut(&mut self, end: StreamEnd) -> Result<StreamEnd> {
+        while !self.may_cut()? {
+            if self.options.stop.load(Ordering::SeqCst) {
+                self.finish_commit(true)?;
+                return Ok(StreamEnd::Stopped);
+            }
+            std::thread::sleep(POLL_WAIT);
+        }
+        self.cut()?;
+        self.finish_commit(true)?;
+        Ok(end)
     }
 
     /// Whether the interval may not grow.

@@ -1,17 +1,19 @@
-//! How a stream is: what the tables say, and what the running process says of
-//! itself.
+//! How a stream is: what its table says, what its source says, and what the
+//! running processes say of themselves. Each is asked by itself, so that one
+//! that is away holds the others up no longer than the caller wants.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use insightera_core::stream::position;
 use insightera_events::News;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::member::{self, Member};
-use super::source::{self, Group};
-use super::starts::starts;
+use super::source::{self, Group, file_of};
+use super::starts::{Offsets, starts};
 use super::states::{CLOSED, REPLAYS};
 use crate::config::{SourceSettings, StreamPipeline};
 use crate::lake::TableName;
@@ -85,6 +87,8 @@ pub struct Status {
     pub pipeline: String,
     /// Its prediction table.
     pub table: String,
+    /// When the table was read, microseconds since the epoch.
+    pub at: i64,
     /// What the positions are positions of.
     pub source: Option<String>,
     /// Why the source could not be asked how much it has.
@@ -152,9 +156,8 @@ fn live_file(workspace: &Workspace, pipeline: &str, process: u32) -> PathBuf {
 }
 
 /// What a process said last.
-fn read(workspace: &Workspace, pipeline: &str, process: u32) -> Result<Option<LiveStatus>> {
-    let file = live_file(workspace, pipeline, process);
-    let Ok(bytes) = std::fs::read(&file) else { return Ok(None) };
+fn read(file: &Path) -> Result<Option<LiveStatus>> {
+    let Ok(bytes) = std::fs::read(file) else { return Ok(None) };
     let live = serde_json::from_slice(&bytes);
     live.map(Some).map_err(|e| Error::data(format!("`{}` cannot be read", file.display())).cause(e))
 }
@@ -166,84 +169,179 @@ pub(super) fn publish(workspace: &Workspace, live: &LiveStatus) {
     }
 }
 
+/// Where the status of a process goes when another one takes its number.
+fn past_file(workspace: &Workspace, pipeline: &str, process: u32) -> PathBuf {
+    member::folder(workspace).join(format!("{pipeline}~{process}.past.json"))
+}
+
+/// What the process before said is not what the one says that has its number now.
+pub(super) fn set_past(workspace: &Workspace, pipeline: &str, process: u32) {
+    // Mostly there is none to set aside.
+    let _ = std::fs::rename(live_file(workspace, pipeline, process), past_file(workspace, pipeline, process));
+}
+
+/// What the prediction table of a stream says.
+#[derive(Debug, Clone)]
+pub struct TableStatus {
+    pipeline: StreamPipeline,
+    table: TableName,
+    state: StreamState,
+    at: i64,
+}
+
+impl TableStatus {
+    /// Reads the table of the stream `name`.
+    ///
+    /// # Errors
+    /// When the pipeline or its table cannot be read.
+    pub fn read(workspace: &Workspace, name: &str) -> Result<Self> {
+        let at = workspace.clock().now_micros();
+        let pipeline = workspace.project().stream(name)?;
+        let table = TableName { namespace: pipeline.output.namespace.clone(), name: pipeline.output.table.clone() };
+        let mut state = match workspace.lake().find(&table)? {
+            Some(table) => StreamState::read(&table, name)?,
+            None => StreamState::default(),
+        };
+        state.committed.positions.retain(|partition, _| ![CLOSED, REPLAYS].contains(partition));
+        Ok(Self { pipeline, table, state, at })
+    }
+}
+
+/// What the source of a stream says of how much it has, or why it does not.
+#[derive(Debug, Clone, Default)]
+pub struct SourceStatus {
+    error: Option<String>,
+    /// Behind the newest event of each partition.
+    ends: Offsets,
+    /// Where partitions begin that were never read.
+    starts: Offsets,
+    /// What partitions are known by.
+    described: BTreeMap<u32, Value>,
+}
+
+impl SourceStatus {
+    /// Asks the source; of one that is away it takes as long as it takes to
+    /// see that.
+    pub fn ask(workspace: &Workspace, table: &TableStatus) -> Self {
+        ask(workspace, table).unwrap_or_else(|error| Self::failed(error.to_string()))
+    }
+
+    /// Of a source that did not answer.
+    pub fn failed(why: String) -> Self {
+        Self { error: Some(why), ..Self::default() }
+    }
+}
+
+/// What the processes of a stream say, those of this machine.
+#[derive(Debug, Clone, Default)]
+pub struct ProcessStatus {
+    /// That spoke last, whether it runs or not.
+    last: Option<LiveStatus>,
+    running: Vec<LiveStatus>,
+}
+
+impl ProcessStatus {
+    /// Reads what they said.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn read(workspace: &Workspace, name: &str) -> Result<Self> {
+        let mut said = read(&live_file(workspace, name, 0))?.into_iter().collect::<Vec<_>>();
+        let mut running = Vec::new();
+        for (number, lives) in Member::all(workspace, name) {
+            said.extend(read(&past_file(workspace, name, number))?);
+            let live = read(&live_file(workspace, name, number))?;
+            if lives {
+                running.extend(live.clone());
+            }
+            said.extend(live);
+        }
+        Ok(Self { last: said.into_iter().max_by_key(|live| live.at), running })
+    }
+}
+
+impl Status {
+    /// Of what each says.
+    pub fn new(table: &TableStatus, source: &SourceStatus, processes: &ProcessStatus) -> Self {
+        let TableStatus { pipeline, table, state, at } = table;
+        let mut positions = source.starts.clone();
+        positions.extend(&state.committed.positions);
+        let file = |partition: &u32| {
+            let described = state.partitions.get(partition).or_else(|| source.described.get(partition));
+            described.and_then(|value| file_of(value)).map(str::to_owned)
+        };
+        let of_partition = |(partition, position): (&u32, &i64)| {
+            let end = source.ends.get(partition).copied();
+            PartitionStatus {
+                partition: *partition,
+                name: match pipeline.source.listed() {
+                    Some(_) => Some(pipeline.source.partition_name(*partition)),
+                    None => file(partition),
+                },
+                position: *position,
+                end,
+                lag: end.map(|end| end - position),
+                epoch: state.committed.owners.get(partition).map_or(0, |owner| owner.epoch),
+                state_files: state.checkpoints.get(partition).map_or(0, Vec::len),
+            }
+        };
+        let partitions: Vec<_> = positions.iter().map(of_partition).collect();
+        Self {
+            pipeline: pipeline.name.clone(),
+            table: table.to_string(),
+            at: *at,
+            source: state.committed.source.clone(),
+            lag: match source.error {
+                None => partitions.iter().map(|partition| partition.lag).sum(),
+                Some(_) => None,
+            },
+            source_error: source.error.clone(),
+            lag_unit: match pipeline.source {
+                SourceSettings::Kafka { .. } => LagUnit::Events,
+                SourceSettings::Files { .. } => LagUnit::Bytes,
+            },
+            snapshot_id: state.snapshot_id,
+            committed_ms: state.snapshot_id.map(|_| state.committed_ms),
+            partitions,
+            live: processes.last.clone(),
+            processes: processes.running.clone(),
+        }
+    }
+}
+
 /// The status of the stream `name`.
 ///
 /// # Errors
 /// When the pipeline or its table cannot be read.
 pub fn status(workspace: &Workspace, name: &str) -> Result<Status> {
-    let pipeline = workspace.project().stream(name)?;
-    let table = TableName { namespace: pipeline.output.namespace.clone(), name: pipeline.output.table.clone() };
-    let mut state = match workspace.lake().find(&table)? {
-        Some(table) => StreamState::read(&table, name)?,
-        None => StreamState::default(),
-    };
-    state.committed.positions.retain(|partition, _| ![CLOSED, REPLAYS].contains(partition));
-    let (ends, source_error) = match ends(workspace, &pipeline, &mut state) {
-        Ok(ends) => (ends, None),
-        Err(error) => (BTreeMap::new(), Some(error.to_string())),
-    };
-    let partitions = state.committed.positions.iter().map(|(partition, position)| {
-        let end = ends.get(partition).copied();
-        PartitionStatus {
-            partition: *partition,
-            name: match pipeline.source.listed() {
-                Some(_) => Some(pipeline.source.partition_name(*partition)),
-                None => state.partitions.get(partition).and_then(|value| Some(value.get("file")?.as_str()?.to_owned())),
-            },
-            position: *position,
-            end,
-            lag: end.map(|end| end - position),
-            epoch: state.committed.owners.get(partition).map_or(0, |owner| owner.epoch),
-            state_files: state.checkpoints.get(partition).map_or(0, Vec::len),
-        }
-    });
-    let partitions: Vec<_> = partitions.collect();
-    let mut said = read(workspace, name, 0)?.into_iter().collect::<Vec<_>>();
-    let mut processes = Vec::new();
-    for (number, lives) in Member::all(workspace, name) {
-        let live = read(workspace, name, number)?;
-        if lives {
-            processes.extend(live.clone());
-        }
-        said.extend(live);
-    }
-    Ok(Status {
-        pipeline: name.to_owned(),
-        table: table.to_string(),
-        source: state.committed.source.clone(),
-        lag: match source_error {
-            None => partitions.iter().map(|partition| partition.lag).sum(),
-            Some(_) => None,
-        },
-        source_error,
-        lag_unit: match pipeline.source {
-            SourceSettings::Kafka { .. } => LagUnit::Events,
-            SourceSettings::Files { .. } => LagUnit::Bytes,
-        },
-        snapshot_id: state.snapshot_id,
-        committed_ms: state.snapshot_id.map(|_| state.committed_ms),
-        partitions,
-        live: said.into_iter().max_by_key(|live| live.at),
-        processes,
-    })
+    let table = TableStatus::read(workspace, name)?;
+    let source = SourceStatus::ask(workspace, &table);
+    Ok(Status::new(&table, &source, &ProcessStatus::read(workspace, name)?))
 }
 
-/// Where the partitions end; those that were never read come to `state`.
-fn ends(workspace: &Workspace, pipeline: &StreamPipeline, state: &mut StreamState) -> Result<BTreeMap<u32, i64>> {
-    let group = Group { name: format!("insightera-status-{}", pipeline.name), member: None };
+fn ask(workspace: &Workspace, table: &TableStatus) -> Result<SourceStatus> {
+    let TableStatus { pipeline, state, .. } = table;
+    let group = Group { name: format!("insightera-status-{}", pipeline.name), ..Group::default() };
     let mut source = source::open(&workspace.project().dir, &pipeline.source, workspace.clock(), &group)?;
-    if let Some(other) = state.committed.source.as_deref().filter(|other| !position::continues(other, source.identity())) {
+    if let Some(other) =
+        state.committed.source.as_deref().filter(|other| !position::continues(other, source.identity()))
+    {
         return Err(Error::data(format!("the positions are of `{other}`, and [source] is `{}`", source.identity())));
     }
     let found = source.partitions(&state.partitions)?;
-    if found.keys().any(|partition| !state.committed.positions.contains_key(partition)) {
+    let mut positions = state.committed.positions.clone();
+    if found.keys().any(|partition| !positions.contains_key(partition)) {
         let first = found.iter().map(|(partition, found)| (*partition, found.start)).collect();
         for (partition, start) in starts(&state.committed.positions, &first, &source.begins()?).all {
-            state.committed.positions.entry(partition).or_insert(start);
+            positions.entry(partition).or_insert(start);
         }
     }
-    for (partition, found) in found {
-        state.partitions.entry(partition).or_insert(found.description);
-    }
-    source.ends(&state.committed.positions)
+    let ends = source.ends(&positions)?;
+    positions.retain(|partition, _| !state.committed.positions.contains_key(partition));
+    Ok(SourceStatus {
+        error: None,
+        ends,
+        starts: positions,
+        described: found.into_iter().map(|(partition, found)| (partition, found.description)).collect(),
+    })
 }

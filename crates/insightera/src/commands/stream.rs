@@ -8,7 +8,8 @@ use insightera_engine::Workspace;
 use insightera_engine::config::PipelineKind;
 use insightera_engine::notify::Warn;
 use insightera_engine::stream::{
-    self, Alert, Difference, ReplayOptions, ReplayReport, ReplaySummary, Status, StreamOptions, StreamSummary,
+    self, Alert, Difference, LiveStatus, ReplayOptions, ReplayReport, ReplaySummary, Status, StreamOptions, StreamSummary,
+    Told,
 };
 
 use super::{Answer, metrics, several};
@@ -21,19 +22,20 @@ use crate::text;
 pub async fn run(workspace: &Workspace, command: &StreamRun, printer: &Printer) -> anyhow::Result<Answer> {
     let stop = Arc::new(AtomicBool::new(false));
     tokio::spawn(stop_on_signal(stop.clone(), printer.clone()));
+    let names = names(workspace, &command.pipelines);
+    let on_status: Option<Told<LiveStatus>> = match &command.metrics {
+        Some(address) => Some(metrics::serve(workspace, &names, address, printer).await?),
+        None => None,
+    };
     let (told, warned) = (printer.clone(), printer.clone());
     let options = StreamOptions {
         until_end: command.until_end,
         partitions: command.partitions.clone(),
         stop,
         on_alert: Some(Arc::new(move |alert: &Alert| tell(alert, &told))),
-        on_status: None,
+        on_status,
         on_warning: Some(Arc::new(move |warning: &str| warned.warning(warning))),
     };
-    let names = names(workspace, &command.pipelines);
-    if let Some(address) = command.metrics {
-        metrics::serve(workspace.clone(), names.clone(), address, printer).await?;
-    }
     let outcomes = several::in_parallel(names, |name| {
         let (workspace, options) = (workspace.clone(), options.clone());
         async move {
@@ -51,12 +53,13 @@ pub async fn run(workspace: &Workspace, command: &StreamRun, printer: &Printer) 
     })
 }
 
-/// The named streams, or all.
+/// The named streams, each once, or all.
 fn names(workspace: &Workspace, pipelines: &[String]) -> Vec<String> {
-    match pipelines {
-        [] => workspace.project().names_of(PipelineKind::Stream).map(str::to_owned).collect(),
-        named => named.to_vec(),
+    if pipelines.is_empty() {
+        return workspace.project().names_of(PipelineKind::Stream).map(str::to_owned).collect();
     }
+    let again = |(index, name): &(usize, &String)| pipelines[..*index].contains(name);
+    pipelines.iter().enumerate().filter(|named| !again(named)).map(|(_, name)| name.clone()).collect()
 }
 
 /// Waits for Ctrl-C or SIGTERM. The second one ends the process at once.

@@ -16,6 +16,7 @@
 //! topic: where several topics have a partition of that number, it is looked
 //! which of them it is when somebody wants to know.
 
+mod client;
 mod member;
 mod partitions;
 mod topics;
@@ -23,21 +24,22 @@ mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use insightera_core::Clock;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, RebalanceProtocol};
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::{CommitMode, Consumer, RebalanceProtocol};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, Timestamp};
 use rdkafka::topic_partition_list::Offset;
 use serde_json::{Value, json};
 
+use self::client::{FAREWELL, KafkaClient};
 use self::member::Member;
 use self::topics::Topics;
 use self::trouble::reach;
 use super::super::kafka_client::check_security;
+use super::topic_id::topic_ids;
 use super::{Group, Partition, RawPart, Rebalance, Source};
 use crate::config::{Secret, Start};
 use crate::{Error, Result};
@@ -49,16 +51,18 @@ const ATTEMPT: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
 /// Where the options stand.
 const SECTION: &str = "[source.kafka]";
-/// How long leaving a group may take, and how long the request to do so.
-const FAREWELL: Duration = Duration::from_secs(5);
-const LAST_WORDS: Duration = Duration::from_millis(300);
 /// Seconds between two polls that take events, at least: a poll costs as much as
 /// some dozens of events, here and at the brokers. An event that comes alone is
 /// not held up.
 const PACE: f64 = 0.0005;
+/// How long the request to leave a group may take.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 /// Seconds after which a partition that ended somewhere, and brought nothing
 /// since, is taken for one that has nothing: the client reconnects sooner.
 const QUIET: f64 = 30.0;
+/// Seconds after which a broker is asked again where partitions end that has not
+/// said so.
+const AWAY: f64 = 5.0;
 /// Events of a poll.
 const POLL_EVENTS: usize = 16 * 1024;
 
@@ -86,7 +90,7 @@ pub struct Kafka {
     topics: Topics,
     identity: String,
     clock: Arc<dyn Clock>,
-    consumer: BaseConsumer<Member>,
+    consumer: KafkaClient,
     options: BTreeMap<String, String>,
     group: Group,
     /// The topics' own ids, by their places, since their partitions were looked
@@ -101,6 +105,8 @@ pub struct Kafka {
     /// Of partitions that were read to their end: since when the broker says
     /// that they end where, monotonic seconds.
     quiet: BTreeMap<u32, (f64, i64)>,
+    /// Until when no broker is asked for that, monotonic seconds.
+    away: f64,
     read: BTreeMap<u32, RawPart>,
     pace: Pace,
 }
@@ -182,20 +188,23 @@ impl Kafka {
         for (key, value) in OURS {
             config.set(*key, *value);
         }
-        let consumer: BaseConsumer<Member> =
-            config.create_with_context(Member::new(topics.clone())).map_err(|e| match &e {
-                KafkaError::ClientConfig(_, why, key, _) => {
-                    let secret = ["password", "secret", "pem", "token", "oauth"].iter().any(|word| key.contains(word));
-                    // As the file has it: what a variable holds is not shown.
-                    let shown = if secret { "***" } else { options.get(key).map_or("", String::as_str) };
-                    Error::invalid(format!("{SECTION} `{key}` = `{shown}`: {why}"))
-                        .hint("the options are librdkafka's, by its names")
-                }
-                _ => Error::invalid(format!("[source.kafka]: {e}")).cause(e),
-            })?;
+        let consumer = config.create_with_context(Member::new(topics.clone())).map_err(|e| match &e {
+            KafkaError::ClientConfig(_, why, key, _) => {
+                let secret = ["password", "secret", "pem", "token", "oauth"].iter().any(|word| key.contains(word));
+                // As the file has it: what a variable holds is not shown.
+                let shown = if secret { "***" } else { options.get(key).map_or("", String::as_str) };
+                Error::invalid(format!("{SECTION} `{key}` = `{shown}`: {why}"))
+                    .hint("the options are librdkafka's, by its names")
+            }
+            _ => Error::invalid(format!("[source.kafka]: {e}")).cause(e),
+        })?;
+        let consumer = KafkaClient::new(consumer, group);
         reach(&consumer, topics.names()[0], options)?;
-        let no_cluster = || Error::unavailable("the brokers of [source.kafka] do not say which cluster they are");
-        let cluster = consumer.client().fetch_cluster_id(PATIENCE).ok_or_else(no_cluster)?;
+        let late = KafkaError::Global(RDKafkaErrorCode::OperationTimedOut);
+        let cluster = consumer.ask(|time| consumer.client().fetch_cluster_id(time).ok_or_else(|| late.clone()));
+        let cluster = cluster.map_err(|e| {
+            Error::unavailable("the brokers of [source.kafka] do not say which cluster they are").cause(e)
+        })?;
         let identity = topics.identity(&cluster);
         if group.member.is_some() {
             consumer
@@ -207,6 +216,7 @@ impl Kafka {
         let group = Group {
             name: named("group.id").unwrap_or_else(|| group.name.clone()),
             member: group.member.clone().map(|member| named("group.instance.id").unwrap_or(member)),
+            stop: group.stop.clone(),
         };
         let (ids, partitions, assigned, ends, quiet, read) = Default::default();
         Ok(Self {
@@ -222,6 +232,7 @@ impl Kafka {
             assigned,
             ends,
             quiet,
+            away: f64::NEG_INFINITY,
             read,
             pace: Pace::default(),
         })
@@ -243,16 +254,28 @@ impl Kafka {
         }
     }
 
+    /// Where a partition begins and ends, if its broker says so at once. After one
+    /// that did not none is asked for some seconds.
+    fn glance(&mut self, number: u32) -> Option<(i64, i64)> {
+        let (topic, partition) = self.topics.of(number).ok()?;
+        if self.clock.monotonic_seconds() < self.away {
+            return None;
+        }
+        let found = self.consumer.fetch_watermarks(topic, partition, ATTEMPT);
+        if found.is_err() {
+            self.away = self.clock.monotonic_seconds() + AWAY;
+        }
+        found.ok()
+    }
+
     /// Whether a partition was read to its end. The client's own position is
     /// behind marks of transactions as well.
     fn is_at_end(&mut self, number: u32) -> bool {
         if self.ends.certain.contains(&number) || !self.ends.perhaps.contains(&number) {
             return self.ends.certain.contains(&number);
         }
-        let Ok((topic, partition)) = self.topics.of(number) else { return false };
-        let (Ok(positions), Ok((_, end))) =
-            (self.consumer.position(), self.consumer.fetch_watermarks(topic, partition, ATTEMPT))
-        else {
+        let Some((_, end)) = self.glance(number) else { return false };
+        let (Ok(positions), Ok((topic, partition))) = (self.consumer.position(), self.topics.of(number)) else {
             return false;
         };
         let position = positions.find_partition(topic, partition).map(|element| element.offset());
@@ -344,7 +367,8 @@ impl Source for Kafka {
             let id = description.get(TOPIC_ID)?.as_str()?;
             Some((Topics::place(*number), id.to_owned()))
         });
-        self.identify(&ids.collect(), PATIENCE)?;
+        let found = self.consumer.ask(|time| topic_ids(self.consumer.client(), &self.topics.names(), time));
+        self.identify(&ids.collect(), found)?;
         let (mut partitions, mut named) = (BTreeMap::new(), BTreeSet::new());
         for number in &numbers {
             // The beginning of one that is being read does not matter.
@@ -375,7 +399,8 @@ impl Source for Kafka {
     }
 
     fn is_still(&mut self) -> Result<()> {
-        self.identify(&BTreeMap::new(), ATTEMPT)
+        let found = topic_ids(self.consumer.client(), &self.topics.names(), ATTEMPT);
+        self.identify(&BTreeMap::new(), found)
     }
 
     fn assign(&mut self, positions: &BTreeMap<u32, i64>) -> Result<()> {
@@ -491,7 +516,7 @@ impl Source for Kafka {
         match self.quiet.get(&partition).copied() {
             Some((since, _)) if now - since < QUIET => false,
             known => {
-                let Ok((_, end)) = self.watermarks(partition) else { return false };
+                let Some((_, end)) = self.glance(partition) else { return false };
                 let same = known.is_some_and(|(_, before)| before == end);
                 if !same {
                     self.quiet.insert(partition, (now, end));
@@ -535,12 +560,12 @@ impl Source for Kafka {
         }
         // The request to leave goes out from the client's own thread.
         drop(self.consumer.poll(LAST_WORDS));
+        self.consumer.has_waited(waited);
     }
 }
 
 impl Drop for Kafka {
     fn drop(&mut self) {
         self.decline();
-        self.consumer.context().closing.store(true, Ordering::SeqCst);
     }
 }

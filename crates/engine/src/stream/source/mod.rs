@@ -13,6 +13,8 @@ mod topic_id;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -138,6 +140,8 @@ pub struct Group {
     /// The process, by a name that it has again when it is started again;
     /// `None` takes partitions by hand, and only has the group's name.
     pub member: Option<String>,
+    /// Set when the stream is to stop: no broker is waited for any more.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// A partition of a source.

@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
+use super::super::Group;
 use super::member::Member;
 use super::{ATTEMPT, LOOK, PATIENCE};
 
-/// How long the last words of a client that nobody follows may take.
-const FAREWELL: Duration = Duration::from_secs(5);
-/// And those of one that is followed by another of its name, who waits for it.
+/// How long leaving a group and closing may take together, about.
+pub const FAREWELL: Duration = Duration::from_secs(5);
+/// How long one is waited for that is followed by another of its name.
 const SUCCESSION: Duration = Duration::from_secs(30);
 /// The longest that a question waits without a look whether the stream is to
 /// stop.
@@ -26,14 +27,28 @@ const LONGEST_ATTEMPT: Duration = Duration::from_secs(3);
 pub struct KafkaClient {
     /// There until it is dropped.
     consumer: Option<BaseConsumer<Member>>,
+    /// Whether the group knows it by a name, which the next of the process has too.
+    is_named: bool,
     /// Whether the stream is to stop.
     stop: Arc<AtomicBool>,
+    /// How long its last words may take.
+    farewell: Duration,
 }
 
 impl KafkaClient {
-    /// Of a stream that stops when it is told to.
-    pub fn new(consumer: BaseConsumer<Member>, stop: Arc<AtomicBool>) -> Self {
-        Self { consumer: Some(consumer), stop }
+    /// Of a process of the group.
+    pub fn new(consumer: BaseConsumer<Member>, group: &Group) -> Self {
+        Self {
+            consumer: Some(consumer),
+            is_named: group.member.is_some(),
+            stop: group.stop.clone(),
+            farewell: FAREWELL,
+        }
+    }
+
+    /// It has waited already for the group to let it go.
+    pub fn has_waited(&mut self, waited: Duration) {
+        self.farewell = FAREWELL.saturating_sub(waited).max(ATTEMPT);
     }
 
     /// Whether the stream was told to stop: nothing is waited for any more.
@@ -61,7 +76,12 @@ impl KafkaClient {
 
 /// Whether no answer came in the time that it was given.
 fn is_late(error: &KafkaError) -> bool {
-    error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut)
+    let code = match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        other => other.rdkafka_error_code(),
+    };
+    use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut};
+    matches!(code, Some(OperationTimedOut | BrokerTransportFailure | AllBrokersDown))
 }
 
 impl Deref for KafkaClient {
@@ -75,7 +95,8 @@ impl Deref for KafkaClient {
 impl Drop for KafkaClient {
     fn drop(&mut self) {
         let Some(consumer) = self.consumer.take() else { return };
-        let is_followed = !self.stops() && consumer.context().is_named;
+        // Nobody is there any more to answer the group.
+        consumer.context().closing.store(true, Ordering::SeqCst);
         let (done, closed) = sync_channel::<()>(1);
         let close = move || {
             drop(consumer);
@@ -84,8 +105,7 @@ impl Drop for KafkaClient {
         // Without a thread it is closed here, as the closure is dropped.
         let Ok(_) = std::thread::Builder::new().name("kafka client closes".to_owned()).spawn(close) else { return };
         let mut waited = Duration::ZERO;
-        let patience = |stops: bool| if is_followed && !stops { SUCCESSION } else { FAREWELL };
-        while waited < patience(self.stops()) {
+        while waited < if self.is_named && !self.stops() { SUCCESSION } else { self.farewell } {
             match closed.recv_timeout(LOOK) {
                 Err(RecvTimeoutError::Timeout) => waited += LOOK,
                 _ => return,

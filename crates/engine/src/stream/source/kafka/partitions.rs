@@ -1,15 +1,13 @@
 //! What the brokers say of topics and partitions.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::super::topic_id::topic_ids;
+use super::Kafka;
 use super::topics::Topics;
-use super::{Kafka, PATIENCE};
 use crate::config::PARTITIONS_OF_A_TOPIC;
 use crate::{Error, Result};
 
@@ -18,18 +16,23 @@ impl Kafka {
         no_answer(&self.topics.shown(), error)
     }
 
-    /// The topics' ids are those that were `known`, and those that they had
-    /// before.
-    pub(super) fn identify(&mut self, known: &BTreeMap<usize, String>, patience: Duration) -> Result<()> {
+    /// The topics' ids, which were `found` by name, are those that were `known`,
+    /// and those that they had before.
+    pub(super) fn identify(
+        &mut self,
+        known: &BTreeMap<usize, String>,
+        found: KafkaResult<BTreeMap<String, String>>,
+    ) -> Result<()> {
         let names = self.topics.names();
-        let mut found = topic_ids(self.consumer.client(), &names, patience).map_err(|e| self.no_answer(e))?;
+        let mut found = found.map_err(|e| self.no_answer(e))?;
         for (place, topic) in names.into_iter().enumerate() {
             let Some(id) = found.remove(topic) else {
                 // It had one.
-                if self.ids.contains_key(&place) && self.is_missing(topic) {
-                    return Err(Error::data(format!("the topic `{topic}` is gone")));
-                }
-                continue;
+                return match self.ids.contains_key(&place) {
+                    true if self.is_missing(topic) => Err(Error::data(format!("the topic `{topic}` is gone"))),
+                    true => Err(Error::unavailable(format!("the topic `{topic}` has no id at the moment"))),
+                    false => continue,
+                };
             };
             if let Some(other) = known.get(&place).or(self.ids.get(&place)).filter(|other| **other != id) {
                 return Err(made_again(topic, &format!("has the id {id}, and what was read had {other}")));
@@ -43,7 +46,7 @@ impl Kafka {
     pub(super) fn numbers(&self) -> Result<BTreeSet<u32>> {
         let mut numbers = BTreeSet::new();
         for (place, topic) in self.topics.names().into_iter().enumerate() {
-            let metadata = self.consumer.fetch_metadata(Some(topic), PATIENCE);
+            let metadata = self.consumer.ask(|time| self.consumer.fetch_metadata(Some(topic), time));
             let metadata = metadata.map_err(|e| no_answer(&format!("the topic `{topic}`"), e))?;
             let found = metadata.topics().iter().filter(|found| found.name() == topic);
             let found: Vec<i32> = found.flat_map(|found| found.partitions().iter().map(|one| one.id())).collect();
@@ -62,7 +65,7 @@ impl Kafka {
 
     pub(super) fn watermarks(&self, number: u32) -> Result<(i64, i64)> {
         let (topic, partition) = self.topics.of(number)?;
-        self.consumer.fetch_watermarks(topic, partition, PATIENCE).map_err(|e| {
+        self.consumer.ask(|time| self.consumer.fetch_watermarks(topic, partition, time)).map_err(|e| {
             Error::unavailable(format!("partition {partition} of the topic `{topic}` has no answer: {e}")).cause(e)
         })
     }
@@ -90,7 +93,10 @@ impl Kafka {
     pub(super) fn since(&self, micros: i64, ends: BTreeMap<u32, i64>) -> Result<BTreeMap<u32, i64>> {
         let millis = micros.div_euclid(1000) + i64::from(micros.rem_euclid(1000) > 0);
         let times = self.list(ends.keys().map(|number| (*number, Some(millis.max(0)))))?;
-        let found = self.consumer.offsets_for_times(times, PATIENCE).map_err(|e| self.no_answer(e))?;
+        let found = self
+            .consumer
+            .ask(|time| self.consumer.offsets_for_times(times.clone(), time))
+            .map_err(|e| self.no_answer(e))?;
         let mut since = ends;
         for (number, end) in &mut since {
             let (topic, partition) = self.topics.of(*number)?;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::super::Source;
-use super::member::Member;
+use super::client::KafkaClient;
 use super::{ATTEMPT, Kafka, LOOK, PATIENCE, SECTION};
 use crate::{Error, Result};
 
@@ -22,8 +22,9 @@ impl Kafka {
     /// moment ago a broker says at first that there is none.
     pub(super) fn is_missing(&self, topic: &str) -> bool {
         for _ in 0..25 {
-            let Ok(metadata) = self.consumer.fetch_metadata(Some(topic), PATIENCE) else {
-                // The broker is away, the topic need not be.
+            let metadata = self.consumer.ask(|time| self.consumer.fetch_metadata(Some(topic), time));
+            let Some(metadata) = metadata.ok().filter(|_| !self.consumer.stops()) else {
+                // The broker is away, the topic need not be; or nobody waits any more.
                 return false;
             };
             let mut topics = metadata.topics().iter();
@@ -103,12 +104,12 @@ impl Kafka {
     }
 }
 
-/// Waits until a broker has answered.
+/// Waits until a broker has answered, or the stream is to stop.
 ///
 /// # Errors
 /// `Invalid` at once when the brokers refuse the client, `Unavailable` when
 /// none answers in time.
-pub fn reach(consumer: &BaseConsumer<Member>, topic: &str, options: &BTreeMap<String, String>) -> Result<()> {
+pub fn reach(consumer: &KafkaClient, topic: &str, options: &BTreeMap<String, String>) -> Result<()> {
     let mut waited = Duration::ZERO;
     loop {
         let Err(error) = consumer.fetch_metadata(Some(topic), ATTEMPT) else { return Ok(()) };
@@ -118,7 +119,7 @@ pub fn reach(consumer: &BaseConsumer<Member>, topic: &str, options: &BTreeMap<St
         if let Some(refused) = consumer.context().refusals.error(SECTION, options) {
             return Err(refused.cause(error));
         }
-        if waited >= PATIENCE {
+        if waited >= PATIENCE || consumer.stops() {
             return Err(unreachable_broker(options, error));
         }
     }
