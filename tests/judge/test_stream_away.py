@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from test_notify import Server, committed, told, until
+from test_notify import event as alerting
 from test_stream import DAY, NOW, check, running, said, write_pipeline
 from test_stream_formats import FIRST, framed, of_registry, registry, rows, same, topic, wanted, write  # noqa: F401
 from test_stream_formats import first as event_of
@@ -61,6 +63,28 @@ def test_a_process_of_a_group_ends_soon_after_it_is_told_to(stream, broker, smal
     assert seconds_to_end(process) < 5 and process.returncode == 0, said(process)
     project.json("stream", "live", "--until-end")
     check(project, sent.folds, small_model)
+
+
+def test_a_stop_does_not_wait_for_the_offsets_of_a_commit_that_its_broker_has_not_taken(stream, broker):  # noqa: F811
+    """The broker goes while a commit waits for a slow notifier: its offsets are told after that."""
+    project, topic = stream  # noqa: F811
+    broker.topic(topic, 1)
+    server = Server({"/slow": ["slow"]})
+    told(project, f'\n[notifiers.hook]\nkind = "webhook"\nurl = "{server.url("/slow")}"\n', ["hook"])
+    process = running(project, "live")
+    try:
+        broker.send(topic, 0, [alerting("000001", 2.5)])
+        until(lambda: server.asked, process)
+        time.sleep(1)
+        assert committed(project) == 0
+        with away(broker):
+            until(lambda: committed(project) == 1, process)
+            time.sleep(0.5)
+            assert seconds_to_end(process) < SOON - 3 and process.returncode == 0, said(process)
+    finally:
+        server.shutdown()
+    # What it has not told its broker nobody misses.
+    assert project.json("stream", "live", "--until-end")[0]["events"] == 0
 
 
 def test_a_process_that_begins_while_its_broker_is_away_ends_soon_after_it_is_told_to(stream, broker):  # noqa: F811

@@ -1,6 +1,7 @@
 """What streams say of themselves: metrics that Prometheus' own parser reads, commit times and latencies in tables, files by the hour."""
 
 import re
+import signal
 import time
 import urllib.error
 import urllib.request
@@ -9,7 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lakehouse import duckdb_connection
-from test_stream import append, events, live, running, said, stop, summaries  # noqa: F401
+from test_stream import append, events, kill, live, running, said, stop, summaries  # noqa: F401
+from test_stream_kafka import Partitions, broker, stream  # noqa: F401
 
 METRICS = "ml_monitoring.inference_metrics"
 
@@ -59,7 +61,10 @@ def test_prometheus_reads_of_a_running_stream_what_its_status_says(live):  # noq
     of = (("pipeline", "live"),)
     events_total = ("events_total", *of, ("process", "0"))
     found = ask(f"{url}/metrics", lambda found: found.get(events_total) == 800)
-    found = ask(f"{url}/metrics", lambda found: found.get(("waiting_rows", *of, ("process", "0"))) == 0)
+    lags = {("partition_lag_bytes", ("name", f"{name}.ndjson"), ("partition", str(number)), *of): 0
+            for number, name in enumerate(("a", odd))}
+    idle = lags | {("waiting_rows", *of, ("process", "0")): 0}
+    found = ask(f"{url}/metrics", lambda found: idle.items() <= found.items())
     status = live.json("stream", "status", "live")[0]
     own = status["processes"][0]
     named = {name for name, *_ in found}
@@ -76,6 +81,7 @@ def test_prometheus_reads_of_a_running_stream_what_its_status_says(live):  # noq
         assert found["arrival_to_prediction_seconds", *labels] == pytest.approx(own[key] / 1000)
     assert found["model_info", ("model_version", "1"), *of, ("process", "0")] == 1
     assert found["processes", *of] == 1 and found["source_reachable", *of] == 1
+    assert -30 < found["metrics_timestamp_seconds", *of] - time.time() <= 0
     assert found["last_commit_timestamp_seconds", *of] == status["committed_ms"] / 1000
     for partition in status["partitions"]:
         labels = [("name", partition["name"]), ("partition", str(partition["partition"])), *of]
@@ -89,11 +95,84 @@ def test_prometheus_reads_of_a_running_stream_what_its_status_says(live):  # noq
     assert taken.code == 2 and "--metrics 127.0.0.1" in taken.stderr and "free port" in taken.stderr, taken
     stop(process)
     append(live, "a", events(0, 50, start=400))
-    answer = live.call("stream", "status", "--format", "prometheus")
+    answer = live.call("stream", "status", "live", "live", "--format", "prometheus")
     ended = samples(answer.stdout)
     assert answer.code == 0 and ended["processes", *of] == 0 and events_total not in ended
     lag = ("partition_lag_bytes", ("name", "a.ndjson"), ("partition", "0"), *of)
     assert ended[lag] > 1000 and {name for name, *_ in ended} < named | {"partition_lag_bytes"}
+
+
+def test_a_first_answer_is_of_the_process_that_runs_and_not_of_one_that_was_killed(live):  # noqa: F811
+    append(live, "a", events(0, 400))
+    process = running(live, "live")
+    deadline = time.monotonic() + 40
+    while (status := live.json("stream", "status", "live")[0])["lag"] != 0 or (status["live"] or {}).get("events") != 400:
+        assert time.monotonic() < deadline and process.poll() is None, (status, said(process))
+    kill(process)
+    status = live.json("stream", "status", "live")[0]
+    assert status["processes"] == [] and (status["live"]["events"], status["live"]["ended"]) == (400, False), status
+    began = time.time()
+    process = running(live, "live", "--metrics", "localhost:0")
+    while not (processes := (status := live.json("stream", "status", "live")[0])["processes"]):
+        assert status["live"]["events"] == 400, status
+        assert time.time() < began + 40 and process.poll() is None, (status, said(process))
+    assert [one["events"] for one in processes] == [0] and processes[0]["at"] / 1e6 > began, processes
+    stop(process)
+    append(live, "a", events(0, 100, start=400))
+    began = time.time()
+    process = running(live, "live", "--metrics", "localhost:0")
+    first = ask(f"{address(process)}/metrics")
+    own = ("pipeline", "live"), ("process", "0")
+    assert first["process_status_timestamp_seconds", *own] > began and first["events_total", *own] <= 100, first
+    assert first["processes", own[0]] == 1 and first["metrics_timestamp_seconds", own[0]] > began, first
+    stop(process)
+
+
+def test_a_wrong_address_is_an_error_with_its_remedy_and_a_name_counts_once(live):  # noqa: F811
+    for wrong, remedy in [("localhost", "HOST:PORT"), (":9464", "HOST:PORT"), ("127.0.0.1:http", "HOST:PORT"),
+                          ("no-such-host.invalid:9464", "localhost:9464"), ("192.0.2.1:9464", "0.0.0.0:9464")]:
+        refused = live.call("stream", "live", "--until-end", "--metrics", wrong)
+        assert refused.code == 1 and f"--metrics {wrong}" in refused.stderr and remedy in refused.stderr, refused
+    append(live, "a", events(0, 100))
+    report = live.json("stream", "live", "live", "--until-end", "--metrics", "localhost:0")
+    assert [one["events"] for one in report] == [100], report
+
+
+def test_an_outage_of_a_broker_shows_and_delays_neither_metrics_nor_the_end(stream, broker):  # noqa: F811
+    project, topic = stream
+    broker.topic(topic, 2)
+    sent, of = Partitions(broker, topic, 2), ("pipeline", "live")
+    took = {}
+    for options in ([], ["--metrics", "127.0.0.1:0"]):
+        process = running(project, "live", *options)
+        sent(25)
+        deadline = time.monotonic() + 60
+        while (status := project.json("stream", "status", "live")[0])["lag"] != 0 or not status["processes"]:
+            assert time.monotonic() < deadline and process.poll() is None, (status, said(process))
+        if options:
+            url = f"{address(process)}/metrics"
+            ask(url, lambda found: found["source_reachable", of] == 1)
+        broker.process.send_signal(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            if options:
+                found = ask(url, lambda found: found["source_reachable", of] == 0)
+                assert time.monotonic() - began < 20 and not [key for key in found if key[0] == "partition_lag_events"]
+            # A look has begun, and waits for the broker.
+            while time.monotonic() - began < 25:
+                time.sleep(0.5)
+            if options:
+                found = ask(url)
+                assert found["source_reachable", of] == 0
+                assert time.time() - found["metrics_timestamp_seconds", of] < 10, found
+                assert time.time() - found["process_status_timestamp_seconds", of, ("process", "0")] < 10, found
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 0, said(process)
+            took[bool(options)] = time.monotonic() - began
+        finally:
+            broker.process.send_signal(signal.SIGCONT)
+    assert took[True] < took[False] + 3, took
 
 
 def commits_of_rows(project):

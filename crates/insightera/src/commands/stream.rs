@@ -8,8 +8,8 @@ use insightera_engine::Workspace;
 use insightera_engine::config::PipelineKind;
 use insightera_engine::notify::Warn;
 use insightera_engine::stream::{
-    self, Alert, Difference, LiveStatus, ReplayOptions, ReplayReport, ReplaySummary, Status, StreamOptions, StreamSummary,
-    Told,
+    self, Alert, Difference, LiveStatus, ReplayOptions, ReplayReport, ReplaySummary, Status, StreamOptions,
+    StreamSummary, Told,
 };
 
 use super::{Answer, metrics, several};

@@ -17,6 +17,7 @@
 //! which of them it is when somebody wants to know.
 
 mod client;
+mod ends;
 mod member;
 mod partitions;
 mod topics;
@@ -31,10 +32,10 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{CommitMode, Consumer, RebalanceProtocol};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, Timestamp};
-use rdkafka::topic_partition_list::Offset;
 use serde_json::{Value, json};
 
 use self::client::{FAREWELL, KafkaClient};
+use self::ends::Ends;
 use self::member::Member;
 use self::topics::Topics;
 use self::trouble::reach;
@@ -57,12 +58,6 @@ const SECTION: &str = "[source.kafka]";
 const PACE: f64 = 0.0005;
 /// How long the request to leave a group may take.
 const LAST_WORDS: Duration = Duration::from_millis(300);
-/// Seconds after which a partition that ended somewhere, and brought nothing
-/// since, is taken for one that has nothing: the client reconnects sooner.
-const QUIET: f64 = 30.0;
-/// Seconds after which a broker is asked again where partitions end that has not
-/// said so.
-const AWAY: f64 = 5.0;
 /// Events of a poll.
 const POLL_EVENTS: usize = 16 * 1024;
 
@@ -109,21 +104,6 @@ pub struct Kafka {
     away: f64,
     read: BTreeMap<u32, RawPart>,
     pace: Pace,
-}
-
-/// Partitions that were read to their end.
-#[derive(Debug, Default)]
-struct Ends {
-    certain: BTreeSet<u32>,
-    /// A partition of their number was, of some topic.
-    perhaps: BTreeSet<u32>,
-}
-
-impl Ends {
-    fn remove(&mut self, number: u32) {
-        self.certain.remove(&number);
-        self.perhaps.remove(&number);
-    }
 }
 
 /// When the last poll with events took them, monotonic seconds, and the bytes of
@@ -242,53 +222,6 @@ impl Kafka {
     fn forget(&mut self, number: u32) {
         self.ends.remove(number);
         self.read.remove(&number);
-    }
-
-    /// A partition of this number has ended, of a topic that the client does not
-    /// name.
-    fn ended(&mut self, partition: i32) {
-        let of: Vec<u32> = self.topics.all(partition).filter(|number| self.assigned.contains_key(number)).collect();
-        match of.as_slice() {
-            [number] => drop(self.ends.certain.insert(*number)),
-            several => self.ends.perhaps.extend(several.iter().filter(|number| !self.ends.certain.contains(number))),
-        }
-    }
-
-    /// Where a partition begins and ends, if its broker says so at once. After one
-    /// that did not none is asked for some seconds.
-    fn glance(&mut self, number: u32) -> Option<(i64, i64)> {
-        let (topic, partition) = self.topics.of(number).ok()?;
-        if self.clock.monotonic_seconds() < self.away {
-            return None;
-        }
-        let found = self.consumer.fetch_watermarks(topic, partition, ATTEMPT);
-        if found.is_err() {
-            self.away = self.clock.monotonic_seconds() + AWAY;
-        }
-        found.ok()
-    }
-
-    /// Whether a partition was read to its end. The client's own position is
-    /// behind marks of transactions as well.
-    fn is_at_end(&mut self, number: u32) -> bool {
-        if self.ends.certain.contains(&number) || !self.ends.perhaps.contains(&number) {
-            return self.ends.certain.contains(&number);
-        }
-        let Some((_, end)) = self.glance(number) else { return false };
-        let (Ok(positions), Ok((topic, partition))) = (self.consumer.position(), self.topics.of(number)) else {
-            return false;
-        };
-        let position = positions.find_partition(topic, partition).map(|element| element.offset());
-        let own = self.assigned.get(&number).copied().unwrap_or(i64::MIN);
-        let has_ended = match position {
-            Some(Offset::Offset(position)) => position.max(own) >= end,
-            _ => own >= end,
-        };
-        if has_ended {
-            self.ends.perhaps.remove(&number);
-            self.ends.certain.insert(number);
-        }
-        has_ended
     }
 
     /// Answers a rebalance: `positions` are what is read from now on.
@@ -505,25 +438,8 @@ impl Source for Kafka {
         positions.iter().map(|(partition, position)| Ok((*partition, self.end_of(*partition, *position)?))).collect()
     }
 
-    /// The client may be away from a broker that others reach, and does not say
-    /// so. What it read to its end ends there still, a while later.
     fn is_drained(&mut self, partition: u32) -> bool {
-        if !self.is_at_end(partition) {
-            self.quiet.remove(&partition);
-            return false;
-        }
-        let now = self.clock.monotonic_seconds();
-        match self.quiet.get(&partition).copied() {
-            Some((since, _)) if now - since < QUIET => false,
-            known => {
-                let Some((_, end)) = self.glance(partition) else { return false };
-                let same = known.is_some_and(|(_, before)| before == end);
-                if !same {
-                    self.quiet.insert(partition, (now, end));
-                }
-                same
-            }
-        }
+        self.is_quiet(partition)
     }
 
     fn at_end(&mut self) -> Result<bool> {
