@@ -19,7 +19,7 @@ pub const FAREWELL: Duration = Duration::from_secs(5);
 const SUCCESSION: Duration = Duration::from_secs(30);
 /// The longest that a question waits without a look whether the stream is to
 /// stop.
-const LONGEST_ATTEMPT: Duration = Duration::from_secs(3);
+const LONGEST_ATTEMPT: Duration = Duration::from_secs(4);
 
 /// A client of the brokers. It closes on a thread of its own: it ends only when
 /// its requests have ended, and those to a broker that stands still take a
