@@ -68,9 +68,9 @@ mod worker;
 
 pub(crate) use checkpoints::WindowFiles;
 pub use compare::Difference;
+pub use exposition::exposition;
 #[cfg(feature = "faults")]
 pub use feed::Feed;
-pub use exposition::exposition;
 pub use letters::{ReplaySummary, replay_dead_letters};
 pub(crate) use program::Program;
 pub use program::check;
@@ -78,10 +78,10 @@ pub use recorded::Bound;
 pub use replay::{ReplayOptions, ReplayReport, replay};
 pub use run::{Alert, StreamEnd, StreamOptions, StreamSummary, Told, run};
 #[cfg(feature = "faults")]
-pub use upkeep::look_for_forgotten;
-#[cfg(feature = "faults")]
 pub use source::{Group, Partition, RawPart, Rebalance, Source};
 pub use status::{LiveStatus, ProcessStatus, SourceStatus, Status, TableStatus, status};
+#[cfg(feature = "faults")]
+pub use upkeep::look_for_forgotten;
 
 /// Properties of the tables that a stream makes: commits are many, so few old
 /// metadata files are kept.
