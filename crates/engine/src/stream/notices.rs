@@ -12,8 +12,8 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use insightera_core::Clock;
 
+use super::options::{Alert, Told};
 use super::program::Program;
-use super::run::{Alert, Told};
 use crate::notify::{Delivery, Notice, Outbox};
 
 /// How long a commit waits for notifiers.

@@ -1,18 +1,15 @@
 //! The loop of a stream: poll, score, cut, commit beside it.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
 use insightera_core::ErrorKind;
 use insightera_events::Drift;
-use serde::Serialize;
 use serde_json::Value;
 
-use super::checkpoints::{Checkpoints, Pending};
+use super::checkpoints::Checkpoints;
 use super::commit::{Committed, Committer, Interval};
 use super::feed;
 use super::flow::{Counts, Flow, PollOutput};
@@ -21,20 +18,20 @@ use super::live::{Live, Watch};
 use super::member::Member;
 use super::metrics::Metrics;
 use super::notices::Notices;
+use super::options::{StreamEnd, StreamOptions, StreamSummary};
 use super::program::{Program, Scorer};
 use super::refresher::{Fresh, Refresher, take};
 use super::source::{Group, RawPart, Source};
-use super::states::{CLOSED, Extent, States};
-use super::status::{self, LiveStatus};
+use super::states::{CLOSED, States};
 use super::takeover::Sharing;
+use super::telling::DeadLetters;
 use super::upkeep::upkeep;
 use super::worker::Worker;
 use crate::background::Background;
 use crate::config::SourceSettings;
 use crate::erase::ErasedEntities;
-use crate::lake::commit::Samples;
 use crate::lake::faults::{self, Bug};
-use crate::notify::{Outbox, Warn};
+use crate::notify::Outbox;
 use crate::workspace::Workspace;
 use crate::{Error, Result};
 
@@ -42,100 +39,23 @@ use crate::{Error, Result};
 const POLL_BYTES: usize = 4 << 20;
 const POLL_BYTES_OF_A_ROW: usize = 64;
 /// How long a poll waits for events.
-const POLL_WAIT: Duration = Duration::from_millis(20);
+pub(super) const POLL_WAIT: Duration = Duration::from_millis(20);
 /// Seconds between two statuses.
 const LOOK: f64 = 1.0;
 /// Seconds between two warnings of the same.
-const MINUTE: f64 = 60.0;
-const HOUR: f64 = 3600.0;
-/// What a status says of drift: so many, the newest.
-const DRIFT_SHOWN: usize = 20;
+pub(super) const MINUTE: f64 = 60.0;
+pub(super) const HOUR: f64 = 3600.0;
 /// Looks after which new partitions are looked for.
 const PARTITION_LOOKS: u64 = 2;
 /// Seconds that events wait for their schema: at first, and at most.
 const FIRST_HOLD: f64 = 0.1;
 const LONGEST_HOLD: f64 = 5.0;
-/// Bytes of rows that may wait for the commit before them.
-const WAITING_BYTES: usize = 96 << 20;
 /// How often a process may be overtaken before it has committed anything.
 const OVERTAKEN: u32 = 5;
 /// How long it waits before it joins its group again.
 const JOIN_AGAIN: Duration = Duration::from_millis(500);
 /// How long the last notices may take after a stream has ended.
 const LAST_NOTICES: Duration = Duration::from_secs(15);
-
-/// Somebody who is told of a `T`.
-pub type Told<T> = Arc<dyn Fn(&T) + Send + Sync>;
-
-/// What the caller wants.
-#[derive(Clone, Default)]
-pub struct StreamOptions {
-    /// End when every event that is there has been committed.
-    pub until_end: bool,
-    /// Only these partitions; the others are other processes'.
-    pub partitions: Option<Vec<u32>>,
-    /// Set to end: what was read is committed first.
-    pub stop: Arc<AtomicBool>,
-    /// Told of every alert at once.
-    pub on_alert: Option<Told<Alert>>,
-    /// Told how it goes, about once a second.
-    pub on_status: Option<Told<LiveStatus>>,
-    /// Told of what went wrong beside the stream.
-    pub on_warning: Option<Warn>,
-}
-
-impl fmt::Debug for StreamOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "StreamOptions {{ until_end: {}, partitions: {:?} }}", self.until_end, self.partitions)
-    }
-}
-
-/// Rows that somebody should know of. A row is in the alerts' table exactly
-/// once. It is told at once, and again by a stream that ended before its commit:
-/// that waits until notifiers have taken it, some seconds at most.
-#[derive(Debug, Clone)]
-pub struct Alert {
-    /// The pipeline.
-    pub pipeline: String,
-    /// The alert's name.
-    pub name: String,
-    /// The prediction rows.
-    pub rows: RecordBatch,
-}
-
-/// Why a stream ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StreamEnd {
-    /// It was told to.
-    Stopped,
-    /// There were no more events.
-    EndOfEvents,
-}
-
-/// What a stream did.
-#[derive(Debug, Clone, Serialize)]
-pub struct StreamSummary {
-    /// The pipeline.
-    pub pipeline: String,
-    /// The run.
-    pub run_id: String,
-    /// Why it ended.
-    pub end: StreamEnd,
-    /// What became of the events.
-    #[serde(flatten)]
-    pub counts: Counts,
-    /// Commits of the prediction table.
-    pub commits: u64,
-    /// The last of them.
-    pub snapshot_id: Option<i64>,
-    /// Wall-clock seconds.
-    pub seconds: f64,
-    /// Milliseconds from arrival to prediction: median.
-    pub latency_p50_ms: Option<f64>,
-    /// And the 99th of a hundred.
-    pub latency_p99_ms: Option<f64>,
-}
 
 /// Runs the stream `name` until it is told to stop, or to the end of its
 /// events.
@@ -251,20 +171,20 @@ fn outbox(workspace: &Workspace, program: &Program, options: &StreamOptions) -> 
 pub struct Stream {
     pub(super) workspace: Workspace,
     pub(super) program: Arc<Program>,
-    options: StreamOptions,
-    process: u32,
+    pub(super) options: StreamOptions,
+    pub(super) process: u32,
     pub(super) sharing: Sharing,
-    run_id: String,
+    pub(super) run_id: String,
     pub(super) source: Box<dyn Source>,
     /// Events that were polled and cannot be read yet, until when they are left
     /// alone, and for how many seconds that was.
-    held: Vec<RawPart>,
-    held_until: f64,
-    held_pause: f64,
+    pub(super) held: Vec<RawPart>,
+    pub(super) held_until: f64,
+    pub(super) held_pause: f64,
     pub(super) flow: Flow,
     pub(super) checkpoints: Checkpoints,
-    live: Option<Live>,
-    notices: Notices,
+    pub(super) live: Option<Live>,
+    pub(super) notices: Notices,
     /// What the partitions are of the source.
     pub(super) known: BTreeMap<u32, Value>,
     /// How far each partition was read.
@@ -272,37 +192,25 @@ pub struct Stream {
     pub(super) worker: Worker,
     pub(super) interval: Interval,
     /// When its first event came, monotonic seconds.
-    opened: Option<f64>,
-    interval_rows: usize,
+    pub(super) opened: Option<f64>,
+    pub(super) interval_rows: usize,
     /// Those of the interval that is being committed.
-    sent_rows: usize,
-    interval_bytes: usize,
-    counts: Counts,
+    pub(super) sent_rows: usize,
+    pub(super) interval_bytes: usize,
+    pub(super) counts: Counts,
     /// What the process did, and how often it committed, before it joined its
     /// group again.
-    before: (Counts, u64),
-    dead: DeadLetters,
+    pub(super) before: (Counts, u64),
+    pub(super) dead: DeadLetters,
     /// When it is said again that the source does not say what it is.
-    doubted: f64,
+    pub(super) doubted: f64,
     /// When it is said again that commits are rare, monotonic seconds.
-    rare: f64,
-    commits: u64,
-    last: Option<Committed>,
-    started: f64,
+    pub(super) rare: f64,
+    pub(super) commits: u64,
+    pub(super) last: Option<Committed>,
+    pub(super) started: f64,
     /// The newest erasure that it respects.
-    erasures: u64,
-}
-
-/// What was told of dead letters.
-#[derive(Debug, Default)]
-struct DeadLetters {
-    /// How many, of how many events.
-    told: u64,
-    events: u64,
-    /// The first since.
-    first: Option<String>,
-    /// When others are told, monotonic seconds.
-    next: f64,
+    pub(super) erasures: u64,
 }
 
 /// Which partitions a process reads.
@@ -451,7 +359,7 @@ impl Stream {
         ErasedEntities::read(&self.workspace.project().dir).is_ok_and(|now| now.number() > self.erasures)
     }
 
-    fn now(&self) -> f64 {
+    pub(super) fn now(&self) -> f64 {
         self.workspace.clock().monotonic_seconds()
     }
 
@@ -568,12 +476,6 @@ impl Stream {
         parts.into_iter().filter_map(fresh).collect()
     }
 
-    pub(super) fn warn(&self, text: &str) {
-        if let Some(warn) = &self.options.on_warning {
-            warn(&format!("{}: {text}", self.program.pipeline.name));
-        }
-    }
-
     /// Closing windows do not wait for a partition that has nothing; but for one
     /// that cannot be read they do.
     fn hold_partitions(&mut self) {
@@ -583,33 +485,6 @@ impl Stream {
                 return;
             }
             closing.hold(*partition, !self.source.is_drained(*partition));
-        }
-    }
-
-    fn tell_of_source(&mut self, at_last: bool) {
-        for remark in self.source.remarks(at_last) {
-            self.warn(&remark);
-        }
-    }
-
-    /// Says that events became dead letters, at once and then once a minute.
-    fn tell_of_dead_letters(&mut self, at_last: bool) {
-        let now = self.now();
-        let Some(first) = self.dead.first.as_ref().filter(|_| at_last || now >= self.dead.next) else { return };
-        let (dead, events) = (self.counts.dead - self.dead.told, self.counts.events - self.dead.events);
-        let tables = &self.program.pipeline.stream.dead_letters;
-        let text = format!(
-            "{dead} of {events} events became dead letters, in table `{}.{}`; the first of them: {first}",
-            tables.0, tables.1
-        );
-        self.warn(&text);
-        self.dead = DeadLetters { told: self.counts.dead, events: self.counts.events, first: None, next: now + MINUTE };
-    }
-
-    /// Tells how events are not what they were.
-    fn tell_drift(&mut self) {
-        for news in self.flow.drift.as_mut().map(Drift::news).unwrap_or_default() {
-            self.warn(&news.to_string());
         }
     }
 
@@ -653,237 +528,10 @@ impl Stream {
     }
 
     /// Where windows have been closed to.
-    fn closed(&self) -> Option<i64> {
+    pub(super) fn closed(&self) -> Option<i64> {
         match &self.flow.states {
             States::OnClose(closing) => Some(closing.closed),
             States::EachEvent(_) => None,
-        }
-    }
-
-    /// Whether it can be told that what was read is of the source that its
-    /// partitions were taken for; if not it waits, and who ends reads it again.
-    fn is_certain(&mut self) -> Result<bool> {
-        let error = match self.source.is_still() {
-            Err(error) if error.retryable() => error,
-            still => return still.map(|()| true),
-        };
-        let now = self.now();
-        if now >= self.doubted {
-            self.doubted = now + MINUTE;
-            self.warn(&format!(
-                "{error}; what was read since the last commit is committed when it can be told what it is of"
-            ));
-        }
-        Ok(false)
-    }
-
-    /// Whether what was read may be committed, if anything was.
-    pub(super) fn may_cut(&mut self) -> Result<bool> {
-        Ok(self.opened.is_none() || self.is_certain()?)
-    }
-
-    /// Ends the interval, or lets it grow until it is full; then it waits.
-    fn cut_when_certain(&mut self) -> Result<()> {
-        while !self.may_cut()? {
-            if !self.is_full() || self.options.stop.load(Ordering::SeqCst) {
-                return Ok(());
-            }
-            std::thread::sleep(POLL_WAIT);
-        }
-        self.cut()
-    }
-
-    /// Commits what was read at last. Who has read everything waits until it may
-    /// be, unless it is told to stop; who is told to stop does not.
-    fn last_cut(&mut self, end: StreamEnd) -> Result<StreamEnd> {
-        while !self.may_cut()? {
-            if self.options.stop.load(Ordering::SeqCst) {
-                self.finish_commit(true)?;
-                return Ok(StreamEnd::Stopped);
-            }
-            std::thread::sleep(POLL_WAIT);
-        }
-        self.cut()?;
-        self.finish_commit(true)?;
-        Ok(end)
-    }
-
-    /// Whether the interval may not grow.
-    fn is_full(&self) -> bool {
-        self.interval_rows >= self.program.pipeline.stream.max_rows || self.interval_bytes >= WAITING_BYTES
-    }
-
-    /// Whether the interval is old or large enough, and may go.
-    fn is_due(&self) -> bool {
-        let Some(opened) = self.opened else { return false };
-        let settings = &self.program.pipeline.stream;
-        let freshness = settings.freshness as f64 / 1e6;
-        // The commit takes its time as well.
-        let lead = self.last.as_ref().map_or(freshness / 4.0, |last| (2.0 * last.seconds).min(freshness / 2.0));
-        let old = self.now() - opened >= (freshness - lead).max(self.spread());
-        let full = self.is_full();
-        // While a commit runs the next interval waits, until it is full.
-        if self.worker.busy { full } else { old || full }
-    }
-
-    /// Files that the next commit may have: as many as the last one had, and
-    /// not more than its rows are.
-    fn files(&self) -> usize {
-        self.last.as_ref().map_or(0, |last| last.files).min(self.interval_rows)
-    }
-
-    /// Seconds between two commits with so many files, so that there are not
-    /// more of them than the pipeline wants.
-    fn spread(&self) -> f64 {
-        self.files() as f64 * HOUR / self.program.pipeline.stream.files_per_hour as f64
-    }
-
-    /// Says when commits are rarer than `freshness` wants them, for the files
-    /// that they have.
-    fn tell_of_files(&mut self) {
-        let settings = &self.program.pipeline.stream;
-        let (spread, freshness) = (self.spread(), settings.freshness as f64 / 1e6);
-        if spread <= freshness || self.now() < self.rare {
-            return;
-        }
-        let files = self.files();
-        self.rare = self.now() + HOUR;
-        self.warn(&format!(
-            "a commit has {files} files, and there may be {} in an hour: one commit in {spread:.1} s instead of \
-             {freshness:.1} s; partition the tables by fewer values, or raise `files_per_hour` in [stream]",
-            settings.files_per_hour
-        ));
-    }
-
-    /// Ends the interval and sends it off. Partitions that are still building
-    /// up their windows have nothing to commit.
-    pub(super) fn cut(&mut self) -> Result<()> {
-        let silent = &self.flow.silent_until;
-        self.interval.ranges.retain(|partition, _| !silent.contains_key(partition));
-        self.opened = None;
-        if self.interval.ranges.is_empty() {
-            return Ok(());
-        }
-        self.finish_commit(true)?;
-        self.interval.sent = self.live.as_mut().map(Live::take_sent);
-        self.interval.notices = self.notices.take();
-        self.interval.described = self.described();
-        self.interval.states = self.states();
-        self.interval.samples = self.samples();
-        if let Some(join) = &self.flow.join {
-            self.interval.inputs = join.inputs.clone();
-        }
-        // No prediction of the next interval has the time of one of this.
-        self.flow.timestamp = self.flow.timestamp.saturating_add(1);
-        let next = Interval::new(self.flow.scorer.clone(), self.flow.timestamp);
-        let interval = std::mem::replace(&mut self.interval, next);
-        self.sent_rows = self.interval_rows;
-        (self.interval_rows, self.interval_bytes) = (0, 0);
-        self.worker.send(interval)
-    }
-
-    /// What the partitions of the interval are known by at its end.
-    fn described(&mut self) -> BTreeMap<u32, Value> {
-        let ranges = self.interval.ranges.iter().filter(|(partition, _)| **partition != CLOSED);
-        ranges.filter_map(|(partition, (_, end))| Some((*partition, self.source.describe(*partition, *end)?))).collect()
-    }
-
-    /// The state at the end of the interval, of its partitions.
-    fn states(&mut self) -> Vec<Pending> {
-        let mut own: Vec<u32> = self.interval.ranges.keys().copied().filter(|p| *p != CLOSED).collect();
-        let Flow { states, remembered, .. } = &mut self.flow;
-        let mut remembered = self.program.remembers().then_some(remembered);
-        if self.program.windows.is_none() {
-            own.retain(|_| remembered.is_some());
-            return own.into_iter().map(|p| self.checkpoints.take(p, None, remembered.as_deref_mut())).collect();
-        }
-        let mut taken = Vec::new();
-        for state in states.checkpointed() {
-            let partition = state.partition();
-            if own.contains(&partition) {
-                taken.push(self.checkpoints.take(partition, Some(state), remembered.as_deref_mut()));
-            }
-        }
-        taken
-    }
-
-    /// Hashes of some of the keys of its partitions, where others have
-    /// partitions too.
-    fn samples(&self) -> Samples {
-        let States::EachEvent(states) = &self.flow.states else { return Samples::new() };
-        if self.sharing == Sharing::All {
-            return Samples::new();
-        }
-        let named = |partition: &u32| {
-            let hashes = states.sample(*partition).into_iter().map(|hash| format!("{hash:016x}"));
-            (*partition, hashes.collect())
-        };
-        self.interval.ranges.keys().map(named).collect()
-    }
-
-    /// A key of a window has its events in one partition, or its windows are
-    /// halves.
-    fn refuse_keys_of_others(&self, samples: &Samples) -> Result<()> {
-        let States::EachEvent(states) = &self.flow.states else { return Ok(()) };
-        for (other, hashes) in samples.iter().filter(|(other, _)| !self.positions.contains_key(other)) {
-            let hashes = hashes.iter().filter_map(|hash| u64::from_str_radix(hash, 16).ok());
-            if let Some((key, partition)) = hashes.filter_map(|hash| states.key_with_hash(hash)).next() {
-                return Err(self.in_two_partitions(&key, *other, partition));
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn finish_commit(&mut self, wait: bool) -> Result<()> {
-        if let Some(committed) = self.worker.result(wait)? {
-            let of_source = |(partition, _): &(&u32, &i64)| **partition != CLOSED;
-            let positions = committed.positions.iter().filter(of_source).map(|(p, at)| (*p, *at)).collect();
-            self.source.committed(&positions);
-            self.commits += 1;
-            self.sent_rows = 0;
-            self.refuse_keys_of_others(&committed.samples)?;
-            self.last = Some(committed);
-        }
-        Ok(())
-    }
-
-    /// Says how it goes.
-    fn tell(&mut self, ended: bool) {
-        let Extent { keys, bytes, watermark } = self.flow.states.extent();
-        let drift = self.flow.drift.as_ref().map(Drift::noticed).unwrap_or_default();
-        let (mut counts, commits) = self.before;
-        counts.add(self.counts);
-        let live = LiveStatus {
-            pipeline: self.program.pipeline.name.clone(),
-            process: self.process,
-            partitions: self.positions.keys().copied().collect(),
-            run_id: self.run_id.clone(),
-            at: self.workspace.clock().now_micros(),
-            seconds: self.now() - self.started,
-            ended,
-            events: counts.events,
-            rows: counts.rows,
-            filtered: counts.filtered,
-            late: counts.late,
-            dead: counts.dead,
-            alerts: counts.alerts,
-            waiting_rows: (self.interval_rows + self.sent_rows) as u64,
-            commits: commits + self.commits,
-            last_commit_seconds: self.last.as_ref().map_or(0.0, |last| last.seconds),
-            last_commit_files: self.last.as_ref().map_or(0, |last| last.files as u64),
-            latency_p50_ms: self.flow.latency.quantile(0.5),
-            latency_p95_ms: self.flow.latency.quantile(0.95),
-            latency_p99_ms: self.flow.latency.quantile(0.99),
-            state_bytes: bytes,
-            state_keys: keys,
-            watermark,
-            features_loaded: self.flow.join.as_ref().map(|join| join.loaded),
-            model_version: self.flow.scorer.version.clone(),
-            drift: drift[drift.len().saturating_sub(DRIFT_SHOWN)..].to_vec(),
-        };
-        status::publish(&self.workspace, &live);
-        if let Some(told) = &self.options.on_status {
-            told(&live);
         }
     }
 }

@@ -10,7 +10,7 @@ use super::commit::{Committed, Committer, Interval};
 use super::live::Sent;
 use super::metrics::Metrics;
 use super::notices::Outage;
-use super::run::StreamOptions;
+use super::options::StreamOptions;
 use crate::background::step_back;
 use crate::memory::give_back;
 use crate::notify::Warn;
