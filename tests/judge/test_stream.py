@@ -276,7 +276,7 @@ def test_a_stream_is_a_fold_of_its_files_scored_by_the_model(live, small_model):
                        "FROM ml_monitoring.inference_metrics WHERE pipeline = 'live'")
     by_stage = {row["stage"]: row for row in metrics}
     kinds = ["arrival_to_prediction", "arrival_to_queryable"]
-    assert set(by_stage) == {"total", "commit", *(f"{kind}_{p}" for kind in kinds for p in ("p50", "p95", "p99"))}
+    assert set(by_stage) == {"total", "commit", *(f"{kind}_{p}" for kind in kinds for p in ("p50", "p95", "p99", "histogram"))}
     assert sum(row["batch_size"] for row in metrics if row["stage"] == "total") == report["rows"]
     assert {(row["inference_type"], row["strategy"]) for row in metrics} == {("stream", "each_event")}
     for kind in kinds:
